@@ -1,0 +1,37 @@
+"""Distil a slow zero-shot NLI classifier into a small, fast one, at any scale.
+
+The public face is what `__all__` lists; importing it costs nothing until a name is used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from raydistill.config import DistillConfig as DistillConfig
+    from raydistill.errors import RaydistillError as RaydistillError
+    from raydistill.soft_labels import soft_labels as soft_labels
+    from raydistill.stages.run import DistillResult as DistillResult
+    from raydistill.stages.run import distill as distill
+    from raydistill.stages.run import label as label
+    from raydistill.stages.run import train as train
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "DistillConfig": "config",
+    "DistillResult": "stages.run",
+    "RaydistillError": "errors",
+    "distill": "stages.run",
+    "label": "stages.run",
+    "soft_labels": "soft_labels",
+    "train": "stages.run",
+}
+__all__ = sorted(_HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'raydistill' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"raydistill.{_HOMES[name]}"), name)

@@ -1,0 +1,5 @@
+"""`python -m raydistill`."""
+
+from raydistill.cli import entry
+
+entry()

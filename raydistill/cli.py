@@ -1,0 +1,225 @@
+"""The command line. Flags are read off `DistillConfig`; what is not ours goes to transformers' `TrainingArguments`."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from raydistill.config import (
+    ESSENTIALS,
+    FORMER_NAMES,
+    DistillConfig,
+    flag,
+    option_fields,
+    read_config_file,
+    suggest,
+)
+from raydistill.errors import ConfigError, RaydistillError
+from raydistill.progress import chatter_to
+
+SETTINGS = {
+    "token_normalize_func": lambda name: name.replace("_", "-"),
+    "ignore_unknown_options": True,
+    "allow_extra_args": True,
+    "help_option_names": ["-h", "--help"],
+}
+NEGATIVE_NUMBER = re.compile(r"-\.?\d")
+KINDS = {"int": "INTEGER", "float": "NUMBER", "bool": "[true|false]"}
+
+
+class GroupedCommand(click.Command):
+    """A command whose help puts the common options first and points at the many others."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        groups: dict[str, list[tuple[str, str]]] = {}
+        for parameter in self.get_params(ctx):
+            if record := parameter.get_help_record(ctx):
+                groups.setdefault(getattr(parameter, "group", "Other"), []).append(record)
+        for group in sorted(groups, key=lambda name: name != ESSENTIALS):
+            with formatter.section(group):
+                formatter.write_dl(groups[group])
+        with formatter.section("Training"):
+            formatter.write_text(
+                "Any field of transformers.TrainingArguments by its own name, such as --learning-rate 3e-5 "
+                "--num-train-epochs 2 --fp16; --help-all lists them. Options may be written with - or _."
+            )
+
+
+class GroupedOption(click.Option):
+    """An option that knows its heading."""
+
+    def __init__(self, *args: Any, group: str = "Other", **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.group = group
+
+
+def config_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command every option of `DistillConfig`, and `--config`."""
+    former: dict[str, list[str]] = {}
+    for old, new in FORMER_NAMES.items():
+        former.setdefault(new, []).append(old)
+    for field in reversed(option_fields()):
+        kind = str(field.type).removesuffix(" | None")
+        extra: dict[str, Any] = {"is_flag": False, "flag_value": "true"} if kind == "bool" else {}
+        if kind.startswith("tuple"):
+            extra = {"multiple": True}
+        default = "" if field.default in (None, (), False) else f"  [default: {field.default}]"
+        choices = "|".join(field.metadata["choices"])
+        command = click.option(
+            *[flag(name) for name in (field.name, *former.get(field.name, []))],
+            field.name,
+            cls=GroupedOption,
+            group=field.metadata["group"],
+            metavar=f"[{choices}]" if choices else KINDS.get(kind, "TEXT"),
+            help=field.metadata["help"] + default,
+            **extra,
+        )(command)
+    command = click.option(
+        "--config", cls=GroupedOption, group=ESSENTIALS, metavar="FILE", help="Options in YAML or JSON; flags win."
+    )(command)
+    return click.option(
+        "--help-all",
+        is_flag=True,
+        is_eager=True,
+        expose_value=False,
+        callback=_help_all,
+        cls=GroupedOption,
+        help="Show this message and every TrainingArguments field, and exit.",
+    )(command)
+
+
+def _help_all(ctx: click.Context, parameter: click.Parameter, asked: bool) -> None:
+    if not asked:
+        return
+    from transformers import TrainingArguments
+
+    from raydistill.training_arguments import SEED_DEFAULTS, field_names
+
+    click.echo(ctx.get_help() + "\n\nTrainingArguments:")
+    fields = {field.name: field for field in dataclasses.fields(TrainingArguments)}
+    for name in field_names():
+        default = SEED_DEFAULTS.get(name, fields[name].default)
+        shown = (
+            ""
+            if default is dataclasses.MISSING or default is None
+            else f"  [default: {getattr(default, 'value', default)}]"
+        )
+        about = " ".join(str(fields[name].metadata.get("help", "")).split())
+        click.echo(f"  {flag(name)}{shown}\n      {about}" if about else f"  {flag(name)}{shown}")
+    ctx.exit()
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="raydistill", message="raydistill %(version)s")
+def cli() -> None:
+    """Distil a slow zero-shot NLI classifier into a small, fast one, on one machine or on a Ray cluster."""
+
+
+def _command(name: str, help: str) -> Callable[[Callable[..., Any]], click.Command]:
+    def decorate(function: Callable[..., Any]) -> click.Command:
+        return cli.command(name, cls=GroupedCommand, context_settings=SETTINGS, help=help)(
+            config_options(click.pass_context(function))
+        )
+
+    return decorate
+
+
+@_command("run", "Label a corpus with the teacher, then train the student on the labels.")
+def run(ctx: click.Context, **flags: Any) -> None:
+    _execute(ctx, flags, ("label", "train"))
+
+
+@_command("label", "The teacher stage alone: corpus to label store (OUTPUT_DIR/labels).")
+def label(ctx: click.Context, **flags: Any) -> None:
+    _execute(ctx, flags, ("label",))
+
+
+@_command("train", "The student stage alone, from a label store (--labels, or OUTPUT_DIR/labels).")
+def train(ctx: click.Context, **flags: Any) -> None:
+    _execute(ctx, flags, ("train",))
+
+
+def collect_config(flags: dict[str, Any], leftover: Sequence[str]) -> DistillConfig:
+    """One config from flags, `TrainingArguments` flags, and the file that --config or a lone FILE.json names. Flags win."""
+    path = flags.pop("config", None)
+    given = {name: value for name, value in flags.items() if value not in (None, ())}
+    if not given and path is None and len(leftover) == 1 and leftover[0].endswith(".json"):
+        path, leftover = leftover[0], []
+    given |= training_flags(leftover)
+    return DistillConfig(**{**(read_config_file(path) if path else {}), **given})
+
+
+def training_flags(leftover: Sequence[str]) -> dict[str, Any]:
+    """--name value, --name=value and --name, as text by name. Raises ConfigError for anything else."""
+    found: dict[str, Any] = {}
+    waiting = list(leftover)
+    while waiting:
+        token = waiting.pop(0)
+        if not token.startswith("--"):
+            if token.startswith("-") and len(token) > 1:
+                raise ConfigError(f"No such option: {token}.")
+            raise ConfigError(
+                f"Unexpected argument {token!r}: options begin with --.{suggest(token, (f.name for f in option_fields()))}"
+            )
+        name, equals, value = token[2:].partition("=")
+        name = name.replace("-", "_")
+        if equals:
+            found[name] = value
+        elif waiting and (not waiting[0].startswith("-") or NEGATIVE_NUMBER.match(waiting[0])):
+            found[name] = waiting.pop(0)
+        else:
+            found[name] = "true"
+    return found
+
+
+def _execute(ctx: click.Context, flags: dict[str, Any], stages: tuple[str, ...]) -> None:
+    config = collect_config(flags, ctx.args)
+    from raydistill.stages.run import Job
+
+    job = Job.prepare(config, stages)
+    if config.dry_run:
+        log = Path(os.devnull)
+    else:
+        job.begin()
+        log = job.run_dir.log_path
+    with chatter_to(log) as console:
+        console.say(f"raydistill: log in {log}") if not config.dry_run else None
+        job.execute(console, worker_output=True)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command and return its exit code: 0, 2 for what the user can mend, 130 when interrupted."""
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        result = cli.main(
+            args=list(arguments) if arguments is not None else None, prog_name="raydistill", standalone_mode=False
+        )
+    except click.ClickException as error:
+        return _fail(error.format_message(), error.exit_code)
+    except RaydistillError as error:
+        return _fail(str(error), 2)
+    except (KeyboardInterrupt, click.Abort):
+        return _fail("stopped. What is finished is kept: the same command goes on from there.", 130)
+    return result if isinstance(result, int) else 0
+
+
+def _terminate(number: int, frame: Any) -> None:
+    raise SystemExit(128 + number)
+
+
+def _fail(message: str, code: int) -> int:
+    click.echo(f"Error: {' '.join(message.split())}", err=True)
+    return code
+
+
+def entry() -> None:
+    """The `raydistill` command."""
+    sys.exit(main())

@@ -1,0 +1,307 @@
+"""The options of raydistill, each declared once: flags, config files, the Python API and `run.json` are read off here.
+
+Fields of transformers' `TrainingArguments` are options too, by their own names; they are collected here as given and
+typed in `training_arguments.py`, so that this module imports nothing heavy.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import math
+import string
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from raydistill.errors import ConfigError
+
+ESSENTIALS, TEACHER, STUDENT, RESOURCES, BEHAVIOUR = "Essentials", "Teacher", "Student", "Resources", "Behaviour"
+LABELS_PRODUCT, STUDENT_PRODUCT = "labels", "student"
+
+# Names that users of the seed script and of older transformers know -> today's option.
+FORMER_NAMES = {
+    "multi_class": "multi_label",
+    "no_cuda": "use_cpu",
+    "evaluation_strategy": "eval_strategy",
+    "per_gpu_train_batch_size": "per_device_train_batch_size",
+    "per_gpu_eval_batch_size": "per_device_eval_batch_size",
+    "warmup_ratio": "warmup_steps",
+}
+# TrainingArguments fields that transformers 5 dropped and that change nothing here: taken, and left aside.
+IGNORED_NAMES = frozenset({"logging_dir", "tpu_num_cores"})
+
+
+def option(default: Any, help: str, *, group: str, changes: str | None = None, choices: tuple[str, ...] = ()) -> Any:
+    """A `DistillConfig` field.
+
+    Args:
+        default: the value when nothing is given.
+        help: one sentence for `--help`, the README's table and the class's documentation.
+        group: the heading it stands under in `--help`.
+        changes: the product that another value would change ("labels" or "student"): it may not differ when a run
+            continues in its output directory. None where it only changes how the work is done.
+        choices: the values allowed, for text options.
+    """
+    return dataclasses.field(
+        default=default, metadata={"help": help, "group": group, "changes": changes, "choices": choices}
+    )
+
+
+@dataclasses.dataclass(init=False, eq=True)
+class DistillConfig:
+    """All that one run is told. Keyword arguments are the options by name, `TrainingArguments` fields among them:
+
+    >>> DistillConfig(data_file="corpus.txt", class_names_file="classes.txt", output_dir="out", learning_rate=3e-5)
+
+    Text values are converted to the option's type, as on the command line. Raises ConfigError for a value that cannot
+    be converted; `check` says whether the values make sense together.
+    """
+
+    data_file: tuple[str, ...] = option(
+        (),
+        "The corpus: text (one per line), CSV, TSV, JSON lines or Parquet, plain or compressed; a file, a directory, "
+        "a glob, or an s3:// or gs:// URI. May be given several times.",
+        group=ESSENTIALS,
+        changes=LABELS_PRODUCT,
+    )
+    class_names_file: str | None = option(
+        None, "Text file with one class name per line.", group=ESSENTIALS, changes=LABELS_PRODUCT
+    )
+    output_dir: str | None = option(
+        None, "Where the student, the label store, run.json and the log go.", group=ESSENTIALS
+    )
+    teacher_name_or_path: str = option(
+        "roberta-large-mnli",
+        "The NLI teacher: a hub name or a folder.",
+        group=ESSENTIALS,
+        changes=LABELS_PRODUCT,
+    )
+    student_name_or_path: str = option(
+        "distilbert-base-uncased",
+        "The model to fine-tune: a hub name or a folder.",
+        group=ESSENTIALS,
+        changes=STUDENT_PRODUCT,
+    )
+    hypothesis_template: str = option(
+        "This example is {}.",
+        "Turns a class name into an NLI hypothesis; {} stands for the name.",
+        group=ESSENTIALS,
+        changes=LABELS_PRODUCT,
+    )
+    multi_label: bool = option(
+        False,
+        "Judge each class by itself instead of letting the classes compete.",
+        group=ESSENTIALS,
+        changes=STUDENT_PRODUCT,
+    )
+    temperature: float = option(
+        1.0, "Divides the teacher's logits before the softmax.", group=ESSENTIALS, changes=STUDENT_PRODUCT
+    )
+    address: str | None = option(
+        None,
+        "Ray cluster to join: auto, host:port or ray://host:port. Without it, a private Ray is started here and "
+        "stopped at the end.",
+        group=ESSENTIALS,
+    )
+
+    text_column: str = option(
+        "text", "Column with the text, for CSV, JSON lines and Parquet.", group=BEHAVIOUR, changes=LABELS_PRODUCT
+    )
+    overwrite_output_dir: bool = option(False, "Empty the output directory and begin anew.", group=BEHAVIOUR)
+    dry_run: bool = option(False, "Print the plan (nodes, actors, workers, texts, pairs) and exit.", group=BEHAVIOUR)
+
+    teacher_batch_size: int = option(
+        32,
+        "Bounds the memory of a forward pass: at most this many pairs of full length, so more pairs when texts are "
+        "shorter.",
+        group=TEACHER,
+    )
+    teacher_max_length: int | None = option(
+        None,
+        "Longest pair in tokens; longer texts are cut. By default the teacher's own limit.",
+        group=TEACHER,
+        changes=LABELS_PRODUCT,
+    )
+    teacher_precision: str = option(
+        "auto",
+        "Number format of the forward pass; auto is bf16 (or fp16) on a GPU and fp32 on a CPU.",
+        group=TEACHER,
+        changes=LABELS_PRODUCT,
+        choices=("auto", "fp32", "bf16", "fp16"),
+    )
+    entailment_id: int | None = option(
+        None,
+        "Index of the teacher's entailment logit, where its config does not name it.",
+        group=TEACHER,
+        changes=LABELS_PRODUCT,
+    )
+    contradiction_id: int | None = option(
+        None,
+        "Index of the teacher's contradiction logit, where its config does not name it.",
+        group=TEACHER,
+        changes=LABELS_PRODUCT,
+    )
+    use_fast_tokenizer: bool = option(True, "Use the Rust tokenizers where there are any.", group=TEACHER)
+
+    labels: str | None = option(
+        None,
+        "Label store to train from, for `train`; by default OUTPUT_DIR/labels.",
+        group=STUDENT,
+        changes=STUDENT_PRODUCT,
+    )
+    student_max_length: int | None = option(
+        None,
+        "Longest text in tokens; longer ones are cut. By default the student's own limit.",
+        group=STUDENT,
+        changes=STUDENT_PRODUCT,
+    )
+    shuffle_buffer: int = option(
+        10_000,
+        "Texts that each train worker holds for shuffling, beside the shuffled order of the label store's files.",
+        group=STUDENT,
+        changes=STUDENT_PRODUCT,
+    )
+
+    teacher_actors: str | None = option(
+        None, "Teacher actors: N, or MIN:MAX for a pool that grows. By default as many as fit.", group=RESOURCES
+    )
+    teacher_gpus_per_actor: float | None = option(
+        None, "GPUs for each teacher actor; 0.5 puts two on a GPU, 0 uses the CPU.", group=RESOURCES
+    )
+    teacher_cpus_per_actor: float | None = option(None, "CPUs for each teacher actor.", group=RESOURCES)
+    train_workers: int | None = option(
+        None,
+        "Workers that train the student. By default one per GPU, or one on a CPU.",
+        group=RESOURCES,
+    )
+    gpus_per_train_worker: float | None = option(None, "GPUs for each train worker, 0 or 1.", group=RESOURCES)
+    cpus_per_train_worker: float | None = option(None, "CPUs for each train worker.", group=RESOURCES)
+    use_cpu: bool = option(False, "Leave GPUs alone, for teacher and student (formerly --no_cuda).", group=RESOURCES)
+
+    training: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    def __init__(self, **options: Any) -> None:
+        known = {field.name: field for field in option_fields()}
+        options = {FORMER_NAMES.get(name, name): value for name, value in options.items() if name not in IGNORED_NAMES}
+        for name, field in known.items():
+            given = options.pop(name, None)
+            setattr(self, name, field.default if given is None else _convert(field, given))
+        self.training = {**options.pop("training", {}), **options}
+
+    def check(self, required: Iterable[str]) -> None:
+        """Raise ConfigError with every fault that can be seen without opening a file or a model."""
+        faults = [f"{flag(name)} is missing" for name in required if not getattr(self, name)]
+        faults += _template_faults(self.hypothesis_template)
+        if not (math.isfinite(self.temperature) and self.temperature > 0):
+            faults.append(f"--temperature {self.temperature} must be a number above 0")
+        for name in ("teacher_batch_size", "teacher_max_length", "student_max_length", "shuffle_buffer"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                faults.append(f"{flag(name)} {value} must be 1 or more")
+        for name in ("entailment_id", "contradiction_id"):
+            value = getattr(self, name)
+            if value is not None and value < 0:
+                faults.append(f"{flag(name)} {value} must be 0 or more")
+        if faults:
+            raise ConfigError("; ".join(faults) + ".")
+
+    def options(self) -> dict[str, Any]:
+        """Every option as plain JSON values, `TrainingArguments` fields under `training`, for `run.json`."""
+        return json.loads(json.dumps(dataclasses.asdict(self), default=str))
+
+    def that_change(self, product: str) -> dict[str, Any]:
+        """The options that shape a product ("labels" or "student"), as plain JSON values."""
+        values = self.options()
+        chosen = {f.name: values[f.name] for f in option_fields() if f.metadata["changes"] == product}
+        return chosen | ({"training": values["training"]} if product == STUDENT_PRODUCT else {})
+
+
+def option_fields() -> list[dataclasses.Field[Any]]:
+    """The declared options, in order, without the bag of `TrainingArguments` fields."""
+    return [field for field in dataclasses.fields(DistillConfig) if field.metadata]
+
+
+def flag(name: str) -> str:
+    """The command-line spelling of an option."""
+    return "--" + name.replace("_", "-")
+
+
+def read_config_file(path: str) -> dict[str, Any]:
+    """Options from a YAML or JSON file, by the names of the flags, with - or _. Raises ConfigError."""
+    try:
+        text = Path(path).read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"--config {path}: cannot be read ({error}).") from None
+    if path.endswith(".json"):
+        try:
+            values = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise ConfigError(f"--config {path}: is not JSON ({error}).") from None
+    else:
+        import yaml
+
+        try:
+            values = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"--config {path}: is not YAML ({' '.join(str(error).split())}).") from None
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"--config {path}: must hold options as `name: value` pairs.")
+    return {str(name).replace("-", "_"): value for name, value in values.items()}
+
+
+def suggest(name: str, known: Iterable[str]) -> str:
+    """' Did you mean …?' with the nearest known name, or ''."""
+    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    return f" Did you mean {flag(near[0])}?" if near else ""
+
+
+def _convert(field: dataclasses.Field[Any], value: Any) -> Any:
+    """A value of the field's declared type. Raises ConfigError."""
+    kind = str(field.type).removesuffix(" | None")
+    try:
+        if kind == "tuple[str, ...]":
+            return (str(value),) if isinstance(value, str | Path) else tuple(str(item) for item in value)
+        if kind == "bool":
+            return _to_bool(value)
+        if kind == "int":
+            if isinstance(value, bool) or (isinstance(value, float) and not value.is_integer()):
+                raise ValueError
+            return int(value)
+        if kind == "float":
+            if isinstance(value, bool):
+                raise ValueError
+            return float(value)
+        if isinstance(value, Mapping | list | tuple):
+            raise ValueError
+    except (TypeError, ValueError):
+        wanted = {"bool": "true or false", "int": "a whole number", "float": "a number"}.get(kind, "text")
+        raise ConfigError(f"{flag(field.name)} {value!r} must be {wanted}.") from None
+    value = str(value)
+    if field.metadata["choices"] and value not in field.metadata["choices"]:
+        raise ConfigError(f"{flag(field.name)} {value!r} must be one of {', '.join(field.metadata['choices'])}.")
+    return value
+
+
+def _to_bool(value: Any) -> bool:
+    if isinstance(value, bool):
+        return value
+    word = str(value).lower()
+    if word not in ("true", "false", "yes", "no", "1", "0", "on", "off"):
+        raise ValueError
+    return word in ("true", "yes", "1", "on")
+
+
+def _template_faults(template: str) -> list[str]:
+    try:
+        fields = [name for _, name, _, _ in string.Formatter().parse(template) if name is not None]
+        fits = fields in ([""], ["0"])
+    except ValueError:
+        fits = False
+    if fits:
+        return []
+    return [
+        f"--hypothesis-template {template!r} must have {{}} once, for the class name, and no other brace: "
+        "try 'This text is about {}.'"
+    ]

@@ -1,0 +1,350 @@
+"""The corpus: which files it is, and how a piece of one is read. Knows nothing of Ray or of models.
+
+A file is cut into splits that can be read alone and at the same time: byte ranges of plain text and JSON lines, row
+groups of Parquet, and the whole of a compressed or CSV file, which only a reader from the start can tell lines in.
+Every reader streams: what it holds does not grow with the file.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import fnmatch
+import glob
+import itertools
+import json
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from hashlib import blake2b
+from pathlib import PurePosixPath
+
+import pyarrow as pa
+import pyarrow.csv as pacsv
+import pyarrow.fs as pafs
+import pyarrow.parquet as pq
+
+from raydistill.errors import CorpusError
+from raydistill.files import GLOB_CHARACTERS, is_uri, open_path
+
+FORMATS = {".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl", ".parquet": "parquet"}
+COMPRESSIONS = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2", ".lz4": "lz4"}
+READ_BYTES = 4 << 20
+LONGEST_LINE = 64 << 20  # a longer one is a file without line ends rather than a text
+BOM = b"\xef\xbb\xbf"
+
+
+@dataclasses.dataclass(frozen=True)
+class CorpusFile:
+    """One file: its path or URI, size in bytes as it lies, format, and compression or None."""
+
+    path: str
+    size: int
+    modified: float
+    format: str
+    compression: str | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """A piece of a file: bytes [start, stop) of plain lines, or row groups [start, stop) of Parquet; stop < 0 is all."""
+
+    file: CorpusFile
+    start: int
+    stop: int
+
+
+def find_files(data_files: Sequence[str]) -> list[CorpusFile]:
+    """The files that paths, globs, directories and URIs name, sorted within each. Raises CorpusError."""
+    files = [file for entry in data_files for file in _expand(entry)]
+    if sum(file.size for file in files) == 0:
+        raise CorpusError(f"--data-file {data_files[0]}: is empty. Give a file with one text per line.")
+    return files
+
+
+def _expand(entry: str) -> list[CorpusFile]:
+    try:
+        fs, path = open_path(entry)
+        info = fs.get_file_info(path)
+        if info.type == pafs.FileType.File:
+            found = [info]
+        elif info.type == pafs.FileType.Directory:
+            found = fs.get_file_info(pafs.FileSelector(path, recursive=True))
+        elif GLOB_CHARACTERS & set(path):
+            found = _glob(fs, path, local=not is_uri(entry))
+        else:
+            found = []
+    except (OSError, pa.ArrowInvalid) as error:
+        raise CorpusError(f"--data-file {entry}: cannot be read ({_first_line(error)}).") from None
+    base = entry[: entry.index("://") + 3] if is_uri(entry) else ""
+    files = sorted(
+        (i for i in found if i.type == pafs.FileType.File and not i.base_name.startswith((".", "_"))),
+        key=lambda i: i.path,
+    )
+    if not files:
+        raise CorpusError(f"--data-file {entry}: no such file. Give a file, a directory with files in it, or a glob.")
+    return [_describe(base + i.path, i) for i in files]
+
+
+def _glob(fs: pafs.FileSystem, pattern: str, *, local: bool) -> list[pafs.FileInfo]:
+    if local:
+        return fs.get_file_info(glob.glob(pattern, recursive=True))
+    parts = PurePosixPath(pattern).parts
+    fixed = next(i for i, part in enumerate(parts) if GLOB_CHARACTERS & set(part))
+    listed = fs.get_file_info(pafs.FileSelector(str(PurePosixPath(*parts[:fixed])), recursive=True))
+    return [info for info in listed if fnmatch.fnmatch(info.path, pattern)]
+
+
+def _describe(path: str, info: pafs.FileInfo) -> CorpusFile:
+    name, suffix = os.path.splitext(path.lower())
+    compression = COMPRESSIONS.get(suffix)
+    suffix = os.path.splitext(name)[1] if compression else suffix
+    return CorpusFile(
+        path, info.size, info.mtime.timestamp() if info.mtime else 0.0, FORMATS.get(suffix, "text"), compression
+    )
+
+
+def check_readable(files: Sequence[CorpusFile], text_column: str) -> None:
+    """Read the beginning of every file's kind, so that a wrong column or encoding is told at once. Raises CorpusError."""
+    seen: set[tuple[str, str | None]] = set()
+    for file in files:
+        if file.size and (file.format, file.compression) not in seen:
+            seen.add((file.format, file.compression))
+            next(read_split(Split(file, 0, -1), text_column), None)
+
+
+def make_splits(files: Iterable[CorpusFile], split_bytes: int) -> list[Split]:
+    """Cut every file that can be cut into pieces of about `split_bytes`. Raises CorpusError."""
+    splits = []
+    for file in files:
+        if file.format == "parquet":
+            groups = _parquet(file).metadata
+            per_split = max(1, round(split_bytes * groups.num_row_groups / max(file.size, 1)))
+            bounds = range(0, groups.num_row_groups, per_split)
+            splits += [Split(file, start, min(start + per_split, groups.num_row_groups)) for start in bounds]
+        elif file.compression is None and file.format in ("text", "jsonl"):
+            cuts = sorted({_line_start(file, at) for at in range(split_bytes, file.size, split_bytes)} | {0, file.size})
+            splits += [Split(file, start, stop) for start, stop in itertools.pairwise(cuts)]
+        elif file.size:
+            splits.append(Split(file, 0, -1))
+    return splits
+
+
+def estimate_texts(files: Sequence[CorpusFile], text_column: str, sample_bytes: int = 8 << 20) -> tuple[int, bool]:
+    """(number of texts before blanks are dropped, whether that is exact), reading about `sample_bytes` of lines.
+
+    Parquet is counted from its footers; lines are counted up to the sample and the rest estimated by size.
+    """
+    rows = sum(_parquet(file).metadata.num_rows for file in files if file.format == "parquet")
+    lines = [file for file in files if file.format != "parquet" and file.size]
+    seen_rows, seen_bytes, exact = 0, 0, True
+    for file in lines:
+        for texts in read_split(Split(file, 0, -1), text_column):
+            seen_rows += len(texts)
+            seen_bytes += sum(map(len, texts)) + len(texts)
+            if seen_bytes >= sample_bytes:
+                exact = False
+                break
+        if not exact:
+            break
+    if exact:
+        return rows + seen_rows, True
+    inflation = 3 if any(file.compression for file in lines) else 1
+    return rows + int(seen_rows * inflation * sum(file.size for file in lines) / max(seen_bytes, 1)), False
+
+
+def text_id(text: str) -> str:
+    """The content hash that names a text: BLAKE2b of its UTF-8 bytes, 128 bits, as 32 hexadecimal digits."""
+    return blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def clean(text: str | None) -> str:
+    """A text without the blanks around it; "" for a missing one. A lone surrogate, which UTF-8 cannot hold, becomes U+FFFD."""
+    stripped = text.strip() if text else ""
+    return stripped if stripped.isascii() else stripped.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def read_split(split: Split, text_column: str) -> Iterator[list[str]]:
+    """Stream the texts of a split as they stand, some thousand at a time. Raises CorpusError, naming file and place."""
+    readers = {
+        "text": _read_lines,
+        "jsonl": _read_json_lines,
+        "csv": _read_csv,
+        "tsv": _read_csv,
+        "parquet": _read_parquet,
+    }
+    path = split.file.path
+    try:
+        yield from readers[split.file.format](split, text_column)
+    except pa.ArrowInvalid as error:
+        raise CorpusError(f"{path}: cannot be read as {split.file.format} ({_first_line(error)}).") from None
+    except OSError as error:
+        raise CorpusError(f"{path}: cannot be read ({_first_line(error)}).") from None
+
+
+def _open(file: CorpusFile) -> pa.NativeFile:
+    fs, path = open_path(file.path)
+    return fs.open_input_stream(path, compression=file.compression)
+
+
+def _chunks(split: Split) -> Iterator[bytes]:
+    """The bytes of a split, decompressed, some megabytes at a time."""
+    if split.stop < 0:
+        stream, left = _open(split.file), None
+    else:
+        fs, path = open_path(split.file.path)
+        stream, left = fs.open_input_file(path), split.stop - split.start
+        stream.seek(split.start)
+    with stream:
+        while chunk := stream.read(READ_BYTES if left is None else min(READ_BYTES, left)):
+            yield chunk
+            left = None if left is None else left - len(chunk)
+
+
+def _numbered_lines(split: Split) -> Iterator[tuple[int, list[bytes]]]:
+    """Lines without their ends, some megabytes at a time, with the number of the first (0 where it cannot be known).
+
+    LF, CRLF and CR end a line, as in Python's text mode.
+    """
+    number, rest, path = (0 if split.start else 1), b"", split.file.path
+    for i, chunk in enumerate(_chunks(split)):
+        if i == 0 and split.start == 0:
+            if b"\0" in chunk[:4096] or chunk.startswith((b"\xff\xfe", b"\xfe\xff")):
+                raise CorpusError(f"{path}: {_why_not_text(chunk)}")
+            chunk = chunk.removeprefix(BOM)
+        data = rest + chunk
+        cut = data.rfind(b"\n") + 1 or data.rfind(b"\r", 0, -1) + 1
+        if not cut and len(data) > LONGEST_LINE:
+            raise CorpusError(f"{path}: has a line of more than {LONGEST_LINE >> 20} MiB. Is it a text file?")
+        lines, rest = _split_lines(data[:cut]), data[cut:]
+        yield number, lines
+        number += len(lines) if number else 0
+    yield number, _split_lines(rest)
+
+
+def _split_lines(data: bytes) -> list[bytes]:
+    if not data:
+        return []
+    return data.replace(b"\r\n", b"\n").replace(b"\r", b"\n").removesuffix(b"\n").split(b"\n")
+
+
+def _line_start(file: CorpusFile, at: int) -> int:
+    """The first byte from `at` on at which a line begins: where a split may be cut."""
+    fs, path = open_path(file.path)
+    with fs.open_input_file(path) as stream:
+        stream.seek(at - 1)
+        for _ in range(LONGEST_LINE >> 16):
+            block = stream.read(1 << 16)
+            if not block:
+                return file.size
+            if (found := block.find(b"\n")) >= 0:
+                return stream.tell() - len(block) + found + 1
+    return file.size
+
+
+def _decode(lines: list[bytes], number: int, path: str) -> list[str]:
+    try:
+        return b"\n".join(lines).decode().split("\n")
+    except UnicodeDecodeError:
+        for offset, line in enumerate(lines):
+            try:
+                line.decode()
+            except UnicodeDecodeError:
+                place = f"line {number + offset}" if number else f"{line[:40]!r}"
+                raise CorpusError(
+                    f"{path}: {place} is not UTF-8. Convert the file: iconv -f latin1 -t utf-8."
+                ) from None
+        raise
+
+
+def _read_lines(split: Split, text_column: str) -> Iterator[list[str]]:
+    for number, lines in _numbered_lines(split):
+        if lines:
+            yield _decode(lines, number, split.file.path)
+
+
+def _read_json_lines(split: Split, text_column: str) -> Iterator[list[str]]:
+    path = split.file.path
+    for number, lines in _numbered_lines(split):
+        texts = []
+        for offset, line in enumerate(_decode(lines, number, path) if lines else []):
+            if not line.strip():
+                continue
+            place = f"{path}: line {number + offset}" if number else f"{path}: the line {line[:40]!r}"
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise CorpusError(f"{place} is not JSON ({error.msg}). Write one object per line.") from None
+            if not isinstance(row, dict):
+                raise CorpusError(f'{place} is not a JSON object. Write one object per line, like {{"text": "…"}}.')
+            if text_column not in row:
+                raise CorpusError(
+                    f"{place} has no {text_column!r}; it has {_listed(row)}. Choose one with --text-column."
+                )
+            if not isinstance(row[text_column], str | None):
+                raise CorpusError(f"{place} has a {text_column!r} that is not text.")
+            texts.append(row[text_column] or "")
+        yield texts
+
+
+def _read_csv(split: Split, text_column: str) -> Iterator[list[str]]:
+    path = split.file.path
+    parse = pacsv.ParseOptions(delimiter="\t" if split.file.format == "tsv" else ",", newlines_in_values=True)
+    read = pacsv.ReadOptions(block_size=READ_BYTES)
+    convert = pacsv.ConvertOptions(
+        include_columns=[text_column], column_types={text_column: pa.string()}, strings_can_be_null=False
+    )
+    try:
+        with _open(split.file) as stream:
+            reader = pacsv.open_csv(stream, read_options=read, parse_options=parse, convert_options=convert)
+            for batch in reader:
+                yield batch.column(0).to_pylist()
+    except KeyError:
+        with _open(split.file) as stream:
+            names = pacsv.open_csv(stream, read_options=read, parse_options=parse).schema.names
+        raise _no_column(path, text_column, names) from None
+
+
+def _parquet(file: CorpusFile) -> pq.ParquetFile:
+    fs, path = open_path(file.path)
+    try:
+        return pq.ParquetFile(fs.open_input_file(path))
+    except (pa.ArrowInvalid, OSError) as error:
+        raise CorpusError(f"{file.path}: is not a Parquet file ({_first_line(error)}).") from None
+
+
+def _read_parquet(split: Split, text_column: str) -> Iterator[list[str]]:
+    file = _parquet(split.file)
+    schema = file.schema_arrow
+    if text_column not in schema.names:
+        raise _no_column(split.file.path, text_column, schema.names)
+    kind = schema.field(text_column).type
+    value_kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    if not (
+        pa.types.is_string(value_kind) or pa.types.is_large_string(value_kind) or pa.types.is_string_view(value_kind)
+    ):
+        raise CorpusError(
+            f"{split.file.path}: column {text_column!r} holds {kind}, not text. Choose one with --text-column."
+        )
+    groups = range(split.start, file.metadata.num_row_groups if split.stop < 0 else split.stop)
+    for batch in file.iter_batches(batch_size=4096, row_groups=list(groups), columns=[text_column]):
+        yield [text or "" for text in batch.column(0).to_pylist()]
+
+
+def _no_column(path: str, text_column: str, names: Iterable[str]) -> CorpusError:
+    return CorpusError(
+        f"{path}: has no column {text_column!r}; it has {_listed(names)}. Choose one with --text-column."
+    )
+
+
+def _listed(names: Iterable[str]) -> str:
+    names = [str(name) for name in names]
+    return ", ".join(names[:20]) + (", …" if len(names) > 20 else "")
+
+
+def _why_not_text(head: bytes) -> str:
+    if head.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return "is UTF-16 text. Convert the file: iconv -f utf-16 -t utf-8."
+    return "is a binary file, not text. Text, CSV, JSON lines and Parquet are told apart by the ending of the name."
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).split("\n")[0].rstrip(".")

@@ -1,0 +1,25 @@
+"""The one family of errors that a user can mend. Everything else keeps its traceback."""
+
+
+class RaydistillError(Exception):
+    """Bad input: one line that says what, where and how to mend it. The command line prints it and exits with 2."""
+
+
+class ConfigError(RaydistillError):
+    """An option is unknown, of the wrong type, or out of range."""
+
+
+class CorpusError(RaydistillError):
+    """The corpus or the class names cannot be read as asked."""
+
+
+class ModelError(RaydistillError):
+    """A teacher or student cannot be loaded or used as one."""
+
+
+class RunDirError(RaydistillError):
+    """The output directory cannot hold this run."""
+
+
+class ResourceError(RaydistillError):
+    """The cluster cannot be reached, or cannot fit the plan."""

@@ -1,0 +1,90 @@
+"""Files on local disks and object stores, through pyarrow.fs: find, read, and write so that a kill leaves no torn file."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import uuid
+from collections.abc import Collection
+from pathlib import Path
+
+import pyarrow.fs as pafs
+
+GLOB_CHARACTERS = frozenset("*?[")
+
+
+def is_uri(path: str) -> bool:
+    """Whether a path names its file system (s3://, gs://, file://, …)."""
+    return "://" in path
+
+
+def open_path(path: str) -> tuple[pafs.FileSystem, str]:
+    """The file system of a path or URI, and the path within it. Raises pyarrow.ArrowInvalid and OSError."""
+    if is_uri(path):
+        return pafs.FileSystem.from_uri(path)
+    return pafs.LocalFileSystem(), os.path.abspath(os.path.expanduser(path))
+
+
+class Folder:
+    """A folder of small and large files whose writes are all or nothing.
+
+    Locally a file is written aside and renamed; on an object store one upload is one PUT. Names that begin with "." or
+    "_" are passed over by every Parquet reader, so a part under way is never read.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._fs, self._root = open_path(path)
+
+    def __reduce__(self) -> tuple[type[Folder], tuple[str]]:
+        return Folder, (self.path,)
+
+    def _at(self, name: str) -> str:
+        return f"{self._root}/{name}"
+
+    def create(self) -> None:
+        """Make the folder and those above it."""
+        self._fs.create_dir(self._root, recursive=True)
+
+    def names(self, suffix: str = "") -> list[str]:
+        """The finished files in it, sorted; none where there is no such folder."""
+        found = self._fs.get_file_info(pafs.FileSelector(self._root, allow_not_found=True))
+        names = [info.base_name for info in found if info.type == pafs.FileType.File]
+        return sorted(name for name in names if name.endswith(suffix) and not name.startswith("."))
+
+    def exists(self, name: str) -> bool:
+        """Whether a file or folder of that name is in it."""
+        return self._fs.get_file_info(self._at(name)).type != pafs.FileType.NotFound
+
+    def read(self, name: str) -> bytes:
+        """A whole file. Raises FileNotFoundError."""
+        with self._fs.open_input_stream(self._at(name)) as stream:
+            return stream.read()
+
+    def write(self, name: str, content: bytes | memoryview) -> None:
+        """Write a whole file, or nothing."""
+        local = isinstance(self._fs, pafs.LocalFileSystem)
+        aside = self._at(f".{uuid.uuid4().hex}.tmp") if local else self._at(name)
+        with self._fs.open_output_stream(aside) as stream:
+            stream.write(content)
+        if local:
+            os.replace(aside, self._at(name))
+
+    def delete(self, name: str) -> None:
+        """Remove a file."""
+        self._fs.delete_file(self._at(name))
+
+    def open(self, name: str) -> pafs.FileSystem:
+        """A file for random reading, as pyarrow takes it."""
+        return self._fs.open_input_file(self._at(name))
+
+
+def empty_folder(path: Path, keep: Collection[str] = ()) -> None:
+    """Remove all that a local folder holds, but for some names."""
+    for item in path.iterdir():
+        if item.name in keep:
+            continue
+        if item.is_dir() and not item.is_symlink():
+            shutil.rmtree(item)
+        else:
+            item.unlink()

@@ -1,0 +1,193 @@
+"""The label store: Parquet parts of texts with their NLI logits, and `_labels.json`, which says how they were made.
+
+A part holds one row for each distinct text of one block; `occurrences` says how often the text stands in the corpus,
+so that training counts it as often. Parts are written whole or not at all, and any part that is there is good: a run
+that was killed keeps them. What makes a store *complete* is the last step of a pass over the corpus, `complete`, which
+sets right the occurrences of texts that earlier passes had labelled.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+import uuid
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from raydistill.errors import RunDirError
+from raydistill.files import Folder
+
+RECORD = "_labels.json"
+SCHEMA_VERSION = 1
+SCHEMA = pa.schema(
+    [
+        ("text_id", pa.string()),
+        ("text", pa.string()),
+        ("occurrences", pa.int64()),
+        ("entailment", pa.list_(pa.float32())),
+        ("contradiction", pa.list_(pa.float32())),
+    ]
+)
+
+
+def logits_column(logits: npt.NDArray[np.float32]) -> pa.ListArray:
+    """(N, K) float32 -> a plain Parquet list column of N lists of K, in class order."""
+    rows, width = logits.shape
+    return pa.ListArray.from_arrays(np.arange(rows + 1, dtype=np.int32) * width, logits.reshape(-1))
+
+
+def logits_matrix(column: pa.Array | pa.ChunkedArray, num_classes: int) -> npt.NDArray[np.float32]:
+    """The reverse of `logits_column`: (N, K) float32."""
+    array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    return np.asarray(array.flatten(), dtype=np.float32).reshape(-1, num_classes)
+
+
+@dataclasses.dataclass(frozen=True)
+class KnownTexts:
+    """The texts that a store holds, sorted by id: 24 bytes each, so 240 MB for ten million.
+
+    An id is kept as two 64-bit halves. `find` looks the first up and compares the second: in the one case in 10^6 (at
+    ten million texts) that two ids share a first half, a text may be labelled again, and none is ever lost.
+    """
+
+    first: npt.NDArray[np.uint64]
+    second: npt.NDArray[np.uint64]
+    occurrences: npt.NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.first)
+
+    def find(self, text_ids: Sequence[str]) -> npt.NDArray[np.int64]:
+        """(N,) int64: the index of each id here, or -1."""
+        if not len(self) or not len(text_ids):
+            return np.full(len(text_ids), -1, dtype=np.int64)
+        first, second = id_halves(text_ids)
+        at = np.minimum(np.searchsorted(self.first, first), len(self) - 1)
+        return np.where((self.first[at] == first) & (self.second[at] == second), at, -1)
+
+
+def id_halves(text_ids: Sequence[str]) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint64]]:
+    """The two 64-bit halves of ids of 32 hexadecimal digits."""
+    halves = np.frombuffer(bytes.fromhex("".join(text_ids)), dtype=">u8").reshape(-1, 2).astype(np.uint64)
+    return halves[:, 0], halves[:, 1]
+
+
+class LabelStore:
+    """A folder of label parts. Picklable: what workers get is the path."""
+
+    def __init__(self, path: str) -> None:
+        self.folder = Folder(path)
+
+    @property
+    def path(self) -> str:
+        """Where the store lies."""
+        return self.folder.path
+
+    def record(self) -> dict[str, Any] | None:
+        """What `_labels.json` says, or None where there is no store. Raises RunDirError for a record of another version."""
+        try:
+            record = json.loads(self.folder.read(RECORD))
+        except FileNotFoundError:
+            return None
+        except json.JSONDecodeError:
+            raise RunDirError(f"{self.path}/{RECORD} is damaged. Remove the folder and label again.") from None
+        if record.get("schema_version") != SCHEMA_VERSION:
+            raise RunDirError(
+                f"{self.path}: was written by another version of raydistill (schema {record.get('schema_version')}, "
+                f"here {SCHEMA_VERSION}). Use another --output-dir."
+            )
+        return record
+
+    def write_record(self, record: dict[str, Any]) -> None:
+        """Replace `_labels.json`."""
+        content = json.dumps({"schema_version": SCHEMA_VERSION, **record}, indent=2, ensure_ascii=False)
+        self.folder.write(RECORD, content.encode())
+
+    def complete_record(self) -> dict[str, Any]:
+        """The record of a store that can be trained from. Raises RunDirError for one that is missing or unfinished."""
+        record = self.record()
+        if record is None:
+            raise RunDirError(
+                f"{self.path}: holds no label store. Make one with `raydistill label`, or name one with --labels."
+            )
+        if not record.get("complete"):
+            raise RunDirError(f"{self.path}: its labels are not complete. Run `raydistill label` again to finish them.")
+        return record
+
+    def parts(self) -> list[str]:
+        """The names of the finished parts, sorted."""
+        return self.folder.names(".parquet")
+
+    def write_part(self, table: pa.Table) -> str:
+        """Write rows of `SCHEMA` as a new part and return its name."""
+        buffer = io.BytesIO()
+        pq.write_table(table.select(SCHEMA.names).cast(SCHEMA), buffer, compression="zstd")
+        name = f"part-{uuid.uuid4().hex}.parquet"
+        self.folder.write(name, buffer.getbuffer())
+        return name
+
+    def read_part(self, name: str, columns: Sequence[str] | None = None) -> pa.Table:
+        """A part, or some columns of it. Raises RunDirError for a file that is not one."""
+        try:
+            with self.folder.open(name) as source:
+                return pq.read_table(source, columns=list(columns) if columns else None)
+        except (pa.ArrowInvalid, OSError) as error:
+            reason = str(error).split("\n")[0].rstrip(".")
+            raise RunDirError(
+                f"{self.path}/{name}: is not a label part ({reason}). Remove it; its texts are labelled anew."
+            ) from None
+
+    def known_texts(self, parts: Iterable[str]) -> KnownTexts:
+        """The ids in some parts, each once, with their occurrences added up."""
+        columns = [self.read_part(name, ["text_id", "occurrences"]) for name in parts]
+        if not columns:
+            return KnownTexts(np.empty(0, np.uint64), np.empty(0, np.uint64), np.empty(0, np.int64))
+        halves = [id_halves(table["text_id"].to_pylist()) for table in columns]
+        first, second = (np.concatenate(side) for side in zip(*halves, strict=True))
+        occurrences = np.concatenate([table["occurrences"].to_numpy() for table in columns])
+        order = np.lexsort((second, first))
+        first, second, occurrences = first[order], second[order], occurrences[order]
+        new = np.ones(len(first), dtype=bool)
+        new[1:] = (first[1:] != first[:-1]) | (second[1:] != second[:-1])
+        starts = np.flatnonzero(new)
+        totals = np.add.reduceat(occurrences, starts) if len(starts) else occurrences
+        return KnownTexts(first[starts], second[starts], totals)
+
+    def correct_occurrences(self, parts: Iterable[str], known: KnownTexts, counted: npt.NDArray[np.int64]) -> int:
+        """Make the store say what the corpus holds now, for texts that were known before this pass.
+
+        A text that is gone from the corpus gets 0 and is no longer trained on. Parts that need no change are not
+        touched; the others are written anew in place, so a kill here is mended by the next pass.
+
+        Args:
+            parts: the parts that were there before this pass.
+            known: their texts.
+            counted: (len(known),) how often this pass met each.
+
+        Returns:
+            the number of texts that were set right.
+        """
+        wrong = known.occurrences != counted
+        if not wrong.any():
+            return 0
+        left = counted.copy()
+        for name in parts:
+            table = self.read_part(name)
+            at = known.find(table["text_id"].to_pylist())
+            if not wrong[at].any():
+                continue
+            occurrences = table["occurrences"].to_numpy().copy()
+            for row in np.flatnonzero(wrong[at]):
+                occurrences[row], left[at[row]] = left[at[row]], 0
+            index = SCHEMA.get_field_index("occurrences")
+            table = table.set_column(index, SCHEMA.field(index), pa.array(occurrences, pa.int64()))
+            buffer = io.BytesIO()
+            pq.write_table(table, buffer, compression="zstd")
+            self.folder.write(name, buffer.getbuffer())
+        return int(wrong.sum())

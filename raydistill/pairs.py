@@ -1,0 +1,192 @@
+"""Pairs of text and hypothesis as token arrays, exactly as `tokenizer(text, hypothesis)` makes them, but each text and each
+hypothesis is tokenised once.
+
+A tokenizer joins two sequences by a fixed pattern: special tokens before, text, special tokens between, hypothesis,
+special tokens after. The pattern is read off the tokenizer by example, checked against it for every hypothesis, and
+filled in with numpy. A tokenizer that does not work by such a pattern is called for each pair instead.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from raydistill.errors import ModelError
+
+Ints = npt.NDArray[np.int64]
+PROBE = "A probe, of some words."
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenizedTexts:
+    """Texts as one flat array of token ids; text i is `tokens[starts[i] : starts[i] + lengths[i]]`."""
+
+    texts: Sequence[str]
+    tokens: Ints
+    starts: Ints
+    lengths: Ints
+
+
+class PairEncoder:
+    """Turns (text, hypothesis) index pairs into padded model inputs.
+
+    Args:
+        tokenizer: a transformers tokenizer.
+        hypotheses: K hypotheses.
+        max_length: longest pair in tokens; what is too long is cut from the text, never from the hypothesis.
+
+    Raises:
+        ModelError: a hypothesis leaves no room for any text.
+    """
+
+    def __init__(self, tokenizer: Any, hypotheses: Sequence[str], max_length: int) -> None:
+        self.tokenizer, self.hypotheses, self.max_length = tokenizer, list(hypotheses), max_length
+        self._left_padding = tokenizer.padding_side == "left"
+        self._pad_id = tokenizer.pad_token_id or 0
+        self._pad_type_id = getattr(tokenizer, "pad_token_type_id", 0)
+        self._with_types = "token_type_ids" in tokenizer.model_input_names
+        self._read_pattern()
+
+    def _read_pattern(self) -> None:
+        """Find the special tokens around text and hypothesis from one pair for each hypothesis."""
+        probe = self._ids(PROBE)
+        tails, tail_types, head, head_types = [], [], None, None
+        self._fits_pattern = True
+        for hypothesis in self.hypotheses:
+            pair = self.tokenizer(PROBE, hypothesis, return_token_type_ids=True)
+            ids, types = list(pair["input_ids"]), list(pair["token_type_ids"])
+            own = self._ids(hypothesis)
+            at = _find(ids, probe)
+            if at < 0 or _find(ids[at + len(probe) :], own) < 0 or (head is not None and ids[:at] != head):
+                self._fits_pattern = False
+                tails.append(ids[len(probe) :])
+                tail_types.append(types[len(probe) :])
+                continue
+            head, head_types = ids[:at], types[: at + 1]
+            tails.append(ids[at + len(probe) :])
+            tail_types.append(types[at + len(probe) :])
+        head = head or []
+        self._head = np.array(head, dtype=np.int64)
+        self._text_type = head_types[-1] if head_types else 0
+        self._head_types = np.array((head_types or [0])[:-1], dtype=np.int64)
+        self.tail_lengths = np.array([len(tail) for tail in tails], dtype=np.int64)
+        self._tails = _matrix(tails, self._pad_id)
+        self._tail_types = _matrix(tail_types, self._pad_type_id)
+        self.room = self.max_length - len(head) - self.tail_lengths
+        if self.room.min() < 1:
+            worst = int(self.room.argmin())
+            raise ModelError(
+                f"the hypothesis {self.hypotheses[worst]!r} takes {self.tail_lengths[worst]} of the teacher's "
+                f"{self.max_length} tokens and leaves none for the text. Shorten the template or the class name."
+            )
+
+    def _ids(self, text: str) -> list[int]:
+        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def tokenize(self, texts: Sequence[str]) -> TokenizedTexts:
+        """Tokenise texts once, for all hypotheses; cut to what the shortest hypothesis leaves room for."""
+        rows = self.tokenizer(
+            list(texts),
+            add_special_tokens=False,
+            truncation=True,
+            max_length=int(self.room.max()),
+            padding=False,
+            return_attention_mask=False,
+            return_token_type_ids=False,
+        )["input_ids"]
+        lengths = np.array([len(row) for row in rows], dtype=np.int64)
+        starts = np.concatenate([[0], np.cumsum(lengths)[:-1]]) if len(rows) else np.empty(0, np.int64)
+        tokens = (
+            np.concatenate([np.asarray(row, dtype=np.int64) for row in rows]) if len(rows) else np.empty(0, np.int64)
+        )
+        return TokenizedTexts(texts, tokens, starts, lengths)
+
+    def lengths(self, texts: TokenizedTexts) -> Ints:
+        """(N, K) int64: tokens of every pair, special ones included."""
+        kept = np.minimum(texts.lengths[:, None], self.room[None, :])
+        return kept + len(self._head) + self.tail_lengths[None, :]
+
+    def encode(self, texts: TokenizedTexts, text_index: Ints, class_index: Ints) -> dict[str, Ints]:
+        """Padded inputs of the pairs (text_index[b], class_index[b]): arrays of (B, longest pair) int64."""
+        if not self._fits_pattern:
+            return self._encode_by_tokenizer(texts, text_index, class_index)
+        kept = np.minimum(texts.lengths[text_index], self.room[class_index])
+        tail = self.tail_lengths[class_index]
+        total = len(self._head) + kept + tail
+        width = int(total.max())
+        first = (width - total if self._left_padding else np.zeros_like(total))[:, None]
+        column = np.arange(width)[None, :] - first  # position within the pair; below 0 or beyond the end is padding
+        in_text = column - len(self._head)
+        in_tail = in_text - kept[:, None]
+        is_text = (in_text >= 0) & (in_tail < 0)
+        is_tail = (in_tail >= 0) & (in_tail < tail[:, None])
+        is_head = (column >= 0) & (in_text < 0)
+
+        # With truncation on the left, the end of the text is what stays.
+        begin = texts.starts[text_index]
+        if self.tokenizer.truncation_side == "left":
+            begin = begin + texts.lengths[text_index] - kept
+        ids = np.full((len(total), width), self._pad_id, dtype=np.int64)
+        ids[is_text] = texts.tokens[(begin[:, None] + in_text)[is_text]]
+        rows = np.broadcast_to(class_index[:, None], ids.shape)
+        ids[is_tail] = self._tails[rows[is_tail], in_tail[is_tail]]
+        ids[is_head] = self._head[column[is_head]]
+        inputs = {"input_ids": ids, "attention_mask": (is_head | is_text | is_tail).astype(np.int64)}
+        if self._with_types:
+            types = np.full_like(ids, self._pad_type_id)
+            types[is_text] = self._text_type
+            types[is_tail] = self._tail_types[rows[is_tail], in_tail[is_tail]]
+            types[is_head] = self._head_types[column[is_head]]
+            inputs["token_type_ids"] = types
+        return inputs
+
+    def _encode_by_tokenizer(self, texts: TokenizedTexts, text_index: Ints, class_index: Ints) -> dict[str, Ints]:
+        encoded = self.tokenizer(
+            [texts.texts[i] for i in text_index],
+            [self.hypotheses[j] for j in class_index],
+            truncation="only_first",
+            max_length=self.max_length,
+            padding=True,
+            return_tensors="np",
+        )
+        return {
+            name: np.asarray(encoded[name], dtype=np.int64)
+            for name in self.tokenizer.model_input_names
+            if name in encoded
+        }
+
+
+def budget_batches(lengths: Ints, token_budget: int) -> Iterator[Ints]:
+    """Group pairs so that like lengths stand together and no batch, padded to its longest, exceeds a budget.
+
+    Longest first, so that a batch too large for the memory is met at once and not at the end.
+
+    Args:
+        lengths: (P,) tokens of each pair.
+        token_budget: rows times width of a padded batch; one pair alone may exceed it.
+
+    Yields:
+        (B,) int64 indices; together each index once.
+    """
+    order = np.argsort(-lengths, kind="stable")
+    at = 0
+    while at < len(order):
+        rows = max(1, int(token_budget // max(lengths[order[at]], 1)))
+        yield order[at : at + rows]
+        at += rows
+
+
+def _find(sequence: list[int], part: list[int]) -> int:
+    """Where `part` begins in `sequence`, or -1."""
+    return next((i for i in range(len(sequence) - len(part) + 1) if sequence[i : i + len(part)] == part), -1)
+
+
+def _matrix(rows: list[list[int]], fill: int) -> Ints:
+    matrix = np.full((len(rows), max(map(len, rows), default=0)), fill, dtype=np.int64)
+    for i, row in enumerate(rows):
+        matrix[i, : len(row)] = row
+    return matrix

@@ -1,0 +1,152 @@
+"""The console: one live line for each stage, a summary at the end, and a log file for everybody else's chatter."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import os
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TextIO
+
+LIVE_SECONDS, PLAIN_SECONDS = 0.2, 15.0
+
+
+class Console:
+    """Where the user reads. Writes to standard error, so that standard output stays free for results."""
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self.stream = stream if stream is not None else sys.stderr
+        self.live = self.stream.isatty()
+
+    def say(self, text: str = "") -> None:
+        """Print a line."""
+        self.stream.write(text + "\n")
+        self.stream.flush()
+
+    def table(self, rows: Sequence[tuple[str, str]]) -> None:
+        """Print names and values, aligned."""
+        width = max((len(name) for name, _ in rows), default=0)
+        for name, value in rows:
+            self.say(f"  {name.ljust(width)}  {value}")
+
+    def stage(self, name: str, unit: str, total: int | None = None) -> Progress:
+        """Begin a stage's line."""
+        return Progress(self, name, unit, total)
+
+
+class Progress:
+    """A stage's line: rewritten in place on a terminal, printed now and then elsewhere. Use it in a `with`."""
+
+    def __init__(self, console: Console, name: str, unit: str, total: int | None) -> None:
+        self.console, self.name, self.unit, self.total = console, name, unit, total
+        self.started = self._shown_at = time.monotonic()
+        self._first: tuple[float, int, int] | None = None  # time, done and work at the first update
+        self._done, self._work, self._work_unit, self._note, self._width = 0, 0, "", "", 0
+
+    def __enter__(self) -> Progress:
+        self._show("starting")
+        return self
+
+    def update(self, done: int, note: str = "", work: tuple[int, str] | None = None) -> None:
+        """Say how far the stage is.
+
+        Args:
+            done: units done, of the total.
+            note: shown behind the rate.
+            work: an amount done and its unit, of which the rate is shown instead of the units'.
+        """
+        self._done, self._note = done, note
+        self._work, self._work_unit = work or (done, self.unit)
+        # Rates are taken from the first update on: what comes before it is start-up, not work.
+        self._first = self._first or (time.monotonic(), done, self._work)
+        if time.monotonic() - self._shown_at >= (LIVE_SECONDS if self.console.live else PLAIN_SECONDS):
+            self._show(self._status())
+
+    @property
+    def seconds(self) -> float:
+        """Since the stage began."""
+        return time.monotonic() - self.started
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            parts = [f"{self._done:,} {self.unit}", duration(self.seconds), self._note]
+            self._show(" · ".join(filter(None, parts)), final=True)
+        elif self.console.live:
+            self.console.say()
+
+    def _status(self) -> str:
+        assert self._first is not None
+        since, done, work = self._first
+        elapsed = max(time.monotonic() - since, 1e-9)
+        parts = [f"{self._done:,} {self.unit}"]
+        if self.total:
+            parts[0] = f"{self._done:,} of {self.total:,} {self.unit} ({min(self._done / self.total, 1):.0%})"
+        rate = (self._work - work) / elapsed
+        if rate:
+            parts.append(f"{rate:,.1f} {self._work_unit}/s" if rate < 100 else f"{rate:,.0f} {self._work_unit}/s")
+        parts.append(self._note)
+        if self.total and self._done > done:
+            parts.append(f"ETA {duration(max(self.total - self._done, 0) * elapsed / (self._done - done))}")
+        return " · ".join(filter(None, parts))
+
+    def _show(self, status: str, *, final: bool = False) -> None:
+        self._shown_at = time.monotonic()
+        line = f"{self.name.ljust(6)} {status}"
+        if self.console.live:
+            # Pad over what the line before left; a terminal too narrow for it would keep the overhang.
+            room = max(os.get_terminal_size(self.console.stream.fileno()).columns - 1, 20)
+            text = line[:room]
+            self.console.stream.write("\r" + text.ljust(self._width) + ("\n" if final else ""))
+            self.console.stream.flush()
+            self._width = len(text)
+        else:
+            self.console.say(line)
+
+
+def duration(seconds: float) -> str:
+    """12 s, 3 min 20 s, 2 h 05 min."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+@contextlib.contextmanager
+def chatter_to(log: Path) -> Iterator[Console]:
+    """Send all that this process and its libraries print, from C++ as well, to a log file; the Console still reaches the user.
+
+    For the command line only: a notebook's own output must not be taken away.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    kept_out, kept_err = os.dup(1), os.dup(2)
+    with (
+        log.open("ab", buffering=0) as sink,
+        os.fdopen(os.dup(kept_err), "w", encoding="utf-8", errors="replace") as user,
+    ):
+        handler = logging.StreamHandler(io.TextIOWrapper(io.FileIO(os.dup(sink.fileno()), "w"), write_through=True))
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+        root = logging.getLogger()
+        root.addHandler(handler)
+        os.dup2(sink.fileno(), 1)
+        os.dup2(sink.fileno(), 2)
+        try:
+            yield Console(user)
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os.dup2(kept_out, 1)
+            os.dup2(kept_err, 2)
+            os.close(kept_out)
+            os.close(kept_err)
+            root.removeHandler(handler)
+            handler.stream.close()

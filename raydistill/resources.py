@@ -1,0 +1,180 @@
+"""The plan of resources: how many teacher actors and train workers of what size, so that no stage can wait for ever.
+
+Actors and workers hold their CPUs as long as they live, and the read, write and tokenising tasks that feed them need
+some too. So every node that holds any keeps a share for tasks, and CPU requests are fractions where a node is small.
+Pure arithmetic, without Ray.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+
+from raydistill.errors import ResourceError
+
+TASK_CPUS = 0.25  # a read, write or tokenising task; light beside a forward pass
+CPUS_PER_CPU_ACTOR = 4  # beyond four threads a forward pass of small batches gains little
+EPSILON = 1e-6
+
+
+@dataclasses.dataclass(frozen=True)
+class Node:
+    """What a node has free."""
+
+    cpus: float
+    gpus: float = 0.0
+    name: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """What the user asked for; None where the plan decides."""
+
+    teacher_actors: str | None = None
+    teacher_gpus_per_actor: float | None = None
+    teacher_cpus_per_actor: float | None = None
+    train_workers: int | None = None
+    gpus_per_train_worker: float | None = None
+    cpus_per_train_worker: float | None = None
+    use_cpu: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """How the two stages are laid out. CPUs and GPUs are Ray's logical resources; threads are torch's."""
+
+    nodes: int
+    teacher_actors_min: int
+    teacher_actors_max: int
+    teacher_cpus: float
+    teacher_gpus: float
+    teacher_threads: int
+    train_workers: int
+    train_cpus: float
+    train_gpus: float
+    train_threads: int
+    task_cpus: float = TASK_CPUS
+
+
+def make_plan(nodes: Sequence[Node], request: Request) -> Plan:
+    """Decide. Raises ResourceError where the request cannot be read or does not fit what the nodes have free."""
+    nodes = [node for node in nodes if node.cpus > EPSILON or node.gpus > EPSILON]
+    if not nodes:
+        raise ResourceError("the cluster has no free CPU. Wait for other work to end, or add a node.")
+    has_gpus = not request.use_cpu and any(node.gpus >= 1 - EPSILON for node in nodes)
+    low, high = _teacher_range(request.teacher_actors)
+    teacher_gpus = _gpus(request.teacher_gpus_per_actor, "--teacher-gpus-per-actor", has_gpus)
+    teacher_cpus = _cpus(request.teacher_cpus_per_actor, "--teacher-cpus-per-actor", nodes, teacher_gpus, low)
+    fitting = _places(nodes, teacher_cpus, teacher_gpus)
+    _expect_fit(low or 1, fitting, "--teacher-actors", teacher_cpus, teacher_gpus, nodes)
+    low = low or fitting
+
+    train_gpus = _gpus(request.gpus_per_train_worker, "--gpus-per-train-worker", has_gpus)
+    if train_gpus not in (0, 1):
+        raise ResourceError(f"--gpus-per-train-worker {train_gpus:g} must be 0 or 1.")
+    workers = request.train_workers
+    if workers is not None and workers < 1:
+        raise ResourceError(f"--train-workers {workers} must be 1 or more.")
+    train_cpus = _cpus(
+        request.cpus_per_train_worker,
+        "--cpus-per-train-worker",
+        nodes,
+        train_gpus,
+        workers or (None if train_gpus else 1),
+    )
+    train_fitting = _places(nodes, train_cpus, train_gpus)
+    _expect_fit(workers or 1, train_fitting, "--train-workers", train_cpus, train_gpus, nodes)
+    return Plan(
+        nodes=len(nodes),
+        teacher_actors_min=low,
+        teacher_actors_max=max(high or low, low),
+        teacher_cpus=teacher_cpus,
+        teacher_gpus=teacher_gpus,
+        teacher_threads=max(1, math.ceil(teacher_cpus - EPSILON)),
+        train_workers=workers or (train_fitting if train_gpus else 1),
+        train_cpus=train_cpus,
+        train_gpus=train_gpus,
+        train_threads=max(1, math.ceil(train_cpus - EPSILON)),
+    )
+
+
+def tasks_reserve(node: Node) -> float:
+    """CPUs of a node that actors and workers leave to tasks: a quarter of it, at least one task, at most two CPUs."""
+    return min(max(TASK_CPUS, node.cpus / 4), 2.0)
+
+
+def _teacher_range(text: str | None) -> tuple[int | None, int | None]:
+    """'N' or 'MIN:MAX' -> (least, most)."""
+    if text is None:
+        return None, None
+    low, colon, high = text.partition(":")
+    try:
+        least, most = int(low), int(high) if colon else int(low)
+    except ValueError:
+        least, most = 0, 0
+    if not 1 <= least <= most:
+        raise ResourceError(f"--teacher-actors {text} must be N or MIN:MAX, with 1 <= MIN <= MAX.")
+    return least, most
+
+
+def _gpus(asked: float | None, option: str, has_gpus: bool) -> float:
+    if asked is None:
+        return 1.0 if has_gpus else 0.0
+    if asked < 0 or (asked > 1 and not float(asked).is_integer()):
+        raise ResourceError(f"{option} {asked:g} must be 0, a fraction of one GPU, or a whole number.")
+    if asked and not has_gpus:
+        raise ResourceError(
+            f"{option} {asked:g}: there is no free GPU, or --use-cpu forbids it. Leave it out to use CPUs."
+        )
+    return float(asked)
+
+
+def _cpus(asked: float | None, option: str, nodes: Sequence[Node], gpus: float, count: int | None) -> float:
+    """CPUs of one actor: as asked, else a GPU's fair share of its node, else a few, else what the node has left."""
+    if asked is not None:
+        if asked <= 0:
+            raise ResourceError(f"{option} {asked:g} must be above 0.")
+        return float(asked)
+    if gpus:
+        shares = [(node.cpus - tasks_reserve(node)) * gpus / node.gpus for node in nodes if node.gpus >= gpus - EPSILON]
+        return _round_down(min([*shares, 1.0])) if shares else 1.0
+    largest = max(node.cpus - tasks_reserve(node) for node in nodes)
+    if count is None:
+        return _round_down(min(largest, CPUS_PER_CPU_ACTOR))
+    # So many actors as asked: share the nodes among them.
+    size = largest
+    while size > TASK_CPUS and _places(nodes, size, 0) < count:
+        size -= TASK_CPUS / 2
+    return _round_down(min(size, 8 * CPUS_PER_CPU_ACTOR))
+
+
+def _round_down(cpus: float) -> float:
+    """To quarters of a CPU above one quarter, and to hundredths below: Ray takes four decimals at most."""
+    return max(0.05, math.floor(cpus * 4 + EPSILON) / 4 if cpus >= 0.25 else math.floor(cpus * 100) / 100)
+
+
+def _places(nodes: Sequence[Node], cpus: float, gpus: float) -> int:
+    """How many actors of a size fit beside the tasks' share of each node."""
+    total = 0
+    for node in nodes:
+        by_cpu = math.floor((node.cpus - tasks_reserve(node)) / cpus + EPSILON)
+        total += min(by_cpu, _gpu_places(node.gpus, gpus)) if gpus else by_cpu
+    return max(total, 0)
+
+
+def _gpu_places(free: float, gpus: float) -> int:
+    """A fraction must fit within single GPUs: three of 0.4 do not fit on one, nor do they span two."""
+    if gpus >= 1:
+        return math.floor(free / gpus + EPSILON)
+    return math.floor(free + EPSILON) * math.floor(1 / gpus + EPSILON)
+
+
+def _expect_fit(wanted: int, fitting: int, option: str, cpus: float, gpus: float, nodes: Sequence[Node]) -> None:
+    if wanted <= fitting:
+        return
+    have = ", ".join(f"{node.name or 'node'} {node.cpus:g} CPU {node.gpus:g} GPU" for node in nodes[:8])
+    raise ResourceError(
+        f"{option} {wanted} of {cpus:g} CPU and {gpus:g} GPU each: {fitting} fit, beside what reading and writing need "
+        f"(free now: {have}). Ask for fewer or smaller ones."
+    )

@@ -1,0 +1,327 @@
+"""A run: check everything, plan, label, train, report. Also the stages alone, as `label` and `train`."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import shutil
+import time
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from raydistill.class_names import read_class_names
+from raydistill.config import LABELS_PRODUCT, STUDENT_PRODUCT, DistillConfig
+from raydistill.corpus import CorpusFile, check_readable, estimate_texts, find_files
+from raydistill.errors import ConfigError, ModelError, RunDirError
+from raydistill.label_store import LabelStore
+from raydistill.progress import Console, duration
+from raydistill.resources import Plan, Request, make_plan
+from raydistill.run_dir import CHECKPOINTS, RunDir
+
+LABEL, TRAIN = "label", "train"
+PRODUCTS = {LABEL: LABELS_PRODUCT, TRAIN: STUDENT_PRODUCT}
+
+
+@dataclasses.dataclass(frozen=True)
+class DistillResult:
+    """What a run leaves.
+
+    Attributes:
+        output_dir: a folder that `AutoModelForSequenceClassification.from_pretrained` loads, if a student was trained.
+        labels: the label store.
+        counts: texts, distinct, duplicates, blanks, pairs, … of the corpus.
+        figures: single-label: agreement; multi-label: mean_absolute_difference, f1_macro and f1/<class>; and loss.
+        seconds: of each stage that ran, and in all.
+    """
+
+    output_dir: Path
+    labels: Path
+    counts: dict[str, int]
+    figures: dict[str, float]
+    seconds: dict[str, float]
+
+
+def distill(config: DistillConfig, console: Console | None = None) -> DistillResult:
+    """Label a corpus with the teacher and train the student on the labels; continues an earlier run of the same options.
+
+    Raises RaydistillError for what the user can mend; nothing is begun then.
+    """
+    return _complete(config, (LABEL, TRAIN), console)
+
+
+def label(config: DistillConfig, console: Console | None = None) -> DistillResult:
+    """The teacher stage alone: make or continue the label store. Raises RaydistillError."""
+    return _complete(config, (LABEL,), console)
+
+
+def train(config: DistillConfig, console: Console | None = None) -> DistillResult:
+    """The student stage alone, from a label store: `config.labels`, or OUTPUT_DIR/labels. Raises RaydistillError."""
+    return _complete(config, (TRAIN,), console)
+
+
+def _complete(config: DistillConfig, stages: tuple[str, ...], console: Console | None) -> DistillResult:
+    job = Job.prepare(config, stages)
+    if not config.dry_run:
+        job.begin()
+    return job.execute(console or Console())
+
+
+@dataclasses.dataclass
+class Job:
+    """A run whose input is known to be good. Made by `prepare`, which writes nothing; `execute` does the work."""
+
+    config: DistillConfig
+    stages: tuple[str, ...]
+    run_dir: RunDir
+    store: LabelStore
+    class_names: list[str]
+    files: list[CorpusFile]
+    labelling: dict[str, Any]
+
+    @classmethod
+    def prepare(cls, config: DistillConfig, stages: tuple[str, ...]) -> Job:
+        """Check all that can be checked without Ray. Raises RaydistillError."""
+        labelled_here = LABEL in stages
+        config.check(["data_file", "class_names_file", "output_dir"] if labelled_here else ["output_dir"])
+        files: list[CorpusFile] = []
+        if labelled_here:
+            class_names = read_class_names(config.class_names_file)
+            files = find_files(config.data_file)
+            check_readable(files, config.text_column)
+        run_dir = RunDir.claim(config, [PRODUCTS[stage] for stage in stages])
+        store = LabelStore(run_dir.labels_path if labelled_here or not config.labels else config.labels)
+        if not labelled_here:
+            class_names = store.complete_record()["labelling"]["class_names"]
+        if len(class_names) == 1 and not config.multi_label and TRAIN in stages:
+            raise ConfigError(
+                f"there is only one class, {class_names[0]!r}: against no other, its probability is always 1. Name a second "
+                "class, or use --multi-label to judge it by itself."
+            )
+        labelling = cls._check_models(config, stages, class_names)
+        fresh = config.overwrite_output_dir and labelled_here
+        if labelled_here and not fresh and (record := store.record()):
+            _expect_same_labelling(record["labelling"], labelling, store)
+        return cls(config, stages, run_dir, store, class_names, files, labelling)
+
+    @staticmethod
+    def _check_models(config: DistillConfig, stages: Sequence[str], class_names: Sequence[str]) -> dict[str, Any]:
+        """What the labels are made with. The heavy imports begin here, after all that can be told without them."""
+        os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+        if TRAIN in stages:
+            from raydistill.student import student_config
+            from raydistill.training_arguments import training_arguments
+
+            training_arguments(config.training, output_dir="unused", use_cpu=True)
+            student_config(config.student_name_or_path, class_names, multi_label=config.multi_label)
+        elif config.training:
+            from raydistill.training_arguments import training_arguments
+
+            training_arguments(config.training, output_dir="unused", use_cpu=True)
+        if LABEL not in stages:
+            return {}
+        from raydistill.teacher import describe_teacher
+
+        return describe_teacher(_teacher_spec(config, class_names))
+
+    def begin(self) -> None:
+        """Take the output directory: from here on `run.json` and the log are in it."""
+        self.run_dir.begin(self.config, [PRODUCTS[stage] for stage in self.stages], versions=versions())
+
+    def execute(self, console: Console, *, worker_output: bool = False) -> DistillResult:
+        """Start or join Ray, plan, and run the stages; with `dry_run`, print the plan only.
+
+        Args:
+            worker_output: let this process print what workers print.
+
+        Raises:
+            RaydistillError.
+        """
+        from raydistill.stages.cluster import connection, free_nodes
+
+        started = time.monotonic()
+        with connection(self.config.address, worker_output=worker_output):
+            plan = make_plan(free_nodes(), _request(self.config))
+            self._announce(console, plan)
+            if self.config.dry_run:
+                return DistillResult(self.run_dir.path, Path(self.store.path), {}, {}, {})
+            self.run_dir.update(plan=dataclasses.asdict(plan))
+            if LABEL in self.stages:
+                self._label(plan, console)
+            if TRAIN in self.stages:
+                self._train(plan, console)
+        self.run_dir.update(seconds=round(time.monotonic() - started, 3))
+        return self._finish(console)
+
+    def _announce(self, console: Console, plan: Plan) -> None:
+        if LABEL in self.stages:
+            texts, exact = estimate_texts(self.files, self.config.text_column)
+            about = "" if exact else "about "
+            console.say(
+                f"corpus {about}{texts:,} texts × {len(self.class_names)} classes = {about}{texts * len(self.class_names):,} "
+                f"pairs, in {len(self.files)} file{'s' * (len(self.files) > 1)}"
+            )
+        console.say(f"plan   {describe_plan(plan, self.stages)}")
+
+    def _label(self, plan: Plan, console: Console) -> None:
+        from raydistill.stages.label import label_corpus
+
+        corpus = corpus_signature(self.files, self.config.text_column)
+        record = self.store.record()
+        if record and (record.get("complete") or {}).get("corpus") == corpus:
+            console.say(f"label  done before: {record['complete']['texts']:,} texts in {self.store.path}")
+            return
+        self.store.folder.create()
+        self.store.write_record({"labelling": self.labelling, "versions": versions(), "complete": None})
+        spec = _teacher_spec(self.config, self.class_names)
+        with console.stage("label", "texts") as progress:
+            counts = label_corpus(self.files, self.config.text_column, spec, self.store, plan, progress)
+        if not counts.texts:
+            raise ModelError("the corpus holds blank lines only.")
+        complete = {
+            "id": uuid.uuid4().hex,
+            "corpus": corpus,
+            "texts": counts.texts,
+            "distinct": counts.distinct,
+            "duplicates": counts.texts - counts.distinct,
+            "blanks": counts.blanks,
+            "pairs": counts.texts * len(self.class_names),
+        }
+        self.store.write_record({"labelling": self.labelling, "versions": versions(), "complete": complete})
+        effort = dataclasses.asdict(counts) | {"seconds": round(progress.seconds, 3), "finished": True}
+        self.run_dir.update(counts=_counts(complete), stages={LABEL: effort})
+
+    def _train(self, plan: Plan, console: Console) -> None:
+        from raydistill.stages.train import StudentSpec, train_student
+
+        labels = self.store.complete_record()["complete"]
+        self.run_dir.update(counts=_counts(labels))
+        earlier = self.run_dir.record.get("stages", {}).get(TRAIN, {})
+        checkpoints = self.run_dir.path / CHECKPOINTS
+        if earlier.get("labels") == labels["id"] and earlier.get("finished"):
+            console.say(f"train  done before: {self.run_dir.path}")
+        else:
+            if earlier.get("labels") != labels["id"]:
+                shutil.rmtree(checkpoints, ignore_errors=True)  # they were trained on other labels
+            self.run_dir.update(stages={TRAIN: {"labels": labels["id"], "finished": False}})
+            spec = StudentSpec(
+                name_or_path=self.config.student_name_or_path,
+                class_names=tuple(self.class_names),
+                multi_label=self.config.multi_label,
+                temperature=self.config.temperature,
+                max_length=self.config.student_max_length,
+                use_fast_tokenizer=self.config.use_fast_tokenizer,
+                shuffle_buffer=self.config.shuffle_buffer,
+                training=self.config.training,
+            )
+            with console.stage("train", "steps") as progress:
+                student = train_student(spec, self.store, labels["texts"], plan, self.run_dir.path, progress)
+            self.run_dir.publish(student.folder)
+            seconds = round(progress.seconds, 3)
+            stage = {"labels": labels["id"], "finished": True, "updates": student.updates, "seconds": seconds}
+            self.run_dir.update(figures=student.figures, stages={TRAIN: stage})
+        if not int(self.config.training.get("save_total_limit") or 0):
+            shutil.rmtree(checkpoints, ignore_errors=True)
+
+    def _finish(self, console: Console) -> DistillResult:
+        record = self.run_dir.record
+        seconds = {name: stage["seconds"] for name, stage in record.get("stages", {}).items() if "seconds" in stage}
+        result = DistillResult(
+            output_dir=self.run_dir.path,
+            labels=Path(self.store.path),
+            counts=record.get("counts", {}),
+            figures=record.get("figures", {}) if TRAIN in self.stages else {},
+            seconds=seconds | {"total": record["seconds"]},
+        )
+        counts = result.counts
+        rows = [
+            (
+                "texts",
+                f"{counts['texts']:,} ({counts['duplicates']:,} of them duplicates, {counts['blanks']:,} blank lines dropped)",
+            )
+        ]
+        rows += [("pairs", f"{counts['pairs']:,}")]
+        rows += [(name.replace("_", " "), f"{value:.4f}") for name, value in result.figures.items()]
+        rows += [("time", ", ".join(f"{name} {duration(value)}" for name, value in result.seconds.items()))]
+        rows += [("labels", f"{result.labels}")]
+        rows += [("student", f"{result.output_dir}")] if TRAIN in self.stages else []
+        console.say("done")
+        console.table(rows)
+        return result
+
+
+def versions() -> dict[str, str]:
+    """The versions that a result depends on."""
+    packages = ("raydistill", "ray", "torch", "transformers", "tokenizers", "pyarrow", "numpy")
+    found = {"python": platform.python_version()}
+    for name in packages:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue  # the package's own code, brought to a worker without an installation
+    return found
+
+
+def corpus_signature(files: Sequence[CorpusFile], text_column: str) -> str:
+    """Changes when a file of the corpus does: names, sizes and times, not contents."""
+    facts = [[file.path, file.size, file.modified] for file in files]
+    return hashlib.blake2b(json.dumps([text_column, facts]).encode(), digest_size=16).hexdigest()
+
+
+def describe_plan(plan: Plan, stages: Sequence[str]) -> str:
+    """One line for people."""
+    parts = []
+    if LABEL in stages:
+        number = f"{plan.teacher_actors_min}" + (
+            f" to {plan.teacher_actors_max}" * (plan.teacher_actors_max > plan.teacher_actors_min)
+        )
+        parts.append(
+            f"{number} teacher actor{'s' * (plan.teacher_actors_max > 1)} of {_size(plan.teacher_cpus, plan.teacher_gpus)}"
+        )
+    if TRAIN in stages:
+        parts.append(
+            f"{plan.train_workers} train worker{'s' * (plan.train_workers > 1)} of {_size(plan.train_cpus, plan.train_gpus)}"
+        )
+    return f"{plan.nodes} node{'s' * (plan.nodes > 1)}: {', then '.join(parts)}"
+
+
+def _size(cpus: float, gpus: float) -> str:
+    return f"{cpus:g} CPU" + (f" and {gpus:g} GPU" if gpus else "")
+
+
+def _counts(complete: dict[str, Any]) -> dict[str, int]:
+    return {name: complete[name] for name in ("texts", "distinct", "duplicates", "blanks", "pairs")}
+
+
+def _request(config: DistillConfig) -> Request:
+    return Request(**{field.name: getattr(config, field.name) for field in dataclasses.fields(Request)})
+
+
+def _teacher_spec(config: DistillConfig, class_names: Sequence[str]) -> Any:
+    from raydistill.teacher import TeacherSpec
+
+    return TeacherSpec(
+        name_or_path=config.teacher_name_or_path,
+        class_names=tuple(class_names),
+        hypothesis_template=config.hypothesis_template,
+        batch_size=config.teacher_batch_size,
+        max_length=config.teacher_max_length,
+        precision=config.teacher_precision,
+        entailment_id=config.entailment_id,
+        contradiction_id=config.contradiction_id,
+        use_fast_tokenizer=config.use_fast_tokenizer,
+    )
+
+
+def _expect_same_labelling(then: dict[str, Any], now: dict[str, Any], store: LabelStore) -> None:
+    differences = [f"{name} was {then.get(name)}, now {now[name]}" for name in now if then.get(name) != now[name]]
+    if differences:
+        raise RunDirError(
+            f"{store.path}: its labels were made otherwise ({'; '.join(differences)}). Use another --output-dir, or start anew "
+            "with --overwrite-output-dir."
+        )

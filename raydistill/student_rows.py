@@ -1,0 +1,99 @@
+"""What the student is trained on: rows of the label store become token ids and soft labels. No torch, no transformers.
+
+The work is done in data tasks, which start in milliseconds because a fast tokenizer needs only the `tokenizers` library.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from tokenizers import Tokenizer
+
+from raydistill.label_store import logits_column, logits_matrix
+from raydistill.soft_labels import soft_labels
+
+_tokenizers: dict[int, Tokenizer] = {}  # by the hash of their JSON, once a process
+
+
+@dataclasses.dataclass(frozen=True)
+class StudentRows:
+    """A function from a label part to rows for the student, that travels to data tasks.
+
+    Args:
+        tokenizer: a fast tokenizer as JSON, or a slow one as an object.
+        max_length: longest text in tokens, special ones included.
+        truncation_side: which end of a long text is cut.
+        num_classes: K.
+        temperature, multi_label: as for `soft_labels`.
+    """
+
+    tokenizer: Any
+    max_length: int
+    truncation_side: str
+    num_classes: int
+    temperature: float
+    multi_label: bool
+
+    @classmethod
+    def of(
+        cls, tokenizer: Any, *, max_length: int, num_classes: int, temperature: float, multi_label: bool
+    ) -> StudentRows:
+        """From a transformers tokenizer."""
+        json = tokenizer.backend_tokenizer.to_str() if tokenizer.is_fast else tokenizer
+        return cls(json, max_length, tokenizer.truncation_side, num_classes, temperature, multi_label)
+
+    def __call__(self, part: pa.Table) -> pa.Table:
+        """Rows (text, occurrences, entailment, contradiction) -> (input_ids: list<int32>, labels: list<float32>).
+
+        A text stands in the result as often as in the corpus.
+        """
+        labels = soft_labels(
+            logits_matrix(part["entailment"], self.num_classes),
+            logits_matrix(part["contradiction"], self.num_classes),
+            temperature=self.temperature,
+            multi_label=self.multi_label,
+        )
+        rows = pa.table({"input_ids": self._token_ids(part["text"].to_pylist()), "labels": logits_column(labels)})
+        occurrences = part["occurrences"].to_numpy()
+        if (occurrences == 1).all():
+            return rows
+        return rows.take(np.repeat(np.arange(len(occurrences)), occurrences))
+
+    def _token_ids(self, texts: list[str]) -> pa.Array:
+        if isinstance(self.tokenizer, str):
+            ids = [encoding.ids for encoding in self._fast().encode_batch_fast(texts)]
+        elif texts:
+            ids = self.tokenizer(texts, truncation=True, max_length=self.max_length)["input_ids"]
+        else:
+            ids = []
+        return pa.array(ids, pa.list_(pa.int32()))
+
+    def _fast(self) -> Tokenizer:
+        key = hash((self.tokenizer, self.max_length, self.truncation_side))
+        if key not in _tokenizers:
+            tokenizer = Tokenizer.from_str(self.tokenizer)
+            tokenizer.no_padding()
+            tokenizer.enable_truncation(self.max_length, direction=self.truncation_side)
+            _tokenizers[key] = tokenizer
+        return _tokenizers[key]
+
+
+def pad_rows(rows: pa.Table, pad_id: int, num_classes: int, *, left: bool = False) -> dict[str, np.ndarray[Any, Any]]:
+    """A batch of rows as arrays, padded to its longest.
+
+    Returns:
+        input_ids and attention_mask, (B, longest) int64, and labels, (B, K) float32.
+    """
+    ids = rows["input_ids"].combine_chunks()
+    lengths = np.diff(ids.offsets.to_numpy())
+    column = np.arange(lengths.max(initial=1))[None, :]
+    if left:
+        column = column[:, ::-1]
+    mask = column < lengths[:, None]
+    padded = np.full(mask.shape, pad_id, dtype=np.int64)
+    padded[mask] = ids.flatten().to_numpy()
+    labels = logits_matrix(rows["labels"], num_classes).copy()  # out of Arrow's read-only memory
+    return {"input_ids": padded, "attention_mask": mask.astype(np.int64), "labels": labels}
