@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import re
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -23,7 +24,10 @@ from raydistill.config import (
     suggest,
 )
 from raydistill.errors import ConfigError, RaydistillError
-from raydistill.progress import chatter_to
+from raydistill.progress import Console, chatter_to
+
+if TYPE_CHECKING:
+    from raydistill.stages.run import Job
 
 SETTINGS = {
     "token_normalize_func": lambda name: name.replace("_", "-"),
@@ -148,7 +152,10 @@ def train(ctx: click.Context, **flags: Any) -> None:
 
 
 def collect_config(flags: dict[str, Any], leftover: Sequence[str]) -> DistillConfig:
-    """One config from flags, `TrainingArguments` flags, and the file that --config or a lone FILE.json names. Flags win."""
+    """One config from flags, `TrainingArguments` flags, and the file that --config or a lone FILE.json names.
+
+    Flags win over the file.
+    """
     path = flags.pop("config", None)
     given = {name: value for name, value in flags.items() if value not in (None, ())}
     if not given and path is None and len(leftover) == 1 and leftover[0].endswith(".json"):
@@ -166,9 +173,8 @@ def training_flags(leftover: Sequence[str]) -> dict[str, Any]:
         if not token.startswith("--"):
             if token.startswith("-") and len(token) > 1:
                 raise ConfigError(f"No such option: {token}.")
-            raise ConfigError(
-                f"Unexpected argument {token!r}: options begin with --.{suggest(token, (f.name for f in option_fields()))}"
-            )
+            near = suggest(token.replace("-", "_"), (field.name for field in option_fields()))
+            raise ConfigError(f"Unexpected argument {token!r}: options begin with --.{near}")
         name, equals, value = token[2:].partition("=")
         name = name.replace("-", "_")
         if equals:
@@ -180,19 +186,39 @@ def training_flags(leftover: Sequence[str]) -> dict[str, Any]:
     return found
 
 
+@cli.command("demo", context_settings=SETTINGS | {"ignore_unknown_options": False, "allow_extra_args": False})
+@click.option("--output-dir", default="raydistill-demo", show_default=True, help="Where the demo is laid out.")
+@click.option("--address", default=None, help="Ray cluster to join, as for run.")
+def demo(output_dir: str, address: str | None) -> None:
+    """A real run, offline, in about two minutes: BBC News texts, a bundled teacher, a student from all-MiniLM-L6-v2."""
+    from raydistill.stages.demo import prepare_demo, run_demo
+    from raydistill.stages.run import Job
+
+    files, config = prepare_demo(output_dir, address)
+    job = Job.prepare(config, ("label", "train"))
+    with _begun(job) as console:
+        run_demo(files, job, console)
+
+
 def _execute(ctx: click.Context, flags: dict[str, Any], stages: tuple[str, ...]) -> None:
     config = collect_config(flags, ctx.args)
     from raydistill.stages.run import Job
 
     job = Job.prepare(config, stages)
-    if config.dry_run:
-        log = Path(os.devnull)
-    else:
-        job.begin()
-        log = job.run_dir.log_path
-    with chatter_to(log) as console:
-        console.say(f"raydistill: log in {log}") if not config.dry_run else None
+    with _begun(job) as console:
         job.execute(console, worker_output=True)
+
+
+@contextlib.contextmanager
+def _begun(job: Job) -> Iterator[Console]:
+    """A job's console, with everybody else's chatter in the job's log; a dry run leaves no trace."""
+    if job.config.dry_run:
+        with chatter_to(Path(os.devnull)) as console:
+            yield console
+        return
+    job.begin()
+    with chatter_to(job.run_dir.log_path) as console:
+        yield console
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

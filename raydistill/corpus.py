@@ -45,7 +45,7 @@ class CorpusFile:
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-    """A piece of a file: bytes [start, stop) of plain lines, or row groups [start, stop) of Parquet; stop < 0 is all."""
+    """A piece of a file: bytes [start, stop) of plain lines, or row groups of Parquet; stop < 0 is all."""
 
     file: CorpusFile
     start: int
@@ -103,7 +103,7 @@ def _describe(path: str, info: pafs.FileInfo) -> CorpusFile:
 
 
 def check_readable(files: Sequence[CorpusFile], text_column: str) -> None:
-    """Read the beginning of every file's kind, so that a wrong column or encoding is told at once. Raises CorpusError."""
+    """Read the beginning of one file of each kind, to tell a wrong column or encoding at once. Raises CorpusError."""
     seen: set[tuple[str, str | None]] = set()
     for file in files:
         if file.size and (file.format, file.compression) not in seen:
@@ -157,7 +157,7 @@ def text_id(text: str) -> str:
 
 
 def clean(text: str | None) -> str:
-    """A text without the blanks around it; "" for a missing one. A lone surrogate, which UTF-8 cannot hold, becomes U+FFFD."""
+    """A text without the blanks around it, "" for a missing one; a lone surrogate, unknown to UTF-8, is U+FFFD."""
     stripped = text.strip() if text else ""
     return stripped if stripped.isascii() else stripped.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 

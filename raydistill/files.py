@@ -1,4 +1,4 @@
-"""Files on local disks and object stores, through pyarrow.fs: find, read, and write so that a kill leaves no torn file."""
+"""Files on local disks and object stores, through pyarrow.fs, written so that a kill leaves no torn one."""
 
 from __future__ import annotations
 

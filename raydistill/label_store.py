@@ -90,7 +90,7 @@ class LabelStore:
         return self.folder.path
 
     def record(self) -> dict[str, Any] | None:
-        """What `_labels.json` says, or None where there is no store. Raises RunDirError for a record of another version."""
+        """What `_labels.json` says, or None where there is no store. Raises RunDirError for another version's."""
         try:
             record = json.loads(self.folder.read(RECORD))
         except FileNotFoundError:

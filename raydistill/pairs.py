@@ -1,9 +1,9 @@
-"""Pairs of text and hypothesis as token arrays, exactly as `tokenizer(text, hypothesis)` makes them, but each text and each
-hypothesis is tokenised once.
+"""Pairs of text and hypothesis as token arrays, exactly as `tokenizer(text, hypothesis)` makes them, but cheaper.
 
-A tokenizer joins two sequences by a fixed pattern: special tokens before, text, special tokens between, hypothesis,
-special tokens after. The pattern is read off the tokenizer by example, checked against it for every hypothesis, and
-filled in with numpy. A tokenizer that does not work by such a pattern is called for each pair instead.
+Each text and each hypothesis is tokenised once. A tokenizer joins two sequences by a fixed pattern: special tokens
+before, text, special tokens between, hypothesis, special tokens after. The pattern is read off the tokenizer by
+example, checked against it for every hypothesis, and filled in with numpy. A tokenizer that does not work by such a
+pattern is called for each pair instead.
 """
 
 from __future__ import annotations

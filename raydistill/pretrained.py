@@ -48,7 +48,7 @@ def longest_input(tokenizer: Any, model: Any) -> int:
 
 
 def ensure_pad_token(tokenizer: Any, model: Any) -> bool:
-    """Give a tokenizer without a padding token its end token for one, and tell the model. True where that was needed."""
+    """Give a tokenizer without a padding token its end token for one, and tell the model. True where needed."""
     if tokenizer.pad_token_id is not None:
         return False
     tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token

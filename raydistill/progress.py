@@ -122,7 +122,7 @@ def duration(seconds: float) -> str:
 
 @contextlib.contextmanager
 def chatter_to(log: Path) -> Iterator[Console]:
-    """Send all that this process and its libraries print, from C++ as well, to a log file; the Console still reaches the user.
+    """Send all that this process prints, its libraries' C++ as well, to a log file; the Console still reaches the user.
 
     For the command line only: a notebook's own output must not be taken away.
     """

@@ -47,8 +47,8 @@ class RunDir:
             record = json.loads((path / RECORD).read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise RunDirError(
-                f"--output-dir {path}: is not empty and holds no earlier run. Give another folder, or empty this one with "
-                "--overwrite-output-dir."
+                f"--output-dir {path}: is not empty and holds no earlier run. Give another folder, or empty this one "
+                "with --overwrite-output-dir."
             ) from None
         except (json.JSONDecodeError, UnicodeDecodeError):
             raise RunDirError(
@@ -57,13 +57,13 @@ class RunDir:
         differences = [line for product in products for line in _differences(config, product, record)]
         if differences:
             raise RunDirError(
-                f"--output-dir {path}: holds a run with other options ({'; '.join(differences)}). Give another folder, use "
-                "the same options to continue, or start anew with --overwrite-output-dir."
+                f"--output-dir {path}: holds a run with other options ({'; '.join(differences)}). Give another folder, "
+                "use the same options to continue, or start anew with --overwrite-output-dir."
             )
         return cls(path, record)
 
     def begin(self, config: DistillConfig, products: Sequence[str], **facts: Any) -> None:
-        """Make the folder, emptied where that was asked for (of labels only if they are made anew), and say what this run is."""
+        """Make the folder, emptied where asked for (of labels only if they are made anew), and say what this run is."""
         if config.overwrite_output_dir and self.path.is_dir():
             empty_folder(self.path, keep=() if LABELS_PRODUCT in products else (LABELS,))
         self.path.mkdir(parents=True, exist_ok=True)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
@@ -12,7 +14,8 @@ from torch.utils.data import DataLoader, IterableDataset
 from transformers import AutoModelForSequenceClassification, Trainer
 
 from raydistill.metrics import batch_sums, figures, sums_size
-from raydistill.pretrained import ensure_pad_token, load_config, load_tokenizer
+from raydistill.pairs import budget_batches
+from raydistill.pretrained import ensure_pad_token, load_config, load_tokenizer, longest_input
 
 Batch = Mapping[str, torch.Tensor]
 
@@ -69,6 +72,27 @@ def student_probabilities(logits: torch.Tensor, *, multi_label: bool) -> torch.T
     return logits.sigmoid() if multi_label else logits.softmax(-1)
 
 
+def load_trained_student(folder: str) -> tuple[Any, Any]:
+    """(model, tokenizer) of a student that a run has left in a folder. Raises ModelError."""
+    load_config(folder, "student")
+    return AutoModelForSequenceClassification.from_pretrained(folder).eval(), load_tokenizer(folder, use_fast=True)
+
+
+@torch.inference_mode()
+def predict(model: Any, tokenizer: Any, texts: Sequence[str], token_budget: int = 4096) -> npt.NDArray[np.float32]:
+    """The student's probabilities, (N, K) float32 in class order, from batches of like length."""
+    multi_label = model.config.problem_type == "multi_label_classification"
+    ids = tokenizer(list(texts), truncation=True, max_length=longest_input(tokenizer, model), padding=False)[
+        "input_ids"
+    ]
+    found = np.empty((len(texts), model.config.num_labels), dtype=np.float32)
+    for batch in budget_batches(np.array([len(row) for row in ids], dtype=np.int64), token_budget):
+        inputs = tokenizer.pad({"input_ids": [ids[i] for i in batch]}, return_tensors="pt").to(model.device)
+        logits = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]).logits.float()
+        found[batch] = student_probabilities(logits, multi_label=multi_label).cpu().numpy()
+    return found
+
+
 class EpochStream(IterableDataset[Batch]):
     """Batches made anew for each epoch, of a known number, so that steps and schedule come out as with a list.
 
@@ -107,7 +131,12 @@ class DistillationTrainer(Trainer):
         **trainer: Any,
     ) -> None:
         super().__init__(train_dataset=train_batches, eval_dataset=train_batches, **trainer)
-        self._eval_batches, self._class_names, self._multi_label = eval_batches, class_names, multi_label
+        self._train_batches, self._eval_batches, self._class_names, self._multi_label = (
+            train_batches,
+            eval_batches,
+            class_names,
+            multi_label,
+        )
         # The loss below is the mean of a batch: Trainer divides it by the accumulation steps.
         self.model_accepts_loss_kwargs = False
         self.loss_is_scaled_for_ga = False
@@ -116,7 +145,7 @@ class DistillationTrainer(Trainer):
     def get_train_dataloader(self) -> DataLoader[Batch]:
         # What ray.train.huggingface.transformers.prepare_trainer does, and a length besides: without one, Trainer can't
         # tell epochs and would drop a last, partial gradient accumulation.
-        return DataLoader(self.train_dataset, batch_size=None)
+        return DataLoader(self._train_batches, batch_size=None)
 
     def compute_loss(
         self, model: Any, inputs: Batch, return_outputs: bool = False, num_items_in_batch: Any = None

@@ -1,6 +1,6 @@
 """What the student is trained on: rows of the label store become token ids and soft labels. No torch, no transformers.
 
-The work is done in data tasks, which start in milliseconds because a fast tokenizer needs only the `tokenizers` library.
+The work is done in data tasks, which start at once because a fast tokenizer needs only the `tokenizers` library.
 """
 
 from __future__ import annotations

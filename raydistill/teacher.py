@@ -232,7 +232,7 @@ def teacher_config(name_or_path: str) -> Any:
 def nli_label_ids(label2id: Mapping[str, int], num_labels: int, spec: TeacherSpec) -> tuple[int, int]:
     """(entailment, contradiction) indices: as asked, else by the labels' names, in any case and order.
 
-    With two labels the other one (`not_entailment`) stands for contradiction. Raises ModelError where they can't be told.
+    With two labels the other one (`not_entailment`) stands for contradiction. Raises ModelError where none can be told.
     """
     names = {label.lower(): int(index) for label, index in label2id.items()}
     entailment, contradiction = spec.entailment_id, spec.contradiction_id
@@ -250,7 +250,7 @@ def nli_label_ids(label2id: Mapping[str, int], num_labels: int, spec: TeacherSpe
     ):
         labels = ", ".join(f"{index}: {name}" for name, index in sorted(label2id.items(), key=lambda item: item[1]))
         raise ModelError(
-            f"--teacher-name-or-path {spec.name_or_path}: which of its {num_labels} labels ({labels}) mean entailment and "
-            "contradiction? Say so with --entailment-id and --contradiction-id, or give an NLI model."
+            f"--teacher-name-or-path {spec.name_or_path}: which of its {num_labels} labels ({labels}) mean entailment "
+            "and contradiction? Say so with --entailment-id and --contradiction-id, or give an NLI model."
         )
     return entailment, contradiction

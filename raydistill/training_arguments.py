@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Mapping
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 from transformers import HfArgumentParser, TrainingArguments
 
@@ -50,7 +50,7 @@ def training_arguments(given: Mapping[str, Any], *, output_dir: str, use_cpu: bo
     values = {**SEED_DEFAULTS, **given}
     tokens = [token for name, value in values.items() if value is not None for token in _tokens(name, value)]
     try:
-        (arguments,) = _Parser(TrainingArguments).parse_args_into_dataclasses(
+        (arguments,) = _Parser(cast(Any, TrainingArguments)).parse_args_into_dataclasses(
             ["--output_dir", output_dir, "--use_cpu", str(use_cpu), *tokens], look_for_args_file=False
         )
     except (ValueError, TypeError, ImportError, NotImplementedError) as error:

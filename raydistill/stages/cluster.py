@@ -27,8 +27,8 @@ def connection(address: str | None, *, worker_output: bool = False) -> Iterator[
     """Ray for the length of a run.
 
     Without an address, or with "local", a private Ray is started and stopped at the end, whatever happens. With one
-    (auto, host:port, ray://…) the cluster there is joined and never stopped; the package's own code goes along, since its
-    workers may not have it. In a process that is connected already, that connection is used and kept.
+    (auto, host:port, ray://…) the cluster there is joined and never stopped; the package's own code goes along, since
+    its workers may not have it. In a process that is connected already, that connection is used and kept.
 
     Args:
         worker_output: print here what workers print.
@@ -52,8 +52,8 @@ def connection(address: str | None, *, worker_output: bool = False) -> Iterator[
         except (ConnectionError, RuntimeError, ValueError, TimeoutError, ImportError) as error:
             reason = str(error).strip().split("\n")[0].rstrip(".")
             raise ResourceError(
-                f"--address {address}: no Ray cluster can be joined there ({reason}). Start one with `ray start --head`, or "
-                "leave --address out."
+                f"--address {address}: no Ray cluster can be joined there ({reason}). Start one with `ray start "
+                "--head`, or leave --address out."
             ) from None
     try:
         yield

@@ -18,7 +18,7 @@ from ray.data import ActorPoolStrategy
 from ray.data.block import Block, BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 
-from raydistill.corpus import CorpusFile, Split, clean, estimate_texts, make_splits, read_split, text_id
+from raydistill.corpus import CorpusFile, Split, clean, make_splits, read_split, text_id
 from raydistill.errors import ModelError
 from raydistill.label_store import KnownTexts, LabelStore, logits_column
 from raydistill.progress import Progress
@@ -56,15 +56,14 @@ def label_corpus(
 ) -> Counts:
     """Label every text that the store does not hold yet, then set the store's occurrences right.
 
-    A text counts as done when a part of the store holds its id: where it stands in the corpus, how the corpus is cut into
-    blocks and how large the cluster is do not matter. Raises CorpusError, ModelError.
+    A text counts as done when a part of the store holds its id: where it stands in the corpus, how the corpus is cut
+    into blocks and how large the cluster is do not matter. Raises CorpusError, ModelError.
     """
     earlier = store.parts()
     known = store.known_texts(earlier)
     counted = np.zeros(len(known), dtype=np.int64)
     counts, written = Counts(), set()
     spec = dataclasses.replace(spec, use_gpu=plan.teacher_gpus > 0, threads=plan.teacher_threads)
-    progress.total, _ = estimate_texts(files, text_column)
     with our_errors(), data_settings(target_max_block_size=block_bytes(files, len(spec.class_names), plan) // 2):
         for receipt in _receipts(files, text_column, spec, store, known, plan):
             counts.add(receipt)
@@ -188,8 +187,8 @@ class TeacherActor:
         except FloatingPointError as error:
             bad = block["text_id"][rows[error.args[1]]].as_py()
             raise ModelError(
-                f"the teacher gives logits that are not finite for the text with id {bad}. If it runs in fp16 or bf16, try "
-                "--teacher-precision fp32."
+                f"the teacher gives logits that are not finite for the text with id {bad}. If it runs in fp16 or bf16, "
+                "try --teacher-precision fp32."
             ) from None
         where = _positions(rows, len(texts))
         return (

@@ -13,7 +13,7 @@ import time
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from raydistill.class_names import read_class_names
 from raydistill.config import LABELS_PRODUCT, STUDENT_PRODUCT, DistillConfig
@@ -23,6 +23,9 @@ from raydistill.label_store import LabelStore
 from raydistill.progress import Console, duration
 from raydistill.resources import Plan, Request, make_plan
 from raydistill.run_dir import CHECKPOINTS, RunDir
+
+if TYPE_CHECKING:
+    from raydistill.teacher import TeacherSpec
 
 LABEL, TRAIN = "label", "train"
 PRODUCTS = {LABEL: LABELS_PRODUCT, TRAIN: STUDENT_PRODUCT}
@@ -48,7 +51,7 @@ class DistillResult:
 
 
 def distill(config: DistillConfig, console: Console | None = None) -> DistillResult:
-    """Label a corpus with the teacher and train the student on the labels; continues an earlier run of the same options.
+    """Label a corpus and train the student on the labels; continues an earlier run of the same options.
 
     Raises RaydistillError for what the user can mend; nothing is begun then.
     """
@@ -100,34 +103,19 @@ class Job:
             class_names = store.complete_record()["labelling"]["class_names"]
         if len(class_names) == 1 and not config.multi_label and TRAIN in stages:
             raise ConfigError(
-                f"there is only one class, {class_names[0]!r}: against no other, its probability is always 1. Name a second "
-                "class, or use --multi-label to judge it by itself."
+                f"there is only one class, {class_names[0]!r}: against no other, its probability is always 1. Name a "
+                "second class, or use --multi-label to judge it by itself."
             )
-        labelling = cls._check_models(config, stages, class_names)
+        labelling = _check_models(config, stages, class_names)
         fresh = config.overwrite_output_dir and labelled_here
         if labelled_here and not fresh and (record := store.record()):
             _expect_same_labelling(record["labelling"], labelling, store)
         return cls(config, stages, run_dir, store, class_names, files, labelling)
 
-    @staticmethod
-    def _check_models(config: DistillConfig, stages: Sequence[str], class_names: Sequence[str]) -> dict[str, Any]:
-        """What the labels are made with. The heavy imports begin here, after all that can be told without them."""
-        os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-        if TRAIN in stages:
-            from raydistill.student import student_config
-            from raydistill.training_arguments import training_arguments
-
-            training_arguments(config.training, output_dir="unused", use_cpu=True)
-            student_config(config.student_name_or_path, class_names, multi_label=config.multi_label)
-        elif config.training:
-            from raydistill.training_arguments import training_arguments
-
-            training_arguments(config.training, output_dir="unused", use_cpu=True)
-        if LABEL not in stages:
-            return {}
-        from raydistill.teacher import describe_teacher
-
-        return describe_teacher(_teacher_spec(config, class_names))
+    @property
+    def teacher_spec(self) -> TeacherSpec:
+        """The teacher as workers load it."""
+        return _teacher_spec(self.config, self.class_names)
 
     def begin(self) -> None:
         """Take the output directory: from here on `run.json` and the log are in it."""
@@ -147,28 +135,32 @@ class Job:
         started = time.monotonic()
         with connection(self.config.address, worker_output=worker_output):
             plan = make_plan(free_nodes(), _request(self.config))
-            self._announce(console, plan)
+            texts = self._announce(console, plan)
             if self.config.dry_run:
                 return DistillResult(self.run_dir.path, Path(self.store.path), {}, {}, {})
             self.run_dir.update(plan=dataclasses.asdict(plan))
             if LABEL in self.stages:
-                self._label(plan, console)
+                self._label(plan, console, texts)
             if TRAIN in self.stages:
                 self._train(plan, console)
         self.run_dir.update(seconds=round(time.monotonic() - started, 3))
         return self._finish(console)
 
-    def _announce(self, console: Console, plan: Plan) -> None:
+    def _announce(self, console: Console, plan: Plan) -> int | None:
+        """Say what is to be done; returns the number of texts, which may be an estimate, or None for none to label."""
+        texts = None
         if LABEL in self.stages:
             texts, exact = estimate_texts(self.files, self.config.text_column)
             about = "" if exact else "about "
+            pairs = texts * len(self.class_names)
             console.say(
-                f"corpus {about}{texts:,} texts × {len(self.class_names)} classes = {about}{texts * len(self.class_names):,} "
-                f"pairs, in {len(self.files)} file{'s' * (len(self.files) > 1)}"
+                f"corpus {about}{texts:,} texts × {len(self.class_names)} classes = {about}{pairs:,} pairs, "
+                f"in {_count(len(self.files), 'file')}"
             )
         console.say(f"plan   {describe_plan(plan, self.stages)}")
+        return texts
 
-    def _label(self, plan: Plan, console: Console) -> None:
+    def _label(self, plan: Plan, console: Console, texts: int | None) -> None:
         from raydistill.stages.label import label_corpus
 
         corpus = corpus_signature(self.files, self.config.text_column)
@@ -178,9 +170,8 @@ class Job:
             return
         self.store.folder.create()
         self.store.write_record({"labelling": self.labelling, "versions": versions(), "complete": None})
-        spec = _teacher_spec(self.config, self.class_names)
-        with console.stage("label", "texts") as progress:
-            counts = label_corpus(self.files, self.config.text_column, spec, self.store, plan, progress)
+        with console.stage("label", "texts", texts) as progress:
+            counts = label_corpus(self.files, self.config.text_column, self.teacher_spec, self.store, plan, progress)
         if not counts.texts:
             raise ModelError("the corpus holds blank lines only.")
         complete = {
@@ -197,7 +188,8 @@ class Job:
         self.run_dir.update(counts=_counts(complete), stages={LABEL: effort})
 
     def _train(self, plan: Plan, console: Console) -> None:
-        from raydistill.stages.train import StudentSpec, train_student
+        from raydistill.stages.train import train_student
+        from raydistill.stages.train_worker import StudentSpec
 
         labels = self.store.complete_record()["complete"]
         self.run_dir.update(counts=_counts(labels))
@@ -242,7 +234,7 @@ class Job:
         rows = [
             (
                 "texts",
-                f"{counts['texts']:,} ({counts['duplicates']:,} of them duplicates, {counts['blanks']:,} blank lines dropped)",
+                f"{counts['texts']:,}, {counts['duplicates']:,} duplicates; {counts['blanks']:,} blank ones dropped",
             )
         ]
         rows += [("pairs", f"{counts['pairs']:,}")]
@@ -277,17 +269,16 @@ def describe_plan(plan: Plan, stages: Sequence[str]) -> str:
     """One line for people."""
     parts = []
     if LABEL in stages:
-        number = f"{plan.teacher_actors_min}" + (
-            f" to {plan.teacher_actors_max}" * (plan.teacher_actors_max > plan.teacher_actors_min)
-        )
-        parts.append(
-            f"{number} teacher actor{'s' * (plan.teacher_actors_max > 1)} of {_size(plan.teacher_cpus, plan.teacher_gpus)}"
-        )
+        least, most = plan.teacher_actors_min, plan.teacher_actors_max
+        number = _count(most, "teacher actor") if least == most else f"{least} to {_count(most, 'teacher actor')}"
+        parts.append(f"{number} of {_size(plan.teacher_cpus, plan.teacher_gpus)}")
     if TRAIN in stages:
-        parts.append(
-            f"{plan.train_workers} train worker{'s' * (plan.train_workers > 1)} of {_size(plan.train_cpus, plan.train_gpus)}"
-        )
-    return f"{plan.nodes} node{'s' * (plan.nodes > 1)}: {', then '.join(parts)}"
+        parts.append(f"{_count(plan.train_workers, 'train worker')} of {_size(plan.train_cpus, plan.train_gpus)}")
+    return f"{_count(plan.nodes, 'node')}: {', then '.join(parts)}"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}" + "s" * (number != 1)
 
 
 def _size(cpus: float, gpus: float) -> str:
@@ -302,7 +293,28 @@ def _request(config: DistillConfig) -> Request:
     return Request(**{field.name: getattr(config, field.name) for field in dataclasses.fields(Request)})
 
 
-def _teacher_spec(config: DistillConfig, class_names: Sequence[str]) -> Any:
+def _check_models(config: DistillConfig, stages: Sequence[str], class_names: Sequence[str]) -> dict[str, Any]:
+    """What the labels are made with, if they are made here. Raises ModelError and ConfigError.
+
+    The heavy imports begin here, after all that can be told without them.
+    """
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    if config.training or TRAIN in stages:
+        from raydistill.training_arguments import training_arguments
+
+        training_arguments(config.training, output_dir="unused", use_cpu=True)
+    if TRAIN in stages:
+        from raydistill.student import student_config
+
+        student_config(config.student_name_or_path, class_names, multi_label=config.multi_label)
+    if LABEL not in stages:
+        return {}
+    from raydistill.teacher import describe_teacher
+
+    return describe_teacher(_teacher_spec(config, class_names))
+
+
+def _teacher_spec(config: DistillConfig, class_names: Sequence[str]) -> TeacherSpec:
     from raydistill.teacher import TeacherSpec
 
     return TeacherSpec(
@@ -322,6 +334,6 @@ def _expect_same_labelling(then: dict[str, Any], now: dict[str, Any], store: Lab
     differences = [f"{name} was {then.get(name)}, now {now[name]}" for name in now if then.get(name) != now[name]]
     if differences:
         raise RunDirError(
-            f"{store.path}: its labels were made otherwise ({'; '.join(differences)}). Use another --output-dir, or start anew "
-            "with --overwrite-output-dir."
+            f"{store.path}: its labels were made otherwise ({'; '.join(differences)}). Use another --output-dir, or "
+            "start anew with --overwrite-output-dir."
         )

@@ -1,0 +1,197 @@
+"""What a train worker does: Hugging Face's `Trainer` on its share of the rows; Ray gets checkpoints and progress."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import math
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import ray.train
+import torch
+import torch.distributed as dist
+from ray.train import Checkpoint
+from transformers import TrainerCallback, set_seed
+from transformers.trainer_utils import get_last_checkpoint
+
+from raydistill.student import Batch, DistillationTrainer, EpochStream, load_student
+from raydistill.student_rows import StudentRows, pad_rows
+from raydistill.training_arguments import training_arguments
+
+MODEL, TRAINER = "model", "trainer"  # what a checkpoint holds: the finished student, or Trainer's own checkpoint
+POLL_SECONDS = 0.5
+
+
+@dataclasses.dataclass(frozen=True)
+class StudentSpec:
+    """All that a worker needs to train the student."""
+
+    name_or_path: str
+    class_names: tuple[str, ...]
+    multi_label: bool
+    temperature: float
+    max_length: int | None
+    use_fast_tokenizer: bool
+    shuffle_buffer: int
+    training: Mapping[str, Any]
+
+
+def train_worker(loop: dict[str, Any]) -> None:
+    """One worker: load the student, train on this worker's share, evaluate, and hand the model over from rank 0."""
+    spec: StudentSpec = loop["spec"]
+    rows: StudentRows = loop["rows"]
+    context = ray.train.get_context()
+    rank, world = context.get_world_rank(), context.get_world_size()
+    torch.set_num_threads(loop["threads"])
+    if world == 1:
+        _leave_process_group()
+    with tempfile.TemporaryDirectory() as folder, _downloaded(ray.train.get_checkpoint()) as checkpoint:
+        if checkpoint and (checkpoint / MODEL).is_dir():
+            return  # the student was finished and only the driver was lost
+        arguments = training_arguments(spec.training, output_dir=folder, use_cpu=not loop["use_gpu"])
+        arguments.save_total_limit = max(arguments.save_total_limit or 0, 1)  # this copy; Ray Train keeps the others
+        set_seed(arguments.seed)
+        model, tokenizer = load_student(
+            spec.name_or_path,
+            spec.class_names,
+            multi_label=spec.multi_label,
+            use_fast_tokenizer=spec.use_fast_tokenizer,
+        )
+        collate = partial(
+            collate_rows,
+            pad_id=tokenizer.pad_token_id,
+            num_classes=rows.num_classes,
+            left=tokenizer.padding_side == "left",
+        )
+        batch_size, share = arguments.per_device_train_batch_size, loop["texts"] // world
+
+        def train_batches(epoch: int) -> Iterator[Batch]:
+            return _batches(
+                "train",
+                collate,
+                batch_size=batch_size,
+                drop_last=arguments.dataloader_drop_last,
+                local_shuffle_buffer_size=max(spec.shuffle_buffer, batch_size),
+                local_shuffle_seed=arguments.seed + epoch * world + rank,
+            )
+
+        trainer = DistillationTrainer(
+            model=model,
+            args=arguments,
+            processing_class=tokenizer,
+            train_batches=EpochStream(
+                train_batches,
+                share // batch_size if arguments.dataloader_drop_last else math.ceil(share / batch_size),
+                first_epoch=_epoch(checkpoint),
+            ),
+            eval_batches=lambda: _batches("evaluation", collate, batch_size=arguments.per_device_eval_batch_size),
+            class_names=spec.class_names,
+            multi_label=spec.multi_label,
+            callbacks=[ReportCheckpoints(rank), *([TellBoard(loop["board"])] if rank == 0 else [])],
+        )
+        if arguments.do_train:
+            trainer.train(resume_from_checkpoint=str(checkpoint / TRAINER) if checkpoint else None)
+            if arguments.load_best_model_at_end and world > 1:
+                for tensor in model.state_dict().values():  # only rank 0 has the best checkpoint on its disk
+                    dist.broadcast(tensor, src=0)
+        metrics = trainer.evaluate() if arguments.do_eval else {}
+        figures = {name.removeprefix("eval_"): value for name, value in metrics.items()}
+        finished = Path(folder, "finished")
+        if rank == 0:
+            model.save_pretrained(finished / MODEL)
+            tokenizer.save_pretrained(finished / MODEL)
+        ray.train.report(
+            {"figures": figures, "updates": trainer.state.global_step, "epoch": 0},
+            checkpoint=Checkpoint.from_directory(finished) if rank == 0 else None,
+        )
+
+
+def _leave_process_group() -> None:
+    """Let Trainer see a single process: alone, DistributedDataParallel would only copy gradients to and fro."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+        os.environ.pop(name, None)
+
+
+def collate_rows(table: pa.Table, pad_id: int, num_classes: int, left: bool) -> Batch:
+    """A batch of rows as padded tensors."""
+    return {name: torch.from_numpy(array) for name, array in pad_rows(table, pad_id, num_classes, left=left).items()}
+
+
+def _batches(shard: str, collate: Callable[[pa.Table], Batch], **iteration: Any) -> Iterator[Batch]:
+    for table in ray.train.get_dataset_shard(shard).iter_batches(batch_format="pyarrow", **iteration):
+        yield collate(table)
+
+
+@contextlib.contextmanager
+def _downloaded(checkpoint: Checkpoint | None) -> Iterator[Path | None]:
+    if checkpoint is None:
+        yield None
+        return
+    with checkpoint.as_directory() as folder:
+        yield Path(folder)
+
+
+def _epoch(checkpoint: Path | None) -> int:
+    """The epoch that a Trainer's checkpoint stands in."""
+    if checkpoint is None:
+        return 0
+    return int(json.loads((checkpoint / TRAINER / "trainer_state.json").read_text())["epoch"])
+
+
+class ReportCheckpoints(TrainerCallback):
+    """Hands Trainer's checkpoints to Ray Train's storage. Every worker reports, rank 0 alone sends files."""
+
+    def __init__(self, rank: int) -> None:
+        self.rank = rank
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        metrics = {"epoch": int(state.epoch), "updates": state.global_step}
+        if self.rank:
+            ray.train.report(metrics, checkpoint=None)
+            return
+        with tempfile.TemporaryDirectory(dir=args.output_dir) as folder:
+            # Links: Trainer may want its own copy back at the end, to load the best one.
+            shutil.copytree(get_last_checkpoint(args.output_dir), Path(folder, TRAINER), copy_function=os.link)
+            ray.train.report(metrics, checkpoint=Checkpoint.from_directory(folder))
+
+
+class Board:
+    """Where the first worker writes how far it is and the driver reads it."""
+
+    def __init__(self) -> None:
+        self.state: dict[str, Any] = {}
+
+    def write(self, **state: Any) -> None:
+        """Add to the state."""
+        self.state |= state
+
+    def read(self) -> dict[str, Any]:
+        """The state."""
+        return self.state
+
+
+class TellBoard(TrainerCallback):
+    """Writes steps and loss to the board, twice a second at most."""
+
+    def __init__(self, board: Any) -> None:
+        self.board, self._told = board, 0.0
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if time.monotonic() - self._told >= POLL_SECONDS or state.global_step == state.max_steps:
+            self._told = time.monotonic()
+            self.board.write.remote(step=state.global_step, steps=state.max_steps)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+        if logs and "loss" in logs:
+            self.board.write.remote(loss=float(logs["loss"]))
