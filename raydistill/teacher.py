@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import time
 from collections.abc import Mapping, Sequence
@@ -16,6 +15,7 @@ from transformers import AutoModelForSequenceClassification
 from raydistill.errors import ModelError
 from raydistill.pairs import Ints, PairEncoder, budget_batches
 from raydistill.pretrained import ensure_pad_token, fingerprint, load_config, load_tokenizer, longest_input, skeleton
+from raydistill.specs import Effort, TeacherSpec
 
 logger = logging.getLogger(__name__)
 
@@ -23,34 +23,6 @@ logger = logging.getLogger(__name__)
 # 16,000 were 1.3 times slower.
 CPU_TOKEN_BUDGET = 2048
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-
-
-@dataclasses.dataclass(frozen=True)
-class TeacherSpec:
-    """All that a worker needs to load the teacher. Ids left at None are read off the model's config."""
-
-    name_or_path: str
-    class_names: tuple[str, ...]
-    hypothesis_template: str
-    batch_size: int = 32
-    max_length: int | None = None
-    precision: str = "auto"
-    entailment_id: int | None = None
-    contradiction_id: int | None = None
-    use_fast_tokenizer: bool = True
-    use_gpu: bool = False
-    threads: int | None = None
-
-
-@dataclasses.dataclass
-class Effort:
-    """What scoring took: pairs, tokens, tokens with padding, and seconds of tokenising and of forward passes."""
-
-    pairs: int = 0
-    tokens: int = 0
-    padded_tokens: int = 0
-    tokenize_seconds: float = 0.0
-    forward_seconds: float = 0.0
 
 
 class Teacher:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -15,16 +14,15 @@ import pyarrow.compute as pc
 import ray
 import ray.data
 from ray.data import ActorPoolStrategy
-from ray.data.block import Block, BlockMetadata
-from ray.data.datasource import Datasource, ReadTask
 
-from raydistill.corpus import CorpusFile, Split, clean, make_splits, read_split, text_id
+from raydistill.corpus import CorpusFile, make_splits
 from raydistill.errors import ModelError
 from raydistill.label_store import KnownTexts, LabelStore, logits_column
 from raydistill.progress import Progress
 from raydistill.resources import Plan
+from raydistill.specs import Effort, TeacherSpec
 from raydistill.stages.cluster import data_settings, our_errors
-from raydistill.teacher import Effort, Teacher, TeacherSpec
+from raydistill.stages.ingest import CorpusSource
 
 SPLIT_BYTES = 64 << 20
 # A block is the unit of progress and of what a crash costs; its work is about its bytes times the number of classes.
@@ -114,67 +112,12 @@ def _receipts(
         yield from batch.to_pylist()
 
 
-class CorpusSource(Datasource):
-    """The corpus as Ray Data reads it: one task for each split, one block for every `block_bytes` of text."""
-
-    def __init__(
-        self, splits: Sequence[Split], text_column: str, block_bytes: int, known: ray.ObjectRef | None
-    ) -> None:
-        super().__init__()
-        self._splits, self._text_column, self._block_bytes, self._known = splits, text_column, block_bytes, known
-
-    def estimate_inmemory_data_size(self) -> int | None:
-        return sum(split.file.size for split in self._splits)
-
-    def get_read_tasks(
-        self, parallelism: int, per_task_row_limit: int | None = None, data_context: Any = None
-    ) -> list[ReadTask]:
-        unknown = BlockMetadata(num_rows=None, size_bytes=None, input_files=None, exec_stats=None)
-        return [
-            ReadTask(partial(read_blocks, split, self._text_column, self._block_bytes, self._known), unknown)
-            for split in self._splits
-        ]
-
-
-def read_blocks(split: Split, text_column: str, block_bytes: int, known_ref: ray.ObjectRef | None) -> Iterable[Block]:
-    """The distinct texts of a split, some at a time (see `distinct_texts`)."""
-    known = ray.get(known_ref) if known_ref is not None else None
-    texts: Counter[str] = Counter()
-    size = 0
-    for lines in read_split(split, text_column):
-        for line in lines:
-            text = clean(line)
-            texts[text] += 1
-            size += len(text) + 1
-            if size >= block_bytes:
-                yield distinct_texts(texts, known)
-                texts, size = Counter(), 0
-    if texts:
-        yield distinct_texts(texts, known)
-
-
-def distinct_texts(texts: Counter[str], known: KnownTexts | None) -> pa.Table:
-    """Texts with their ids, occurrences, and index among the known ones (-1 for a new one).
-
-    Known texts travel on without their text, only to be counted; blank ones are one row of text "".
-    """
-    names = list(texts)
-    ids = [text_id(text) for text in names]
-    index = known.find(ids) if known is not None else np.full(len(names), -1, dtype=np.int64)
-    return pa.table(
-        {
-            "text_id": pa.array(ids, pa.string()),
-            "text": pa.array([text if i < 0 else None for text, i in zip(names, index, strict=True)], pa.string()),
-            "occurrences": pa.array(list(texts.values()), pa.int64()),
-            "known_index": pa.array(index, pa.int64()),
-        }
-    )
-
-
 class TeacherActor:
     """A teacher in an actor: loads once, scores the new texts of block after block."""
 
     def __init__(self, spec: TeacherSpec) -> None:
+        from raydistill.teacher import Teacher  # here, so that the tasks of this module start without torch
+
         self.teacher = Teacher.load(spec)
 
     def __call__(self, block: pa.Table) -> pa.Table:

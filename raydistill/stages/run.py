@@ -13,7 +13,7 @@ import time
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from raydistill.class_names import read_class_names
 from raydistill.config import LABELS_PRODUCT, STUDENT_PRODUCT, DistillConfig
@@ -23,9 +23,7 @@ from raydistill.label_store import LabelStore
 from raydistill.progress import Console, duration
 from raydistill.resources import Plan, Request, make_plan
 from raydistill.run_dir import CHECKPOINTS, RunDir
-
-if TYPE_CHECKING:
-    from raydistill.teacher import TeacherSpec
+from raydistill.specs import StudentSpec, TeacherSpec
 
 LABEL, TRAIN = "label", "train"
 PRODUCTS = {LABEL: LABELS_PRODUCT, TRAIN: STUDENT_PRODUCT}
@@ -189,7 +187,6 @@ class Job:
 
     def _train(self, plan: Plan, console: Console) -> None:
         from raydistill.stages.train import train_student
-        from raydistill.stages.train_worker import StudentSpec
 
         labels = self.store.complete_record()["complete"]
         self.run_dir.update(counts=_counts(labels))
@@ -315,8 +312,6 @@ def _check_models(config: DistillConfig, stages: Sequence[str], class_names: Seq
 
 
 def _teacher_spec(config: DistillConfig, class_names: Sequence[str]) -> TeacherSpec:
-    from raydistill.teacher import TeacherSpec
-
     return TeacherSpec(
         name_or_path=config.teacher_name_or_path,
         class_names=tuple(class_names),

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import json
 import math
 import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,26 +22,13 @@ from ray.train import Checkpoint
 from transformers import TrainerCallback, set_seed
 from transformers.trainer_utils import get_last_checkpoint
 
+from raydistill.specs import StudentSpec
+from raydistill.stages.board import POLL_SECONDS
 from raydistill.student import Batch, DistillationTrainer, EpochStream, load_student
 from raydistill.student_rows import StudentRows, pad_rows
 from raydistill.training_arguments import training_arguments
 
 MODEL, TRAINER = "model", "trainer"  # what a checkpoint holds: the finished student, or Trainer's own checkpoint
-POLL_SECONDS = 0.5
-
-
-@dataclasses.dataclass(frozen=True)
-class StudentSpec:
-    """All that a worker needs to train the student."""
-
-    name_or_path: str
-    class_names: tuple[str, ...]
-    multi_label: bool
-    temperature: float
-    max_length: int | None
-    use_fast_tokenizer: bool
-    shuffle_buffer: int
-    training: Mapping[str, Any]
 
 
 def train_worker(loop: dict[str, Any]) -> None:
@@ -164,21 +150,6 @@ class ReportCheckpoints(TrainerCallback):
             # Links: Trainer may want its own copy back at the end, to load the best one.
             shutil.copytree(get_last_checkpoint(args.output_dir), Path(folder, TRAINER), copy_function=os.link)
             ray.train.report(metrics, checkpoint=Checkpoint.from_directory(folder))
-
-
-class Board:
-    """Where the first worker writes how far it is and the driver reads it."""
-
-    def __init__(self) -> None:
-        self.state: dict[str, Any] = {}
-
-    def write(self, **state: Any) -> None:
-        """Add to the state."""
-        self.state |= state
-
-    def read(self) -> dict[str, Any]:
-        """The state."""
-        return self.state
 
 
 class TellBoard(TrainerCallback):

@@ -1,0 +1,77 @@
+"""The corpus as Ray Data reads it: blocks of distinct texts, with their ids and what the label store knows of them.
+
+Runs in read tasks, so it imports neither torch nor transformers.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import ray
+from ray.data.block import Block, BlockMetadata
+from ray.data.datasource import Datasource, ReadTask
+
+from raydistill.corpus import Split, clean, read_split, text_id
+from raydistill.label_store import KnownTexts
+
+
+class CorpusSource(Datasource):
+    """The corpus as Ray Data reads it: one task for each split, one block for every `block_bytes` of text."""
+
+    def __init__(
+        self, splits: Sequence[Split], text_column: str, block_bytes: int, known: ray.ObjectRef | None
+    ) -> None:
+        super().__init__()
+        self._splits, self._text_column, self._block_bytes, self._known = splits, text_column, block_bytes, known
+
+    def estimate_inmemory_data_size(self) -> int | None:
+        return sum(split.file.size for split in self._splits)
+
+    def get_read_tasks(
+        self, parallelism: int, per_task_row_limit: int | None = None, data_context: Any = None
+    ) -> list[ReadTask]:
+        unknown = BlockMetadata(num_rows=None, size_bytes=None, input_files=None, exec_stats=None)
+        return [
+            ReadTask(partial(read_blocks, split, self._text_column, self._block_bytes, self._known), unknown)
+            for split in self._splits
+        ]
+
+
+def read_blocks(split: Split, text_column: str, block_bytes: int, known_ref: ray.ObjectRef | None) -> Iterable[Block]:
+    """The distinct texts of a split, some at a time (see `distinct_texts`)."""
+    known = ray.get(known_ref) if known_ref is not None else None
+    texts: Counter[str] = Counter()
+    size = 0
+    for lines in read_split(split, text_column):
+        for line in lines:
+            text = clean(line)
+            texts[text] += 1
+            size += len(text) + 1
+            if size >= block_bytes:
+                yield distinct_texts(texts, known)
+                texts, size = Counter(), 0
+    if texts:
+        yield distinct_texts(texts, known)
+
+
+def distinct_texts(texts: Counter[str], known: KnownTexts | None) -> pa.Table:
+    """Texts with their ids, occurrences, and index among the known ones (-1 for a new one).
+
+    Known texts travel on without their text, only to be counted; blank ones are one row of text "".
+    """
+    names = list(texts)
+    ids = [text_id(text) for text in names]
+    index = known.find(ids) if known is not None else np.full(len(names), -1, dtype=np.int64)
+    return pa.table(
+        {
+            "text_id": pa.array(ids, pa.string()),
+            "text": pa.array([text if i < 0 else None for text, i in zip(names, index, strict=True)], pa.string()),
+            "occurrences": pa.array(list(texts.values()), pa.int64()),
+            "known_index": pa.array(index, pa.int64()),
+        }
+    )

@@ -1,0 +1,93 @@
+"""The label store as Ray Data streams it to train workers.
+
+Runs in Ray Train's controller and data actors and in data tasks, so it imports neither torch nor transformers.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import ray.data
+from ray.data.block import BlockMetadata
+from ray.data.datasource import Datasource, ReadTask
+from ray.train import DataConfig, Result
+
+from raydistill.label_store import LabelStore
+from raydistill.resources import Plan
+from raydistill.run_dir import CHECKPOINTS
+from raydistill.stages.cluster import data_settings
+from raydistill.student_rows import StudentRows
+
+
+def label_rows(
+    store: LabelStore, rows: StudentRows, plan: Plan, seed: int | None = None, storage: Path | None = None
+) -> ray.data.Dataset:
+    """The label store as a stream of the student's rows; with a seed, the order of its files is drawn anew each epoch.
+
+    The draw depends on seed and epoch alone: training that goes on from a checkpoint in `storage` sees what it would
+    have seen undisturbed.
+    """
+    with data_settings():
+        source = LabelSource(store, seed, _epoch_to_resume(storage) if storage else 0)
+        dataset = ray.data.read_datasource(source, num_cpus=plan.task_cpus, override_num_blocks=len(source.parts))
+        return dataset.map_batches(
+            rows, batch_size=None, batch_format="pyarrow", zero_copy_batch=True, num_cpus=plan.task_cpus
+        )
+
+
+class LabelSource(Datasource):
+    """The label store as Ray Data reads it: one task for each part, in an order drawn from seed and epoch.
+
+    `ray.data.read_parquet` would do, but it lists files in a task that takes a whole CPU, whatever `num_cpus` says, and
+    waits for ever where the train worker has left less.
+    """
+
+    COLUMNS = ("text", "occurrences", "entailment", "contradiction")
+
+    def __init__(self, store: LabelStore, seed: int | None, first_epoch: int) -> None:
+        super().__init__()
+        self.store, self.parts, self._seed, self._first_epoch = store, store.parts(), seed, first_epoch
+
+    def estimate_inmemory_data_size(self) -> int | None:
+        return None
+
+    def get_read_tasks(
+        self, parallelism: int, per_task_row_limit: int | None = None, data_context: Any = None
+    ) -> list[ReadTask]:
+        unknown = BlockMetadata(num_rows=None, size_bytes=None, input_files=None, exec_stats=None)
+        parts = list(self.parts)
+        if self._seed is not None:
+            # Ray Data counts the executions of a dataset: each is an epoch.
+            epoch = self._first_epoch + getattr(data_context, "_execution_idx", 0)
+            np.random.default_rng([self._seed, epoch]).shuffle(parts)
+        return [ReadTask(partial(_read_part, self.store, name), unknown) for name in parts]
+
+
+def _read_part(store: LabelStore, name: str) -> list[pa.Table]:
+    return [store.read_part(name, LabelSource.COLUMNS)]
+
+
+def _epoch_to_resume(storage: Path) -> int:
+    try:
+        return (Result.from_path(str(storage / CHECKPOINTS)).metrics or {}).get("epoch", 0)
+    except RuntimeError:
+        return 0  # no checkpoint yet
+
+
+class EvenOrWhole(DataConfig):
+    """Training rows are dealt out evenly, so that no worker waits for another; evaluation leaves no row out."""
+
+    def configure(
+        self, datasets: dict[str, Any], world_size: int, worker_handles: Any, worker_node_ids: Any, **_: Any
+    ) -> Any:
+        shares: list[dict[str, Any]] = [{} for _ in range(world_size)]
+        for name, dataset in datasets.items():
+            dataset.context.execution_options.preserve_order = True  # the same seed gives the same student
+            splits = dataset.streaming_split(world_size, equal=name == "train", locality_hints=worker_node_ids)
+            for share, split in zip(shares, splits, strict=True):
+                share[name] = split
+        return shares
