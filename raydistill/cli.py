@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import os
 import re
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import click
 
@@ -24,10 +21,7 @@ from raydistill.config import (
     suggest,
 )
 from raydistill.errors import ConfigError, RaydistillError
-from raydistill.progress import Console, chatter_to
-
-if TYPE_CHECKING:
-    from raydistill.stages.run import Job
+from raydistill.progress import Chatter
 
 SETTINGS = {
     "token_normalize_func": lambda name: name.replace("_", "-"),
@@ -196,8 +190,8 @@ def demo(output_dir: str, address: str | None) -> None:
 
     files, config = prepare_demo(output_dir, address)
     job = Job.prepare(config, ("label", "train"))
-    with _begun(job) as console:
-        run_demo(files, job, console)
+    with Chatter() as chatter:
+        run_demo(files, job, chatter)
 
 
 def _execute(ctx: click.Context, flags: dict[str, Any], stages: tuple[str, ...]) -> None:
@@ -205,20 +199,8 @@ def _execute(ctx: click.Context, flags: dict[str, Any], stages: tuple[str, ...])
     from raydistill.stages.run import Job
 
     job = Job.prepare(config, stages)
-    with _begun(job) as console:
-        job.execute(console, worker_output=True)
-
-
-@contextlib.contextmanager
-def _begun(job: Job) -> Iterator[Console]:
-    """A job's console, with everybody else's chatter in the job's log; a dry run leaves no trace."""
-    if job.config.dry_run:
-        with chatter_to(Path(os.devnull)) as console:
-            yield console
-        return
-    job.begin()
-    with chatter_to(job.run_dir.log_path) as console:
-        yield console
+    with Chatter() as chatter:
+        job.execute(chatter.console, chatter)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import logging
 import os
+import shutil
 import sys
+import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TextIO
+from typing import IO, TextIO
 
 LIVE_SECONDS, PLAIN_SECONDS = 0.2, 15.0
 
@@ -120,33 +120,50 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
-@contextlib.contextmanager
-def chatter_to(log: Path) -> Iterator[Console]:
-    """Send all that this process prints, its libraries' C++ as well, to a log file; the Console still reaches the user.
+class Chatter:
+    """All that this process prints, its libraries' C++ as well, caught in a file; `console` still reaches the user.
 
-    For the command line only: a notebook's own output must not be taken away.
+    It is a temporary file until `keep_in` gives it a name. For the command line only: a notebook's own output must not
+    be taken away.
     """
-    sys.stdout.flush()
-    sys.stderr.flush()
-    kept_out, kept_err = os.dup(1), os.dup(2)
-    with (
-        log.open("ab", buffering=0) as sink,
-        os.fdopen(os.dup(kept_err), "w", encoding="utf-8", errors="replace") as user,
-    ):
-        handler = logging.StreamHandler(io.TextIOWrapper(io.FileIO(os.dup(sink.fileno()), "w"), write_through=True))
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-        root = logging.getLogger()
-        root.addHandler(handler)
+
+    def __enter__(self) -> Chatter:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        self._kept = [os.dup(1), os.dup(2)]
+        self._user = os.fdopen(os.dup(self._kept[1]), "w", encoding="utf-8", errors="replace")
+        self.console = Console(self._user)
+        self._catch(tempfile.TemporaryFile())
+        self._handler = logging.StreamHandler(os.fdopen(os.dup(2), "w", encoding="utf-8", errors="replace"))
+        self._handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+        logging.getLogger().addHandler(self._handler)
+        return self
+
+    def keep_in(self, log: Path) -> None:
+        """From here on, and what was caught before, in this file; an earlier run's is added to."""
+        caught = self._sink
+        caught.seek(0)
+        sink = log.open("ab", buffering=0)
+        shutil.copyfileobj(caught, sink)
+        self._catch(sink)
+        caught.close()
+        os.dup2(sink.fileno(), self._handler.stream.fileno())
+
+    def _catch(self, sink: IO[bytes]) -> None:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        self._sink = sink
         os.dup2(sink.fileno(), 1)
         os.dup2(sink.fileno(), 2)
-        try:
-            yield Console(user)
-        finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os.dup2(kept_out, 1)
-            os.dup2(kept_err, 2)
-            os.close(kept_out)
-            os.close(kept_err)
-            root.removeHandler(handler)
-            handler.stream.close()
+
+    def __exit__(self, *_: object) -> None:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        logging.getLogger().removeHandler(self._handler)
+        self._handler.close()
+        self._handler.stream.close()
+        for kept, number in zip(self._kept, (1, 2), strict=True):
+            os.dup2(kept, number)
+            os.close(kept)
+        self._sink.close()
+        self._user.close()

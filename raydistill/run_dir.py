@@ -35,10 +35,10 @@ class RunDir:
             raise RunDirError(
                 f"--output-dir {config.output_dir}: must be a folder; object stores serve as --data-file only."
             )
-        path = Path(config.output_dir).expanduser()
+        path = Path(config.output_dir).expanduser().absolute()
         if path.exists() and not path.is_dir():
             raise RunDirError(f"--output-dir {path}: is a file. Give a folder.")
-        parent = next(folder for folder in [path, *path.absolute().parents] if folder.exists())
+        parent = next(folder for folder in [path, *path.parents] if folder.exists())
         if not os.access(parent, os.W_OK | os.X_OK) or not _can_write(parent):
             raise RunDirError(f"--output-dir {path}: cannot be written to. Give a folder that you may write to.")
         if config.overwrite_output_dir or not path.is_dir() or not any(path.iterdir()):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import logging
 import os
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,15 @@ import raydistill
 from raydistill.errors import RaydistillError, ResourceError
 from raydistill.resources import Node
 
-FORWARDED_ENVIRONMENT = ("HF_HUB_OFFLINE", "HF_ENDPOINT", "TOKENIZERS_PARALLELISM")
+CONNECT_SECONDS = 10
+# What our workers need of their environment. With OpenMP's default, threads spin at barriers: where another process
+# wants the same core, a forward pass of two threads took three times as long as one of passive ones.
+WORKER_ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE"}
+FORWARDED_ENVIRONMENT = ("HF_HUB_OFFLINE", "HF_ENDPOINT")
+PRIVATE_ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_worker_niceness": "0",  # Ray's 15 would yield to whatever else the machine does
+}
 
 
 @contextlib.contextmanager
@@ -39,26 +49,47 @@ def connection(address: str | None, *, worker_output: bool = False) -> Iterator[
     if ray.is_initialized():
         yield
         return
-    level: dict[str, Any] = {"log_to_driver": worker_output, "logging_level": logging.WARNING}
+    settings: dict[str, Any] = {"log_to_driver": worker_output, "logging_level": logging.WARNING}
     if address in (None, "local"):
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's 15 would yield to whatever else the machine does
-        ray.init(address="local", include_dashboard=False, **level)
+        for name, value in (PRIVATE_ENVIRONMENT | WORKER_ENVIRONMENT).items():
+            os.environ.setdefault(name, value)
+        ray.init(address="local", include_dashboard=False, **settings)
     else:
+        assert address is not None
+        _expect_listener(address)
         forwarded = {name: os.environ[name] for name in FORWARDED_ENVIRONMENT if name in os.environ}
         package = str(Path(raydistill.__file__).parent)
+        runtime_env = {"py_modules": [package], "env_vars": WORKER_ENVIRONMENT | forwarded}
         try:
-            ray.init(address=address, runtime_env={"py_modules": [package], "env_vars": forwarded}, **level)
-        except (ConnectionError, RuntimeError, ValueError, TimeoutError, ImportError) as error:
-            reason = str(error).strip().split("\n")[0].rstrip(".")
-            raise ResourceError(
-                f"--address {address}: no Ray cluster can be joined there ({reason}). Start one with `ray start "
-                "--head`, or leave --address out."
-            ) from None
+            ray.init(address=address, runtime_env=runtime_env, **settings)
+        except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
+            raise _no_cluster(address, str(error).strip().split("\n")[0].rstrip(".")) from None
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _expect_listener(address: str) -> None:
+    """Raise ResourceError where nobody listens at host:port: Ray itself would try for many minutes."""
+    if address.startswith("ray://") and importlib.util.find_spec("grpc") is None:
+        raise ResourceError(f"--address {address}: the Ray client is not installed: pip install 'ray[client]'.")
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if not colon:
+        if address == "auto":
+            return
+        raise ResourceError(f"--address {address}: must be auto, local, host:port or ray://host:port.")
+    try:
+        socket.create_connection((host, int(port)), timeout=CONNECT_SECONDS).close()
+    except (OSError, ValueError, OverflowError) as error:
+        raise _no_cluster(address, str(error)) from None
+
+
+def _no_cluster(address: str, reason: str) -> ResourceError:
+    return ResourceError(
+        f"--address {address}: no Ray cluster can be joined there ({reason}). Start one with `ray start --head`, or "
+        "leave --address out."
+    )
 
 
 def free_nodes() -> list[Node]:

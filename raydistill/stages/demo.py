@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from raydistill.config import DistillConfig
 from raydistill.errors import ConfigError
-from raydistill.progress import Console
+from raydistill.progress import Chatter
 from raydistill.stages.run import Job
 
 CLASSES = ["business", "entertainment", "politics", "sports", "tech"]
@@ -88,12 +88,13 @@ def prepare_demo(folder: str, address: str | None = None) -> tuple[DemoFiles, Di
     return files, config
 
 
-def run_demo(files: DemoFiles, job: Job, console: Console) -> None:
+def run_demo(files: DemoFiles, job: Job, chatter: Chatter) -> None:
     """Run, then measure teacher and student on the held-out texts and show the table."""
     from raydistill.student import load_trained_student, predict
     from raydistill.teacher import Teacher
 
-    result = job.execute(console, worker_output=True)
+    console = chatter.console
+    result = job.execute(console, chatter)
     with files.held_out.open(encoding="utf-8", newline="") as stream:
         rows = list(csv.DictReader(stream))
     texts = [row["text"] for row in rows]

@@ -20,7 +20,7 @@ from raydistill.config import LABELS_PRODUCT, STUDENT_PRODUCT, DistillConfig
 from raydistill.corpus import CorpusFile, check_readable, estimate_texts, find_files
 from raydistill.errors import ConfigError, ModelError, RunDirError
 from raydistill.label_store import LabelStore
-from raydistill.progress import Console, duration
+from raydistill.progress import Chatter, Console, duration
 from raydistill.resources import Plan, Request, make_plan
 from raydistill.run_dir import CHECKPOINTS, RunDir
 from raydistill.specs import StudentSpec, TeacherSpec
@@ -53,24 +53,17 @@ def distill(config: DistillConfig, console: Console | None = None) -> DistillRes
 
     Raises RaydistillError for what the user can mend; nothing is begun then.
     """
-    return _complete(config, (LABEL, TRAIN), console)
+    return Job.prepare(config, (LABEL, TRAIN)).execute(console or Console())
 
 
 def label(config: DistillConfig, console: Console | None = None) -> DistillResult:
     """The teacher stage alone: make or continue the label store. Raises RaydistillError."""
-    return _complete(config, (LABEL,), console)
+    return Job.prepare(config, (LABEL,)).execute(console or Console())
 
 
 def train(config: DistillConfig, console: Console | None = None) -> DistillResult:
     """The student stage alone, from a label store: `config.labels`, or OUTPUT_DIR/labels. Raises RaydistillError."""
-    return _complete(config, (TRAIN,), console)
-
-
-def _complete(config: DistillConfig, stages: tuple[str, ...], console: Console | None) -> DistillResult:
-    job = Job.prepare(config, stages)
-    if not config.dry_run:
-        job.begin()
-    return job.execute(console or Console())
+    return Job.prepare(config, (TRAIN,)).execute(console or Console())
 
 
 @dataclasses.dataclass
@@ -115,15 +108,13 @@ class Job:
         """The teacher as workers load it."""
         return _teacher_spec(self.config, self.class_names)
 
-    def begin(self) -> None:
-        """Take the output directory: from here on `run.json` and the log are in it."""
-        self.run_dir.begin(self.config, [PRODUCTS[stage] for stage in self.stages], versions=versions())
-
-    def execute(self, console: Console, *, worker_output: bool = False) -> DistillResult:
+    def execute(self, console: Console, chatter: Chatter | None = None) -> DistillResult:
         """Start or join Ray, plan, and run the stages; with `dry_run`, print the plan only.
 
+        The output directory is touched only when the plan is known to fit.
+
         Args:
-            worker_output: let this process print what workers print.
+            chatter: what this process prints, workers' output included, goes to the run's log.
 
         Raises:
             RaydistillError.
@@ -131,12 +122,15 @@ class Job:
         from raydistill.stages.cluster import connection, free_nodes
 
         started = time.monotonic()
-        with connection(self.config.address, worker_output=worker_output):
+        with connection(self.config.address, worker_output=chatter is not None):
             plan = make_plan(free_nodes(), _request(self.config))
             texts = self._announce(console, plan)
             if self.config.dry_run:
                 return DistillResult(self.run_dir.path, Path(self.store.path), {}, {}, {})
-            self.run_dir.update(plan=dataclasses.asdict(plan))
+            products = [PRODUCTS[stage] for stage in self.stages]
+            self.run_dir.begin(self.config, products, versions=versions(), plan=dataclasses.asdict(plan))
+            if chatter:
+                chatter.keep_in(self.run_dir.log_path)
             if LABEL in self.stages:
                 self._label(plan, console, texts)
             if TRAIN in self.stages:
@@ -237,8 +231,9 @@ class Job:
         rows += [("pairs", f"{counts['pairs']:,}")]
         rows += [(name.replace("_", " "), f"{value:.4f}") for name, value in result.figures.items()]
         rows += [("time", ", ".join(f"{name} {duration(value)}" for name, value in result.seconds.items()))]
-        rows += [("labels", f"{result.labels}")]
-        rows += [("student", f"{result.output_dir}")] if TRAIN in self.stages else []
+        rows += [("labels", str(result.labels))]
+        rows += [("student", str(result.output_dir))] if TRAIN in self.stages else []
+        rows += [("log", str(self.run_dir.log_path))] if self.run_dir.log_path.exists() else []
         console.say("done")
         console.table(rows)
         return result
