@@ -1,0 +1,29 @@
+"""raydistill from Python: label a corpus, train a student, use it.
+
+    python examples/quickstart.py corpus.txt classes.txt out
+"""
+
+import sys
+
+from raydistill import DistillConfig, distill
+
+
+def main(corpus: str, classes: str, output_dir: str) -> None:
+    config = DistillConfig(
+        data_file=corpus,
+        class_names_file=classes,
+        output_dir=output_dir,
+        hypothesis_template="This text is about {}.",
+        num_train_epochs=2,  # any field of transformers.TrainingArguments, by its own name
+    )
+    result = distill(config)
+    print(f"student in {result.output_dir}, agreement with the teacher {result.figures['agreement']:.1%}")
+
+    from transformers import pipeline
+
+    classify = pipeline("text-classification", model=str(result.output_dir))
+    print(classify("The striker scored twice in the final minutes."))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:4])
