@@ -1,0 +1,246 @@
+"""Whole runs, by the Python API, on real Ray with tiny models."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from raydistill import DistillConfig, DistillResult, RaydistillError, distill, label, soft_labels, train
+from raydistill.progress import Console
+
+MakeConfig = Callable[..., DistillConfig]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, make_config: MakeConfig) -> DistillResult:
+    return distill(make_config(tmp_path_factory.mktemp("run") / "out"))
+
+
+def store_of(folder: Path) -> pd.DataFrame:
+    return pd.read_parquet(folder / "labels").sort_values("text_id", ignore_index=True)
+
+
+def test_counts_are_those_of_the_corpus(finished: DistillResult, corpus_counts) -> None:
+    assert finished.counts["texts"] == corpus_counts.texts
+    assert finished.counts["distinct"] == corpus_counts.distinct
+    assert finished.counts["duplicates"] == corpus_counts.texts - corpus_counts.distinct
+    assert finished.counts["blanks"] == corpus_counts.blanks
+    assert finished.counts["pairs"] == corpus_counts.texts * 5
+
+
+def test_the_store_holds_every_text_as_often_as_the_corpus(finished: DistillResult, corpus_lines: list[str]) -> None:
+    store = store_of(finished.output_dir)
+    held = store.groupby("text").occurrences.sum().to_dict()
+    assert held == Counter(line.strip() for line in corpus_lines if line.strip())
+
+
+def test_logits_are_those_of_the_seed_scripts_loop(
+    finished: DistillResult, tiny_teacher_dir: Path, class_names: list[str]
+) -> None:
+    import torch
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    model = AutoModelForSequenceClassification.from_pretrained(tiny_teacher_dir).eval()
+    tokenizer = AutoTokenizer.from_pretrained(tiny_teacher_dir)
+    store = store_of(finished.output_dir)
+    pairs = [(text, f"This text is about {name}.") for text in store.text for name in class_names]
+    logits = []
+    for at in range(0, len(pairs), 32):
+        texts, hypotheses = zip(*pairs[at : at + 32], strict=True)
+        inputs = tokenizer(list(texts), list(hypotheses), padding=True, truncation="only_first", return_tensors="pt")
+        with torch.no_grad():
+            logits.append(model(**inputs).logits)
+    expected = torch.cat(logits).reshape(len(store), 5, -1).numpy()
+    ids = {name.lower(): i for name, i in model.config.label2id.items()}
+    np.testing.assert_allclose(np.stack(store.entailment), expected[..., ids["entailment"]], atol=1e-5)
+    np.testing.assert_allclose(np.stack(store.contradiction), expected[..., ids["contradiction"]], atol=1e-5)
+
+
+def test_agreement_is_the_share_of_texts_with_the_same_top_class(finished: DistillResult) -> None:
+    from raydistill.student import load_trained_student, predict
+
+    store = store_of(finished.output_dir)
+    student = predict(*load_trained_student(str(finished.output_dir)), list(store.text)).argmax(-1)
+    same = (student == np.stack(store.entailment).argmax(-1)) * store.occurrences
+    assert finished.figures["agreement"] == pytest.approx(same.sum() / store.occurrences.sum())
+
+
+def test_the_stock_pipeline_loads_the_student_and_names_the_classes(
+    finished: DistillResult, class_names: list[str]
+) -> None:
+    from transformers import pipeline
+
+    answers = pipeline("text-classification", model=str(finished.output_dir), top_k=None)(["one two", "three"])
+    assert [{answer["label"] for answer in row} for row in answers] == [set(class_names)] * 2
+    assert [sum(answer["score"] for answer in row) for row in answers] == pytest.approx([1, 1])
+
+
+def test_the_run_directory_holds_no_pickle_and_no_checkpoint(finished: DistillResult) -> None:
+    names = {path.name for path in finished.output_dir.iterdir()}
+    assert {"config.json", "model.safetensors", "tokenizer.json", "labels", "run.json"} <= names
+    assert not [name for name in names if name.endswith(".bin") or name.startswith((".", "checkpoint"))]
+
+
+def test_run_json_says_how_the_run_went(finished: DistillResult, corpus_counts) -> None:
+    record = json.loads((finished.output_dir / "run.json").read_text())
+    steps = math.ceil(corpus_counts.texts / 16)
+    assert record["stages"]["train"]["updates"] == 2 * steps
+    assert record["options"]["training"]["num_train_epochs"] == 2
+    assert record["counts"]["texts"] == corpus_counts.texts
+    assert record["figures"]["agreement"] == finished.figures["agreement"]
+    assert record["plan"]["train_workers"] == 1
+    assert {"ray", "torch", "transformers"} <= record["versions"].keys()
+
+
+def test_the_same_command_again_makes_nothing_anew(
+    finished: DistillResult, make_config: MakeConfig, console: Console
+) -> None:
+    before = {p: p.stat().st_mtime_ns for p in finished.output_dir.rglob("*") if p.name != "run.json" and p.is_file()}
+    again = distill(make_config(finished.output_dir), console)
+    after = {p: p.stat().st_mtime_ns for p in finished.output_dir.rglob("*") if p.name != "run.json" and p.is_file()}
+    assert after == before
+    assert again.figures == finished.figures
+    assert console.stream.getvalue().count("done before") == 2
+
+
+def test_other_options_in_the_same_directory_are_refused_and_listed(
+    finished: DistillResult, make_config: MakeConfig
+) -> None:
+    with pytest.raises(RaydistillError, match=r"--temperature was 1.0, now 2.0; --learning-rate was 0.001, now 0.1"):
+        distill(make_config(finished.output_dir, temperature=2.0, learning_rate=0.1))
+
+
+def test_another_temperature_never_touches_the_teacher(
+    tmp_path: Path, make_config: MakeConfig, tiny_teacher_dir: Path
+) -> None:
+    teacher = tmp_path / "teacher"
+    shutil.copytree(tiny_teacher_dir, teacher)
+    label(make_config(tmp_path / "labelled", teacher_name_or_path=str(teacher)))
+    shutil.rmtree(teacher)
+    config = make_config(
+        tmp_path / "out", labels=str(tmp_path / "labelled" / "labels"), temperature=2.0, data_file=None, max_steps=1
+    )
+    result = train(config)
+    assert result.figures["loss"] > 0
+    assert not (tmp_path / "out" / "labels").exists()
+
+
+def test_multi_label_student_learns_each_class_by_itself(
+    tmp_path: Path, make_config: MakeConfig, finished: DistillResult
+) -> None:
+    from transformers import pipeline
+
+    from raydistill.student import load_trained_student, predict
+
+    store = store_of(finished.output_dir)
+    config = make_config(tmp_path / "out", labels=str(finished.labels), multi_label=True, temperature=2.0)
+    result = train(config)
+    wanted = soft_labels(np.stack(store.entailment), np.stack(store.contradiction), temperature=2.0, multi_label=True)
+    model, tokenizer = load_trained_student(str(result.output_dir))
+    assert model.config.problem_type == "multi_label_classification"
+    given = predict(model, tokenizer, list(store.text))
+    difference = (np.abs(given - wanted).mean(-1) * store.occurrences).sum() / store.occurrences.sum()
+    assert result.figures["mean_absolute_difference"] == pytest.approx(difference, abs=1e-5)
+    assert len([name for name in result.figures if name.startswith("f1/")]) == 5
+    (answer,) = pipeline("text-classification", model=str(result.output_dir), top_k=None)([store.text[0]])
+    scores = {row["label"]: row["score"] for row in answer}
+    assert [scores[model.config.id2label[i]] for i in range(5)] == pytest.approx(given[0].tolist(), abs=1e-5)
+
+
+def test_two_workers_share_the_rows_and_count_their_steps(
+    tmp_path: Path, make_config: MakeConfig, finished: DistillResult, corpus_counts
+) -> None:
+    result = train(make_config(tmp_path / "out", labels=str(finished.labels), train_workers=2, do_eval=True))
+    record = json.loads((result.output_dir / "run.json").read_text())
+    assert record["stages"]["train"]["updates"] == 2 * math.ceil(corpus_counts.texts // 2 / 16)
+    assert 0 <= result.figures["agreement"] <= 1
+    assert result.figures["agreement"] * corpus_counts.texts == pytest.approx(
+        round(result.figures["agreement"] * corpus_counts.texts)  # over all texts: none left out, none twice
+    )
+
+
+def test_bad_line_in_the_middle_is_told_with_its_number_and_the_store_stays_open(
+    tmp_path: Path, make_config: MakeConfig
+) -> None:
+    corpus = tmp_path / "corpus.jsonl"
+    lines = [json.dumps({"text": f"text number {i} {'x' * 2000}"}) for i in range(5000)]
+    lines[4000] = '{"text": '
+    corpus.write_text("\n".join(lines))
+    with pytest.raises(RaydistillError, match=r"corpus.jsonl: .*is not JSON"):
+        label(make_config(tmp_path / "out", data_file=str(corpus), teacher_max_length=32))
+    with pytest.raises(RaydistillError, match="not complete"):
+        train(make_config(tmp_path / "out", data_file=str(corpus), teacher_max_length=32))
+
+
+class TestResume:
+    """Labelling again after a kill, or with another corpus."""
+
+    @pytest.fixture
+    def corpus(self, tmp_path: Path) -> Path:
+        path = tmp_path / "corpus.txt"
+        lines = [f"text {i} about {'money art sport'.split()[i % 3]} {'again and ' * 40}" for i in range(200)]
+        path.write_text("".join(f"{line}\n" for line in [*lines, *lines[:30]]))
+        return path
+
+    def test_labels_are_kept_after_a_kill_and_the_store_ends_up_the_same(
+        self, tmp_path: Path, make_config: MakeConfig, corpus: Path
+    ) -> None:
+        whole = label(make_config(tmp_path / "whole", data_file=str(corpus)))
+        killed = tmp_path / "killed"
+        label(make_config(killed, data_file=str(corpus)))
+        parts = sorted((killed / "labels").glob("*.parquet"))
+        assert len(parts) > 2
+        lost, kept = parts[0], {path: path.stat().st_mtime_ns for path in parts[1:]}
+        lost.unlink()
+        record = json.loads((killed / "labels" / "_labels.json").read_text())
+        (killed / "labels" / "_labels.json").write_text(json.dumps(record | {"complete": None}))
+
+        again = label(make_config(killed, data_file=str(corpus)))
+
+        assert again.counts == whole.counts
+        expected, found = (
+            pd.read_parquet(folder / "labels").groupby("text").agg({"occurrences": "sum", "entailment": "first"})
+            for folder in (tmp_path / "whole", killed)
+        )
+        pd.testing.assert_series_equal(found.occurrences, expected.occurrences)
+        np.testing.assert_allclose(np.stack(found.entailment), np.stack(expected.entailment), atol=1e-5)
+        record = json.loads((killed / "run.json").read_text())
+        assert 0 < record["stages"]["label"]["labelled"] < whole.counts["distinct"]
+        assert kept.keys() <= set((killed / "labels").glob("*.parquet"))
+
+    def test_a_changed_corpus_costs_only_its_new_texts(
+        self, tmp_path: Path, make_config: MakeConfig, corpus: Path
+    ) -> None:
+        label(make_config(tmp_path / "out", data_file=str(corpus)))
+        lines = corpus.read_text().splitlines()
+        corpus.write_text("\n".join([*lines[50:], "a new text", "a new text", lines[60]]) + "\n")
+
+        label(make_config(tmp_path / "out", data_file=str(corpus)))
+
+        record = json.loads((tmp_path / "out" / "run.json").read_text())
+        assert record["stages"]["label"]["labelled"] == 1
+        held = store_of(tmp_path / "out").groupby("text").occurrences.sum()
+        assert held[held > 0].to_dict() == Counter(corpus.read_text().splitlines())
+        assert (held == 0).sum() == 20  # the first 50 are gone, but 30 of them stood there twice
+
+
+def test_a_label_fault_in_a_worker_names_the_text(
+    tmp_path: Path, make_config: MakeConfig, tiny_teacher_dir: Path
+) -> None:
+    from safetensors.torch import load_file, save_file
+
+    teacher = tmp_path / "teacher"
+    shutil.copytree(tiny_teacher_dir, teacher)
+    weights = load_file(teacher / "model.safetensors")
+    weights["classifier.bias"][:] = float("nan")
+    save_file(weights, teacher / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(RaydistillError, match=r"not finite for the text with id [0-9a-f]{32}"):
+        label(make_config(tmp_path / "out", teacher_name_or_path=str(teacher)))

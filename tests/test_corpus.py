@@ -1,0 +1,641 @@
+"""The corpus: every format gives its texts, every cut gives the same ones, every fault is one line that says where."""
+
+from __future__ import annotations
+
+import bz2
+import csv
+import gzip
+import io
+import json
+import re
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from raydistill import corpus
+from raydistill.class_names import read_class_names
+from raydistill.corpus import Split, check_readable, clean, estimate_texts, find_files, make_splits, read_split, text_id
+from raydistill.errors import CorpusError
+
+TEXTS = ["the striker scored", "Zoë paid 3 €", "", "  东京  ", 'a "quoted", text', "NA", "null", "🙂\u2028one line\x85"]
+same_folder = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+def texts_of(paths, *, split_bytes=None, column="text"):
+    """All texts of some paths, whole or by splits."""
+    paths = [str(path) for path in (paths if isinstance(paths, list) else [paths])]
+    files = find_files(paths)
+    splits = [Split(file, 0, -1) for file in files] if split_bytes is None else make_splits(files, split_bytes)
+    return [text for split in splits for texts in read_split(split, column) for text in texts]
+
+
+def error_of(path, *, column="text", split_bytes=None):
+    with pytest.raises(CorpusError) as error:
+        texts_of(path, column=column, split_bytes=split_bytes)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def write(path, content):
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return path
+
+
+# Plain text
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"], ids=["LF", "CRLF", "CR"])
+@pytest.mark.parametrize("mark", ["", "\ufeff"], ids=["", "BOM"])
+@pytest.mark.parametrize("last", [True, False], ids=["ended", "open"])
+@pytest.mark.parametrize("split_bytes", [None, 1, 7, 1000])
+def test_lines_are_texts_whatever_ends_them(end, mark, last, split_bytes, tmp_path):
+    path = write(tmp_path / "corpus.txt", mark + end.join(TEXTS) + end * last)
+    assert texts_of(path, split_bytes=split_bytes) == TEXTS
+
+
+def test_blank_lines_are_given_as_they_stand(tmp_path):
+    assert texts_of(write(tmp_path / "c.txt", "a\n\n  \n\t\nb\n\n")) == ["a", "", "  ", "\t", "b", ""]
+
+
+def test_a_byte_order_mark_is_dropped_at_the_beginning_only(tmp_path):
+    assert texts_of(write(tmp_path / "c.txt", "\ufeffa\n\ufeffb\n")) == ["a", "\ufeffb"]
+
+
+def test_any_name_that_says_nothing_is_plain_text(tmp_path):
+    for name in ("corpus", "corpus.text", "corpus.md", "corpus.2024"):
+        assert texts_of(write(tmp_path / name, '{"text": "a"}\n')) == ['{"text": "a"}']
+
+
+LINES = st.lists(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=12), max_size=12)
+ENDS = st.sampled_from(["\n", "\r\n", "\r"])
+
+
+def python_lines(path):
+    """What Python's text mode makes of a file."""
+    with path.open(encoding="utf-8-sig") as stream:
+        return [line.removesuffix("\n") for line in stream]
+
+
+@same_folder
+@given(LINES, st.data(), st.integers(4, 40))
+def test_lines_are_those_of_pythons_text_mode_however_a_file_is_read(tmp_path, lines, data, read_bytes):
+    path = tmp_path / "corpus.txt"
+    path.write_bytes("".join(line + data.draw(ENDS) for line in ["a", *lines]).encode())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(corpus, "READ_BYTES", read_bytes)
+        assert texts_of(path) == python_lines(path)
+
+
+@same_folder
+@given(LINES, st.data(), st.integers(1, 60), st.sampled_from([4, 9, 4 << 20]))
+def test_splits_of_any_size_give_the_same_texts_as_one(tmp_path, lines, data, split_bytes, read_bytes):
+    path = tmp_path / "corpus.txt"
+    path.write_bytes("".join(line + data.draw(ENDS) for line in ["a", *lines]).encode())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(corpus, "READ_BYTES", read_bytes)
+        assert texts_of(path, split_bytes=split_bytes) == python_lines(path)
+
+
+@same_folder
+@given(st.binary(min_size=1, max_size=80).map(lambda data: data.replace(b"\0", b"")), st.integers(1, 30))
+def test_bytes_of_any_kind_are_read_or_refused_the_same_in_splits_and_in_one(tmp_path, data, split_bytes):
+    path = write(tmp_path / "corpus.txt", b"a\n" + data)
+    try:
+        wanted = (b"a\n" + data).decode()
+    except UnicodeDecodeError:
+        error_of(path)
+        error_of(path, split_bytes=split_bytes)
+        return
+    assert texts_of(path, split_bytes=split_bytes) == texts_of(path)
+    assert "\n".join(texts_of(path)) == re.sub("\r\n?", "\n", wanted).removesuffix("\n")
+
+
+def test_splits_of_a_file_follow_on_one_another_and_are_about_as_large_as_asked(tmp_path):
+    path = write(tmp_path / "corpus.txt", "a text of 21 bytes ..\n" * 1000)
+    splits = make_splits(find_files([str(path)]), 4000)
+    assert [split.start for split in splits] == [0, *[split.stop for split in splits[:-1]]]
+    assert splits[-1].stop == path.stat().st_size
+    assert len(splits) == 6
+    assert all(split.stop - split.start <= 4000 + 22 for split in splits)
+
+
+def test_a_line_that_begins_where_a_split_should_is_where_it_is_cut(tmp_path):
+    path = write(tmp_path / "corpus.txt", "ten bytes\n" * 6)
+    found = [(split.start, split.stop) for split in make_splits(find_files([str(path)]), 20)]
+    assert found == [(0, 20), (20, 40), (40, 60)]
+
+
+# Compression
+
+
+def zstd(data):
+    sink = pa.BufferOutputStream()
+    with pa.CompressedOutputStream(sink, "zstd") as stream:
+        stream.write(data)
+    return sink.getvalue().to_pybytes()
+
+
+COMPRESS = {".gz": gzip.compress, ".zst": zstd, ".bz2": bz2.compress}
+
+
+@pytest.mark.parametrize("suffix", COMPRESS)
+@pytest.mark.parametrize("split_bytes", [None, 5])
+def test_a_compressed_file_gives_the_texts_of_the_plain_one(suffix, split_bytes, tmp_path):
+    text = write(tmp_path / f"a.txt{suffix}", COMPRESS[suffix]("\ufeffa\r\nb\n".encode()))
+    rows = write(tmp_path / f"b.JSONL{suffix}", COMPRESS[suffix](b'{"text": "c"}\n'))
+    table = write(tmp_path / f"c.csv{suffix}", COMPRESS[suffix](b"text\nd\n"))
+    assert texts_of([text, rows, table], split_bytes=split_bytes) == ["a", "b", "c", "d"]
+
+
+@pytest.mark.parametrize("suffix", COMPRESS)
+def test_a_file_of_several_compressed_pieces_is_read_to_its_end(suffix, tmp_path):
+    compress = COMPRESS[suffix]
+    path = write(tmp_path / f"c.txt{suffix}", compress(b"a\nb\n") + compress(b"c\nd\n"))
+    assert texts_of(path) == ["a", "b", "c", "d"]
+
+
+@pytest.mark.parametrize("suffix", COMPRESS)
+def test_a_large_compressed_file_is_read_to_its_end(suffix, tmp_path):
+    lines = [f"{i} {text_id(str(i))}" for i in range(60_000)]
+    path = write(tmp_path / f"c.txt{suffix}", COMPRESS[suffix]("".join(f"{line}\n" for line in lines).encode()))
+    assert texts_of(path) == lines
+
+
+@pytest.mark.parametrize("suffix", COMPRESS)
+def test_a_compressed_file_that_breaks_off_is_an_error_that_names_it(suffix, tmp_path):
+    # Lines that do not compress away, so that much is cut off.
+    whole = COMPRESS[suffix]("".join(f"{text_id(str(i))}\n" for i in range(5000)).encode())
+    path = write(tmp_path / f"c.txt{suffix}", whole[: len(whole) // 2])
+    assert error_of(path).startswith(f"{path}: ")
+
+
+@pytest.mark.parametrize("suffix", COMPRESS)
+def test_a_file_that_is_not_compressed_as_its_name_says_is_an_error_that_names_it(suffix, tmp_path):
+    path = write(tmp_path / f"c.txt{suffix}", "plain text\n" * 100)
+    assert error_of(path).startswith(f"{path}: cannot be read")
+
+
+# CSV and TSV
+
+
+@pytest.mark.parametrize("read_bytes", [64, 4 << 20])
+@pytest.mark.parametrize(("suffix", "delimiter"), [(".csv", ","), (".tsv", "\t")])
+def test_a_table_gives_the_texts_that_pythons_csv_wrote(suffix, delimiter, read_bytes, tmp_path, monkeypatch):
+    monkeypatch.setattr(corpus, "READ_BYTES", read_bytes)
+    texts = [*TEXTS, "two\nlines", 'a\n\n"b"', "tab\there", "1", "1.50", "true", "2024-01-01"]
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, delimiter=delimiter)
+    writer.writerows([("id", "text", "label"), *((i, text, "x") for i, text in enumerate(texts))])
+    path = write(tmp_path / f"corpus{suffix}", buffer.getvalue())
+    assert texts_of(path) == texts_of(path, split_bytes=3) == texts
+
+
+def test_line_ends_within_a_text_may_lie_anywhere_in_a_large_table(tmp_path, monkeypatch):
+    monkeypatch.setattr(corpus, "READ_BYTES", 100)
+    texts = ["two\n" + "x" * (i % 7) + "\n\nlines" for i in range(200)]
+    path = write(tmp_path / "c.csv", "text\n" + "".join(f'"{text}"\n' for text in texts))
+    assert texts_of(path) == texts
+
+
+def test_a_table_may_begin_with_a_byte_order_mark(tmp_path):
+    assert texts_of(write(tmp_path / "c.csv", "\ufefftext,label\na,1\n")) == ["a"]
+
+
+def test_any_column_may_be_the_text(tmp_path):
+    path = write(tmp_path / "c.csv", "text,a body\n1,yes\n2,no\n")
+    assert texts_of(path, column="a body") == ["yes", "no"]
+    assert texts_of(path) == ["1", "2"]
+
+
+def test_a_table_without_rows_has_no_texts(tmp_path):
+    assert texts_of(write(tmp_path / "c.csv", "text,label\n")) == []
+
+
+def test_a_column_that_a_table_lacks_is_an_error_that_lists_the_others(tmp_path):
+    path = write(tmp_path / "c.csv", "id,body,label\n1,a,x\n")
+    assert error_of(path) == f"{path}: has no column 'text'; it has id, body, label. Choose one with --text-column."
+
+
+def test_many_columns_are_listed_in_part(tmp_path):
+    path = write(tmp_path / "c.csv", ",".join(f"c{i}" for i in range(30)) + "\n" + ",".join("x" * 30) + "\n")
+    assert "c18, c19, …." in error_of(path)
+    assert "c20" not in error_of(path)
+
+
+def test_a_ragged_table_is_an_error_that_names_the_file_and_the_row(tmp_path):
+    path = write(tmp_path / "c.csv", "text,label\na,1\nb,2,3\n")
+    message = error_of(path)
+    assert message.startswith(f"{path}: cannot be read as csv")
+    assert "3" in message
+
+
+def test_a_table_in_latin_1_is_an_error_that_names_the_file(tmp_path):
+    path = write(tmp_path / "c.csv", "text\nnaïve\n".encode("latin-1"))
+    message = error_of(path)
+    assert message.startswith(f"{path}: ")
+    assert "UTF" in message
+
+
+# JSON lines
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".ndjson", ".json"])
+@pytest.mark.parametrize("split_bytes", [None, 1, 50])
+@pytest.mark.parametrize("ascii_", [True, False])
+def test_json_lines_give_their_texts(suffix, split_bytes, ascii_, tmp_path):
+    lines = [json.dumps({"id": i, "text": text}, ensure_ascii=ascii_) for i, text in enumerate([*TEXTS, "two\nlines"])]
+    path = write(tmp_path / f"corpus{suffix}", "\n".join(lines) + "\n")
+    assert texts_of(path, split_bytes=split_bytes) == [*TEXTS, "two\nlines"]
+
+
+def test_blank_lines_between_json_lines_are_passed_over_and_null_is_no_text(tmp_path):
+    path = write(tmp_path / "c.jsonl", '\ufeff{"text": "a"}\r\n\r\n  \n{"text": null}\n{"text": ""}\n')
+    assert texts_of(path) == ["a", "", ""]
+
+
+@pytest.mark.parametrize(
+    ("line", "wanted"),
+    [
+        ('{"text": "a"', "line 4 is not JSON"),
+        ("plain text", "line 4 is not JSON"),
+        ('["a"]', "line 4 is not a JSON object"),
+        ('"a"', "line 4 is not a JSON object"),
+        ('{"body": "a", "id": 1}', "line 4 has no 'text'; it has body, id. Choose one with --text-column"),
+        ('{"text": 3}', "line 4 has a 'text' that is not text"),
+        ('{"text": ["a"]}', "line 4 has a 'text' that is not text"),
+    ],
+)
+def test_a_broken_json_line_is_an_error_with_its_number(line, wanted, tmp_path, monkeypatch):
+    path = write(tmp_path / "c.jsonl", '{"text": "a"}\n\n{"text": "b"}\n' + line + "\n")
+    assert error_of(path).startswith(f"{path}: {wanted}")
+    monkeypatch.setattr(corpus, "READ_BYTES", 10)
+    assert error_of(path).startswith(f"{path}: {wanted}")
+
+
+def test_a_broken_json_line_in_a_later_split_is_shown_itself(tmp_path):
+    path = write(tmp_path / "c.jsonl", '{"text": "a"}\n' * 3 + "broken\n")
+    assert "the line 'broken' is not JSON" in error_of(path, split_bytes=10)
+
+
+# Parquet
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pa.string(),
+        pa.large_string(),
+        pa.dictionary(pa.int32(), pa.string()),
+        pa.dictionary(pa.int8(), pa.large_string()),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("split_bytes", [None, 1, 400, 1 << 20])
+def test_parquet_gives_its_texts_and_a_null_is_no_text(kind, split_bytes, tmp_path):
+    texts = [*TEXTS, None, "last"]
+    table = pa.table({"id": range(len(texts)), "text": pa.array(texts).cast(kind)})
+    pq.write_table(table, tmp_path / "c.parquet", row_group_size=3)
+    assert texts_of(tmp_path / "c.parquet", split_bytes=split_bytes) == [*TEXTS, "", "last"]
+
+
+def test_parquet_from_pandas_gives_its_texts(tmp_path):
+    pd.DataFrame({"text": TEXTS, "n": 1}).to_parquet(tmp_path / "c.parquet")
+    assert texts_of(tmp_path / "c.parquet") == TEXTS
+
+
+def test_parquet_is_split_by_row_groups(tmp_path):
+    table = pa.table({"text": [f"text {i}" for i in range(100)]})
+    pq.write_table(table, tmp_path / "c.parquet", row_group_size=10)
+    files = find_files([str(tmp_path / "c.parquet")])
+    assert [(s.start, s.stop) for s in make_splits(files, 1)] == [(i, i + 1) for i in range(10)]
+    assert [(s.start, s.stop) for s in make_splits(files, 1 << 30)] == [(0, 10)]
+    halves = make_splits(files, files[0].size // 2)
+    assert [(s.start, s.stop) for s in halves] == [(0, 5), (5, 10)]
+
+
+def test_parquet_without_rows_has_no_texts(tmp_path):
+    pq.write_table(pa.table({"text": pa.array([], pa.string())}), tmp_path / "c.parquet")
+    assert texts_of(tmp_path / "c.parquet") == texts_of(tmp_path / "c.parquet", split_bytes=1) == []
+
+
+def test_a_parquet_column_with_a_dot_in_its_name_may_be_the_text(tmp_path):
+    pq.write_table(pa.table({"a.b": ["x"], "a": ["y"]}), tmp_path / "c.parquet")
+    assert texts_of(tmp_path / "c.parquet", column="a.b") == ["x"]
+    assert texts_of(tmp_path / "c.parquet", column="a") == ["y"]
+
+
+def test_a_column_that_parquet_lacks_is_an_error_that_lists_the_others(tmp_path):
+    pq.write_table(pa.table({"id": [1], "body": ["a"]}), tmp_path / "c.parquet")
+    wanted = "has no column 'text'; it has id, body. Choose one with --text-column."
+    assert error_of(tmp_path / "c.parquet") == f"{tmp_path / 'c.parquet'}: {wanted}"
+
+
+@pytest.mark.parametrize(
+    "column",
+    [pa.array([1]), pa.array([["a"]]), pa.array([b"a"]), pa.array([1]).dictionary_encode()],
+    ids=lambda c: str(c.type),
+)
+def test_a_parquet_column_that_is_not_text_is_an_error_that_says_what_it_is(column, tmp_path):
+    pq.write_table(pa.table({"text": column}), tmp_path / "c.parquet")
+    message = error_of(tmp_path / "c.parquet")
+    assert "column 'text' holds " in message
+    assert "not text. Choose one with --text-column." in message
+
+
+@pytest.mark.parametrize("content", [b"text\n", b"PAR1 and no more"])
+@pytest.mark.parametrize("split_bytes", [None, 10])
+def test_a_file_that_is_not_parquet_is_an_error_that_names_it(content, split_bytes, tmp_path):
+    path = write(tmp_path / "c.parquet", content)
+    assert error_of(path, split_bytes=split_bytes).startswith(f"{path}: is not a Parquet file")
+
+
+def test_torn_parquet_is_an_error_that_names_it(tmp_path):
+    pq.write_table(pa.table({"text": [text_id(str(i)) for i in range(500)]}), tmp_path / "c.parquet")
+    whole = (tmp_path / "c.parquet").read_bytes()
+    path = write(tmp_path / "c.parquet", whole[:100] + b"\xff" * 2000 + whole[2100:])
+    assert error_of(path).startswith(f"{path}: ")
+
+
+# Files
+
+
+def test_a_directory_is_all_files_in_it_and_below_in_order_of_their_names(tmp_path):
+    (tmp_path / "b").mkdir()
+    write(tmp_path / "c.txt", "3\n")
+    write(tmp_path / "b" / "a.jsonl", '{"text": "2"}\n')
+    write(tmp_path / "a.csv", "text\n1\n")
+    assert texts_of(tmp_path) == ["1", "2", "3"]
+
+
+def test_what_writers_leave_beside_the_data_is_passed_over_in_a_directory(tmp_path):
+    write(tmp_path / "part-0.txt", "a\n")
+    write(tmp_path / "_SUCCESS", "done\n")
+    write(tmp_path / ".part-0.txt.crc", b"\0\1\2")
+    write(tmp_path / "._part-0.txt", "mac\n")
+    assert texts_of(tmp_path) == ["a"]
+
+
+def test_a_hidden_directory_is_passed_over(tmp_path):
+    write(tmp_path / "part-0.txt", "a\n")
+    for name in (".ipynb_checkpoints", "_temporary"):
+        (tmp_path / name).mkdir()
+        write(tmp_path / name / "part-0.txt", "stale\n")
+    assert texts_of(tmp_path) == ["a"]
+
+
+@pytest.mark.parametrize("name", ["_corpus.txt", ".corpus.txt"])
+def test_a_file_that_is_named_itself_is_read_whatever_its_name_begins_with(name, tmp_path):
+    assert texts_of(write(tmp_path / name, "a\n")) == ["a"]
+
+
+def test_a_glob_is_the_files_that_fit_in_order_of_their_names(tmp_path):
+    (tmp_path / "below").mkdir()
+    for name in ("b.txt", "a.txt", "c.md", "below/d.txt"):
+        write(tmp_path / name, f"{name}\n")
+    assert texts_of(f"{tmp_path}/*.txt") == ["a.txt", "b.txt"]
+    assert texts_of(f"{tmp_path}/[bc].*") == ["b.txt", "c.md"]
+    assert texts_of(f"{tmp_path}/**/*.txt") == ["a.txt", "b.txt", "below/d.txt"]
+
+
+def test_a_name_with_brackets_may_be_a_file(tmp_path):
+    assert texts_of(write(tmp_path / "corpus[1].txt", "a\n")) == ["a"]
+
+
+def test_several_entries_are_read_in_the_order_given(tmp_path):
+    one, two = write(tmp_path / "b.txt", "1\n"), write(tmp_path / "a.txt", "2\n")
+    assert texts_of([one, two]) == ["1", "2"]
+
+
+def test_uris_name_the_same_files(tmp_path):
+    write(tmp_path / "a.txt", "1\n")
+    write(tmp_path / "b.txt", "2\n")
+    assert texts_of(f"file://{tmp_path}/a.txt", split_bytes=1) == ["1"]
+    assert texts_of(f"file://{tmp_path}") == ["1", "2"]
+    assert texts_of(f"file://{tmp_path}/*.txt") == ["1", "2"]
+
+
+def test_a_path_may_be_relative_or_begin_with_the_home(tmp_path, monkeypatch):
+    write(tmp_path / "a.txt", "1\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert texts_of("a.txt") == texts_of("./a.txt") == texts_of("~/a.txt") == texts_of("*.txt") == ["1"]
+
+
+@pytest.mark.parametrize("name", ["none.txt", "*.csv", "none/**", "empty"])
+def test_a_path_that_names_no_file_is_an_error_that_names_it(name, tmp_path):
+    (tmp_path / "empty").mkdir()
+    write(tmp_path / "a.txt", "1\n")
+    entry = f"{tmp_path}/{name}"
+    with pytest.raises(CorpusError) as error:
+        find_files([str(tmp_path / "a.txt"), entry])
+    assert str(error.value).startswith(f"--data-file {entry}: no such file")
+
+
+@pytest.mark.parametrize("uri", ["nowhere://bucket/corpus.txt", "file://"])
+def test_a_uri_of_no_known_kind_is_an_error_that_names_it(uri):
+    with pytest.raises(CorpusError) as error:
+        find_files([uri])
+    assert str(error.value).startswith(f"--data-file {uri}: ")
+    assert "\n" not in str(error.value)
+
+
+def test_an_empty_file_is_an_error_unless_another_holds_something(tmp_path):
+    empty, full = write(tmp_path / "a.txt", ""), write(tmp_path / "b.txt", "1\n")
+    with pytest.raises(CorpusError, match=f"--data-file {empty}: is empty"):
+        find_files([str(empty)])
+    assert texts_of([empty, full]) == texts_of([empty, full], split_bytes=1) == ["1"]
+
+
+def test_an_empty_table_beside_a_full_one_is_passed_over(tmp_path):
+    write(tmp_path / "a.csv", "")
+    write(tmp_path / "b.csv", "text\n1\n")
+    assert texts_of(tmp_path, split_bytes=10) == ["1"]
+
+
+# Encodings
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be"])
+@pytest.mark.parametrize("name", ["c.txt", "c.jsonl"])
+def test_utf_16_is_an_error_that_names_the_file(encoding, name, tmp_path):
+    path = write(tmp_path / name, '{"text": "a"}\n'.encode(encoding))
+    message = error_of(path)
+    assert message.startswith(f"{path}: is ")
+    assert ("iconv -f utf-16" in message) == (encoding == "utf-16")
+
+
+def test_a_binary_file_is_an_error_that_says_how_formats_are_told(tmp_path):
+    path = write(tmp_path / "c.png", b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR")
+    assert error_of(path).startswith(f"{path}: is a binary file, not text.")
+
+
+@pytest.mark.parametrize("read_bytes", [8, 4 << 20])
+def test_latin_1_is_an_error_with_the_number_of_the_line(read_bytes, tmp_path, monkeypatch):
+    monkeypatch.setattr(corpus, "READ_BYTES", read_bytes)
+    path = write(tmp_path / "c.txt", "one\r\n\r\nthree is ascii\nnaïve\n".encode("latin-1"))
+    assert error_of(path) == f"{path}: line 4 is not UTF-8. Convert the file: iconv -f latin1 -t utf-8."
+
+
+def test_latin_1_in_a_later_split_is_shown_itself(tmp_path):
+    path = write(tmp_path / "c.txt", "one\n" * 20 + "naïve\n")
+    path.write_bytes(path.read_text().encode("latin-1"))
+    assert r"b'na\xefve' is not UTF-8" in error_of(path, split_bytes=30)
+
+
+def test_a_file_without_line_ends_is_an_error_and_does_not_fill_the_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr(corpus, "READ_BYTES", 1000)
+    monkeypatch.setattr(corpus, "LONGEST_LINE", 1 << 20)
+    path = write(tmp_path / "c.txt", b"a" * (2 << 20))
+    assert error_of(path) == f"{path}: has a line of more than 1 MiB. Is it a text file?"
+
+
+# Looking before the work begins
+
+
+def test_one_file_of_each_kind_is_looked_at(tmp_path):
+    write(tmp_path / "a.txt", "fine\n")
+    write(tmp_path / "b.csv", "body\nx\n")
+    with pytest.raises(CorpusError, match="has no column 'text'"):
+        check_readable(find_files([str(tmp_path)]), "text")
+
+
+def test_a_corpus_that_can_be_read_passes(tmp_path):
+    write(tmp_path / "a.txt", "fine\n")
+    write(tmp_path / "empty.csv", "")
+    pq.write_table(pa.table({"body": ["x"]}), tmp_path / "c.parquet")
+    check_readable(find_files([str(tmp_path)]), "body")
+    with pytest.raises(CorpusError):
+        check_readable(find_files([str(tmp_path)]), "text")
+
+
+# How many
+
+
+def test_a_small_corpus_is_counted(tmp_path):
+    write(tmp_path / "a.txt", "1\n\n3")
+    write(tmp_path / "b.csv", 'text,x\n"4\n4",x\n5,x\n')
+    write(tmp_path / "c.jsonl.gz", gzip.compress(b'{"text": "6"}\n\n{"text": null}\n'))
+    pq.write_table(pa.table({"text": ["8", None, "10"]}), tmp_path / "d.parquet")
+    assert estimate_texts(find_files([str(tmp_path)]), "text") == (10, True)
+
+
+@pytest.mark.parametrize("suffix", [".txt", ".jsonl", ".csv"])
+def test_a_large_corpus_is_estimated_within_a_fifth(suffix, tmp_path, monkeypatch):
+    monkeypatch.setattr(corpus, "READ_BYTES", 4096)
+    texts = [f"text number {i} of some length" for i in range(20_000)]
+    lines = {
+        ".txt": texts,
+        ".jsonl": [json.dumps({"id": i, "source": "x" * 200, "text": text}) for i, text in enumerate(texts)],
+        ".csv": ["text,other", *(f"{text},{'x' * 200}" for text in texts)],
+    }[suffix]
+    write(tmp_path / f"a{suffix}", "".join(f"{line}\n" for line in lines))
+    found, exact = estimate_texts(find_files([str(tmp_path)]), "text", sample_bytes=50_000)
+    assert exact is False
+    assert 16_000 <= found <= 24_000
+
+
+def test_a_large_corpus_of_long_characters_is_estimated_within_a_fifth(tmp_path, monkeypatch):
+    monkeypatch.setattr(corpus, "READ_BYTES", 4096)
+    write(tmp_path / "a.txt", "東京タワーは高い\n" * 20_000)
+    found, exact = estimate_texts(find_files([str(tmp_path)]), "text", sample_bytes=50_000)
+    assert exact is False
+    assert 16_000 <= found <= 24_000
+
+
+def test_parquet_is_counted_however_large_it_is(tmp_path):
+    pq.write_table(pa.table({"text": ["a"] * 12_345}), tmp_path / "a.parquet")
+    assert estimate_texts(find_files([str(tmp_path)]), "text", sample_bytes=1) == (12_345, True)
+
+
+# Cleaning and naming
+
+ANY_TEXT = st.text(st.characters(codec=None), max_size=30)
+SURROGATES = st.text(st.sampled_from("a \ud83d\ude42\udfff\ud800é\t"), max_size=8)
+
+
+@given(st.one_of(ANY_TEXT, SURROGATES))
+def test_a_clean_text_can_be_written_as_utf_8_and_has_no_blanks_around_it(text):
+    found = clean(text)
+    assert found.encode("utf-8").decode("utf-8") == found
+    assert found == found.strip()
+
+
+@given(st.one_of(ANY_TEXT, SURROGATES))
+def test_cleaning_joins_pairs_of_surrogates_and_replaces_lone_ones(text):
+    def join(match):
+        high, low = map(ord, match.group())
+        return chr(0x10000 + ((high - 0xD800) << 10) + (low - 0xDC00))
+
+    joined = re.sub("[\ud800-\udbff][\udc00-\udfff]", join, text.strip())
+    assert clean(text) == re.sub("[\ud800-\udfff]", "\ufffd", joined)
+
+
+@given(st.one_of(ANY_TEXT, SURROGATES))
+def test_a_clean_text_is_left_as_it_is(text):
+    assert clean(clean(text)) == clean(text)
+
+
+def test_a_missing_text_is_blank():
+    assert clean(None) == clean("") == clean(" \t\u3000") == ""
+
+
+@given(st.one_of(ANY_TEXT, SURROGATES))
+def test_a_text_id_is_32_hexadecimal_digits(text):
+    assert re.fullmatch("[0-9a-f]{32}", text_id(clean(text)))
+
+
+@given(ANY_TEXT, ANY_TEXT)
+def test_text_ids_are_equal_for_equal_texts_only(one, other):
+    one, other = clean(one), clean(other)
+    assert (text_id(one) == text_id(other)) == (one == other)
+
+
+def test_text_ids_never_change():
+    # Label stores on disk are keyed by them: b2sum -l 128 gives the same.
+    assert text_id("") == "cae66941d9efbd404e4d88758ea67670"
+    assert text_id("abc") == "cf4ab791c62b8d2b2109c90275287816"
+
+
+# Class names
+
+
+def test_class_names_are_the_lines_stripped_in_order(tmp_path):
+    path = write(tmp_path / "names.txt", "\ufeff sport \r\n\r\nworld politics\n\t\nKunst & Kültür")
+    assert read_class_names(str(path)) == ["sport", "world politics", "Kunst & Kültür"]
+
+
+def test_class_names_may_end_in_carriage_returns_alone(tmp_path):
+    assert read_class_names(str(write(tmp_path / "names.txt", "sport\rart\r"))) == ["sport", "art"]
+
+
+@pytest.mark.parametrize(
+    ("content", "wanted"),
+    [
+        (b"", "holds no class name"),
+        (b"\n  \n", "holds no class name"),
+        (b"art\nsport\n art \n", "'art' stands there more than once"),
+        ("Kültür".encode("latin-1"), "is not UTF-8 text"),
+        ("sport".encode("utf-16"), "is not UTF-8 text"),
+    ],
+)
+def test_faulty_class_names_are_an_error_that_names_the_file(content, wanted, tmp_path):
+    path = write(tmp_path / "names.txt", content)
+    with pytest.raises(CorpusError) as error:
+        read_class_names(str(path))
+    assert str(error.value).startswith(f"--class-names-file {path}: {wanted}")
+
+
+@pytest.mark.parametrize("name", ["none.txt", "."])
+def test_class_names_that_cannot_be_read_are_an_error_that_names_the_file(name, tmp_path):
+    with pytest.raises(CorpusError, match=r"^--class-names-file .*: cannot be read"):
+        read_class_names(str(tmp_path / name))
+
+
+@pytest.mark.parametrize("path", [None, ""])
+def test_no_class_names_file_is_an_error(path):
+    with pytest.raises(CorpusError, match="--class-names-file is missing"):
+        read_class_names(path)

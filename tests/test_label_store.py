@@ -1,0 +1,418 @@
+"""The label store: what is written is read again, whole parts only, and occurrences follow the corpus."""
+
+from __future__ import annotations
+
+import pickle
+import uuid
+from collections import Counter
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from raydistill.corpus import text_id
+from raydistill.errors import RunDirError
+from raydistill.files import Folder
+from raydistill.label_store import SCHEMA, LabelStore, id_halves, logits_column, logits_matrix
+
+same_folder = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50)
+
+
+def part(occurrences, *, classes=3, seed=0):
+    """A part's table from {text: occurrences}."""
+    logits = np.random.default_rng(seed).normal(size=(2, len(occurrences), classes)).astype(np.float32)
+    return pa.table(
+        {
+            "text_id": [text_id(text) for text in occurrences],
+            "text": list(occurrences),
+            "occurrences": list(occurrences.values()),
+            "entailment": logits_column(logits[0]),
+            "contradiction": logits_column(logits[1]),
+        },
+        schema=SCHEMA,
+    )
+
+
+@pytest.fixture
+def store(tmp_path):
+    store = LabelStore(str(tmp_path / "labels"))
+    store.folder.create()
+    return store
+
+
+def fresh(store):
+    """A new folder of its own for every example of a property."""
+    inner = LabelStore(f"{store.path}/{uuid.uuid4().hex}")
+    inner.folder.create()
+    return inner
+
+
+def contents(store):
+    """How often every text stands in a store, by its id, from all parts."""
+    found = Counter()
+    for name in store.parts():
+        rows = store.read_part(name)
+        for key, times in zip(rows["text_id"].to_pylist(), rows["occurrences"].to_pylist(), strict=True):
+            found[key] += times
+    return dict(found)
+
+
+def ids(occurrences):
+    return {text_id(text): times for text, times in occurrences.items()}
+
+
+# Parts
+
+
+def test_a_part_is_read_as_it_was_written(store):
+    table = part({"a": 1, "Zoë": 2, "東京 🙂": 3})
+    name = store.write_part(table)
+    assert store.parts() == [name]
+    assert store.read_part(name).equals(table)
+    assert store.read_part(name, ["text_id", "occurrences"]).equals(table.select(["text_id", "occurrences"]))
+
+
+def test_columns_that_are_not_the_stores_are_left_out(store):
+    table = part({"a": 1, "b": 2})
+    store.write_part(table.append_column("effort", pa.array([1, 2])).select([*reversed(table.column_names), "effort"]))
+    assert store.read_part(store.parts()[0]).equals(table)
+
+
+@given(st.integers(0, 6), st.integers(1, 5))
+def test_logits_are_the_same_matrix_again(rows, classes):
+    logits = np.random.default_rng(rows).normal(size=(rows, classes)).astype(np.float32)
+    column = logits_column(logits)
+    assert column.to_pylist() == logits.tolist()
+    np.testing.assert_array_equal(logits_matrix(column, classes), logits)
+    np.testing.assert_array_equal(logits_matrix(pa.chunked_array([column, column]), classes), np.tile(logits, (2, 1)))
+
+
+@pytest.mark.parametrize(("start", "length"), [(0, 2), (2, 3), (4, 1), (2, 0)])
+def test_a_slice_of_a_column_is_that_slice_of_the_matrix(start, length):
+    logits = np.arange(15, dtype=np.float32).reshape(5, 3)
+    found = logits_matrix(logits_column(logits).slice(start, length), 3)
+    np.testing.assert_array_equal(found, logits[start : start + length])
+
+
+def test_logits_keep_every_bit(store):
+    table = part({f"text {i}": 1 for i in range(100)}, classes=7)
+    store.write_part(table)
+    found = logits_matrix(store.read_part(store.parts()[0])["entailment"], 7)
+    assert found.tobytes() == logits_matrix(table["entailment"], 7).tobytes()
+
+
+def test_parts_are_of_plain_types_that_pandas_reads_as_one_folder(store):
+    store.write_part(part({"a": 1, "b": 2}))
+    store.write_part(part({"c": 3}))
+    store.write_record({"labelling": {}})
+    frame = pd.read_parquet(store.path).sort_values("text", ignore_index=True)
+    assert frame.columns.tolist() == ["text_id", "text", "occurrences", "entailment", "contradiction"]
+    assert frame["text"].tolist() == ["a", "b", "c"]
+    assert frame["occurrences"].tolist() == [1, 2, 3]
+    assert frame["text_id"].tolist() == [text_id(text) for text in "abc"]
+    assert all(len(row) == 3 and row.dtype == np.float32 for row in frame["entailment"])
+
+
+def test_duckdb_reads_the_parts(store):
+    duckdb = pytest.importorskip("duckdb")
+    store.write_part(part({"a": 1, "b": 2}))
+    store.write_part(part({"c": 3}))
+    query = f"select text, occurrences, len(entailment) from '{store.path}/*.parquet' order by text"
+    assert duckdb.sql(query).fetchall() == [("a", 1, 3), ("b", 2, 3), ("c", 3, 3)]
+
+
+def test_the_metadata_names_no_library_but_arrow(store):
+    store.write_part(part({"a": 1}))
+    (name,) = store.parts()
+    assert {str(field.type) for field in pq.read_schema(f"{store.path}/{name}")} == {
+        "string",
+        "int64",
+        "list<element: float>",
+    }
+
+
+def test_a_part_that_a_kill_left_half_written_is_not_there(store, tmp_path):
+    whole = store.write_part(part({"a": 1}))
+    content = (tmp_path / "labels" / whole).read_bytes()
+    (tmp_path / "labels" / ".0123.tmp").write_bytes(content[: len(content) // 2])
+    (tmp_path / "labels" / ".part-0123.parquet").write_bytes(content[: len(content) // 2])
+    assert store.parts() == [whole]
+    assert pd.read_parquet(store.path)["text"].tolist() == ["a"]
+
+
+def test_a_write_that_dies_before_its_end_leaves_no_part(store, monkeypatch):
+    def die(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("raydistill.files.os.replace", die)
+    with pytest.raises(KeyboardInterrupt):
+        store.write_part(part({"a": 1}))
+    assert store.parts() == []
+
+
+def test_a_write_that_fails_leaves_no_part(store):
+    with pytest.raises(TypeError):
+        store.folder.write("part-1.parquet", "text, which no stream takes")
+    assert store.parts() == []
+
+
+def test_a_torn_part_is_an_error_that_names_it(store, tmp_path):
+    name = store.write_part(part({f"text {i}": 1 for i in range(50)}))
+    path = tmp_path / "labels" / name
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(RunDirError, match="is not a label part") as error:
+        store.read_part(name)
+    assert str(error.value).startswith(f"{store.path}/{name}: ")
+    with pytest.raises(RunDirError, match="is not a label part"):
+        store.known_texts(store.parts())
+
+
+def test_a_part_that_is_gone_is_an_error_that_names_it(store):
+    with pytest.raises(RunDirError, match=r"part-x\.parquet: is not a label part"):
+        store.read_part("part-x.parquet")
+
+
+def test_a_store_travels_as_its_path(store):
+    store.write_part(part({"a": 1}))
+    other = pickle.loads(pickle.dumps(store))
+    assert other.path == store.path
+    assert other.parts() == store.parts()
+    assert len(pickle.dumps(store)) < 500
+
+
+def test_a_store_that_is_not_there_has_no_parts_and_no_record(tmp_path):
+    store = LabelStore(str(tmp_path / "nowhere"))
+    assert store.parts() == []
+    assert store.record() is None
+
+
+# The record
+
+
+def test_the_record_is_read_as_it_was_written(store):
+    store.write_record({"labelling": {"class_names": ["Kültür"]}, "complete": None})
+    assert store.record() == {"schema_version": 1, "labelling": {"class_names": ["Kültür"]}, "complete": None}
+    assert "Kültür" in store.folder.read("_labels.json").decode()
+
+
+@pytest.mark.parametrize("content", [b'{"schema_version": 2}', b'{"schema_version": "1"}', b"{}"])
+def test_a_store_of_another_version_is_an_error(content, store):
+    store.folder.write("_labels.json", content)
+    with pytest.raises(RunDirError, match="another version of raydistill"):
+        store.record()
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"\x80abc", b"null", b"[]"])
+def test_a_damaged_record_is_an_error(content, store):
+    store.folder.write("_labels.json", content)
+    with pytest.raises(RunDirError, match="damaged"):
+        store.record()
+
+
+def test_only_a_complete_store_can_be_trained_from(store):
+    with pytest.raises(RunDirError, match="holds no label store"):
+        store.complete_record()
+    store.write_record({"complete": None})
+    with pytest.raises(RunDirError, match="not complete"):
+        store.complete_record()
+    store.write_record({"complete": {"texts": 3}})
+    assert store.complete_record()["complete"] == {"texts": 3}
+
+
+# Known texts
+
+TEXTS = st.sampled_from([f"text {i}" for i in range(12)])
+PARTS = st.lists(st.dictionaries(TEXTS, st.integers(0, 4), min_size=1, max_size=6), max_size=4)
+
+
+@same_folder
+@given(PARTS, st.lists(TEXTS, max_size=20))
+def test_known_texts_are_those_of_all_parts_with_their_occurrences_added_up(store, parts, asked):
+    inner = fresh(store)
+    wanted = Counter()
+    for occurrences in parts:
+        inner.write_part(part(occurrences))
+        wanted.update({text_id(text): 0 for text in occurrences})
+        for text, times in occurrences.items():
+            wanted[text_id(text)] += times
+    known = inner.known_texts(inner.parts())
+    assert len(known) == len(wanted)
+    found = known.find([text_id(text) for text in asked])
+    for text, at in zip(asked, found, strict=True):
+        assert (at >= 0) == (text_id(text) in wanted)
+        assert at < 0 or known.occurrences[at] == wanted[text_id(text)]
+    places = known.find(list(wanted))
+    assert sorted(places) == list(range(len(wanted)))
+
+
+def test_nothing_is_known_in_no_parts(store):
+    known = store.known_texts([])
+    assert len(known) == 0
+    assert known.find([text_id("a")]).tolist() == [-1]
+    assert known.find([]).tolist() == []
+
+
+def test_nothing_asked_is_nothing_found(store):
+    store.write_part(part({"a": 1}))
+    assert store.known_texts(store.parts()).find([]).tolist() == []
+
+
+def test_a_part_without_rows_does_no_harm(store):
+    store.write_part(part({"a": 2}).slice(0, 0))
+    store.write_part(part({"a": 2}))
+    known = store.known_texts(store.parts())
+    assert known.occurrences[known.find([text_id("a")])].tolist() == [2]
+
+
+def test_id_halves_are_the_two_halves_of_the_id():
+    first, second = id_halves(["0000000000000001" + "ffffffffffffffff", "8000000000000000" + "0000000000000000"])
+    assert first.tolist() == [1, 1 << 63]
+    assert second.tolist() == [(1 << 64) - 1, 0]
+
+
+def test_an_id_that_shares_its_first_half_with_another_is_not_taken_for_it(store):
+    table = part({"a": 5})
+    store.write_part(table)
+    known = store.known_texts(store.parts())
+    other = text_id("a")[:16] + "0" * 16
+    assert known.find([other, text_id("a")]).tolist() == [-1, 0]
+
+
+def test_ids_that_share_their_first_half_are_two_texts(store):
+    shared = ["0" * 16 + "1" * 16, "0" * 16 + "2" * 16]
+    store.write_part(part({"a": 1, "b": 2}).set_column(0, SCHEMA.field("text_id"), pa.array(shared)))
+    known = store.known_texts(store.parts())
+    assert known.occurrences.tolist() == [1, 2]
+    assert known.find(shared)[0] == 0
+
+
+# Occurrences
+
+
+def correct(store, corpus):
+    """A pass over a corpus {text: occurrences}: the known texts are counted, the new ones written as a part."""
+    earlier = store.parts()
+    known = store.known_texts(earlier)
+    counted = np.zeros(len(known), dtype=np.int64)
+    new = {}
+    for text, times in corpus.items():
+        (at,) = known.find([text_id(text)])
+        if at < 0:
+            new[text] = times
+        else:
+            counted[at] += times
+    if new:
+        store.write_part(part(new))
+    return store.correct_occurrences(earlier, known, counted)
+
+
+def test_a_text_that_stands_more_often_counts_more_often(store):
+    store.write_part(part({"a": 1, "b": 2}))
+    assert correct(store, {"a": 4, "b": 2}) == 1
+    assert contents(store) == ids({"a": 4, "b": 2})
+
+
+def test_a_text_that_is_gone_counts_no_more_but_keeps_its_logits(store):
+    table = part({"a": 1, "b": 2})
+    store.write_part(table)
+    assert correct(store, {"b": 2}) == 1
+    assert contents(store) == ids({"a": 0, "b": 2})
+    assert store.read_part(store.parts()[0]).drop_columns("occurrences").equals(table.drop_columns("occurrences"))
+
+
+def test_a_text_that_comes_back_counts_again(store):
+    store.write_part(part({"a": 0, "b": 2}))
+    correct(store, {"a": 3, "b": 2})
+    assert contents(store) == ids({"a": 3, "b": 2})
+
+
+def test_a_text_of_several_parts_counts_once_in_all(store):
+    store.write_part(part({"a": 1, "b": 1}))
+    store.write_part(part({"a": 2, "c": 1}))
+    correct(store, {"a": 5, "b": 1, "c": 1})
+    assert contents(store) == ids({"a": 5, "b": 1, "c": 1})
+
+
+def test_a_store_that_is_right_is_not_touched(store, tmp_path):
+    names = [store.write_part(part({"a": 1, "b": 1})), store.write_part(part({"a": 2}))]
+    before = {name: (tmp_path / "labels" / name).stat().st_mtime_ns for name in names}
+    assert correct(store, {"a": 3, "b": 1}) == 0
+    assert {name: (tmp_path / "labels" / name).stat().st_mtime_ns for name in names} == before
+
+
+def test_parts_that_are_right_are_not_touched(store, tmp_path):
+    right, wrong = store.write_part(part({"a": 1})), store.write_part(part({"b": 1}))
+    stamp = {name: (tmp_path / "labels" / name).stat().st_ino for name in (right, wrong)}
+    correct(store, {"a": 1, "b": 2})
+    now = {name: (tmp_path / "labels" / name).stat().st_ino for name in (right, wrong)}
+    assert now[right] == stamp[right]
+    assert now[wrong] != stamp[wrong]
+    assert store.parts() == sorted([right, wrong])
+
+
+@same_folder
+@given(PARTS, st.dictionaries(TEXTS, st.integers(1, 5)))
+def test_after_a_pass_the_store_says_what_the_corpus_holds(store, parts, corpus):
+    inner = fresh(store)
+    for occurrences in parts:
+        inner.write_part(part(occurrences))
+    correct(inner, corpus)
+    held = {text_id(text) for occurrences in parts for text in occurrences}
+    assert contents(inner) == {**dict.fromkeys(held, 0), **ids(corpus)}
+
+
+def test_texts_whose_ids_share_their_first_half_are_counted_right(store):
+    # By design the second of them may be labelled again; it must not disturb the others nor count twice.
+    corpus = {"a": 1, "b": 2, "z": 3}
+    shared = ["0" * 16 + "1" * 16, "0" * 16 + "2" * 16, "f" * 32]
+    rows = part(corpus).set_column(0, SCHEMA.field("text_id"), pa.array(shared))
+    store.write_part(rows)
+    earlier = store.parts()
+    known = store.known_texts(earlier)
+    places = known.find(shared)
+    counted = np.zeros(len(known), dtype=np.int64)
+    new = []
+    for key, times, at in zip(shared, [1, 2, 7], places, strict=True):  # the corpus has "z" more often now
+        if at < 0:
+            new.append((key, times))
+        else:
+            counted[at] += times
+    for key, times in new:
+        store.write_part(part({"b": times}).set_column(0, SCHEMA.field("text_id"), pa.array([key])))
+    store.correct_occurrences(earlier, known, counted)
+    assert contents(store) == dict(zip(shared, [1, 2, 7], strict=True))
+
+
+# The folder
+
+
+def test_names_are_the_finished_files_in_order(tmp_path):
+    folder = Folder(str(tmp_path))
+    (tmp_path / "below").mkdir()
+    for name in ("b.parquet", "a.parquet", "c.json", ".d.parquet"):
+        folder.write(name, b"x")
+    assert folder.names(".parquet") == ["a.parquet", "b.parquet"]
+    assert folder.names() == ["a.parquet", "b.parquet", "c.json"]
+
+
+def test_a_file_is_read_replaced_and_deleted(tmp_path):
+    folder = Folder(str(tmp_path / "a" / "b"))
+    folder.create()
+    folder.write("x", b"one")
+    folder.write("x", memoryview(b"two"))
+    assert folder.read("x") == b"two"
+    assert folder.exists("x")
+    folder.delete("x")
+    assert not folder.exists("x")
+    with pytest.raises(FileNotFoundError):
+        folder.read("x")
+
+
+def test_a_folder_may_be_named_by_a_uri(tmp_path):
+    Folder(f"file://{tmp_path}").write("x", b"one")
+    assert (tmp_path / "x").read_bytes() == b"one"
+    assert [path.name for path in tmp_path.iterdir()] == ["x"]

@@ -1,0 +1,195 @@
+"""Pairs of text and hypothesis: the encoder's arrays are the tokenizer's own."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+from tiny_models import FAMILIES, make_tokenizer, sentences
+from tokenizers import processors
+from transformers import CanineTokenizer
+from transformers.models.bert.tokenization_bert_legacy import BertTokenizerLegacy
+
+from raydistill.errors import ModelError
+from raydistill.pairs import PairEncoder, budget_batches
+
+HYPOTHESES = ["This text is about sport.", "This text is about some words of politics and money.", "art"]
+TEXTS = [
+    "the striker scored twice.",
+    "a",
+    "",
+    " ",
+    "  two  blanks\tand a tab ",
+    "Zoë paid 3 € for naïve café crème — 東京タワー 🙂🙂 ﬁn",
+    "\u00ad\u200b",
+    "unknownwordsofmanyletters" * 3,
+    " ".join(sentences()[:9]),
+    "the striker, " * 70,
+    "This text is about sport.",
+    "[SEP] </s> <mask> [MASK] as words",
+]
+
+
+def expected(tokenizer, texts, hypotheses, max_length):
+    """What the tokenizer itself makes of the pairs."""
+    encoded = tokenizer(texts, hypotheses, truncation="only_first", max_length=max_length, padding=True)
+    return {name: np.array(rows) for name, rows in encoded.items()}
+
+
+def assert_encodes_as_the_tokenizer(tokenizer, max_length, *, texts=TEXTS, hypotheses=HYPOTHESES, fits=True):
+    encoder = PairEncoder(tokenizer, hypotheses, max_length)
+    assert encoder._fits_pattern is fits
+    tokenized = encoder.tokenize(texts)
+    text_index, class_index = (axis.reshape(-1) for axis in np.indices((len(texts), len(hypotheses))))
+    # In one batch of all pairs, and in small ones whose longest pair differs.
+    for batch in (
+        np.arange(len(text_index)),
+        *np.array_split(np.random.default_rng(0).permutation(len(text_index)), 9),
+    ):
+        found = encoder.encode(tokenized, text_index[batch], class_index[batch])
+        wanted = expected(
+            tokenizer, [texts[i] for i in text_index[batch]], [hypotheses[j] for j in class_index[batch]], max_length
+        )
+        assert set(found) == set(wanted)
+        for name in wanted:
+            np.testing.assert_array_equal(found[name], wanted[name], err_msg=name)
+            assert found[name].dtype == np.int64
+    single = tokenizer(
+        [texts[i] for i in text_index],
+        [hypotheses[j] for j in class_index],
+        truncation="only_first",
+        max_length=max_length,
+    )
+    np.testing.assert_array_equal(encoder.lengths(tokenized).reshape(-1), [len(ids) for ids in single["input_ids"]])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("padding_side", ["right", "left"])
+@pytest.mark.parametrize("truncation_side", ["right", "left"])
+@pytest.mark.parametrize("max_length", [40, 64, 512])
+def test_pairs_equal_the_tokenizers_own(family, padding_side, truncation_side, max_length):
+    tokenizer = make_tokenizer(family, padding_side=padding_side, truncation_side=truncation_side)
+    hypotheses = HYPOTHESES if max_length > 40 else [HYPOTHESES[0], HYPOTHESES[2]]
+    assert_encodes_as_the_tokenizer(tokenizer, max_length, hypotheses=hypotheses)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_any_text_is_encoded_as_the_tokenizer_would(family):
+    tokenizer = make_tokenizer(family)
+    encoder = PairEncoder(tokenizer, HYPOTHESES, 64)
+
+    @example(["[CLS] a [SEP]", "</s></s>"])
+    @given(st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=80), min_size=1, max_size=6))
+    def check(texts):
+        index = np.arange(len(texts))
+        found = encoder.encode(encoder.tokenize(texts), index, index % 3)
+        wanted = expected(tokenizer, texts, [HYPOTHESES[i % 3] for i in index], 64)
+        assert {name: rows.tolist() for name, rows in found.items()} == {k: v.tolist() for k, v in wanted.items()}
+
+    check()
+
+
+@pytest.mark.parametrize("truncation_side", ["right", "left"])
+def test_truncation_takes_from_the_text_and_never_from_the_hypothesis(truncation_side):
+    tokenizer = make_tokenizer("bert", truncation_side=truncation_side)
+    text = "the striker scored twice a minister lost many shares"
+    encoder = PairEncoder(tokenizer, ["about money"], 8)
+    ids = encoder.encode(encoder.tokenize([text]), np.array([0]), np.array([0]))["input_ids"][0]
+    kept = "the striker scored" if truncation_side == "right" else "lost many shares"
+    assert tokenizer.decode(ids) == f"[CLS] {kept} [SEP] about money [SEP]"
+
+
+def test_a_text_is_tokenised_no_further_than_the_shortest_hypothesis_leaves_room():
+    tokenizer = make_tokenizer("bert")
+    encoder = PairEncoder(tokenizer, ["art", "about some words"], 12)
+    (length,) = encoder.tokenize(["money " * 1000]).lengths
+    assert length == 12 - len(["[CLS]", "[SEP]", "art", "[SEP]"])
+
+
+def test_no_texts_are_tokenised_to_nothing():
+    encoder = PairEncoder(make_tokenizer("bert"), HYPOTHESES, 64)
+    assert encoder.lengths(encoder.tokenize([])).shape == (0, 3)
+
+
+@pytest.mark.parametrize("padding_side", ["right", "left"])
+@pytest.mark.parametrize("truncation_side", ["right", "left"])
+def test_a_tokenizer_that_puts_the_hypothesis_first_is_called_for_each_pair(padding_side, truncation_side):
+    tokenizer = make_tokenizer("bert", padding_side=padding_side, truncation_side=truncation_side)
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS]:0 $A:0 [SEP]:0",
+        pair="[CLS]:0 $B:0 [SEP]:0 $A:1 [SEP]:1",
+        special_tokens=[("[CLS]", tokenizer.cls_token_id), ("[SEP]", tokenizer.sep_token_id)],
+    )
+    assert_encodes_as_the_tokenizer(tokenizer, 40, fits=False)
+    # The text is cut even where the hypothesis is the longer one of the two.
+    assert_encodes_as_the_tokenizer(tokenizer, 20, texts=sentences()[:3], fits=False)
+
+
+def test_types_of_all_special_tokens_are_the_tokenizers_own():
+    tokenizer = make_tokenizer("bert")
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS]:0 $A:0 [SEP]:0",
+        pair="[MASK]:3 [CLS]:2 $A:1 [SEP]:4 [MASK]:5 $B:6 [SEP]:7 [CLS]:8",
+        special_tokens=[
+            (f"[{name}]", getattr(tokenizer, f"{name.lower()}_token_id")) for name in ("CLS", "SEP", "MASK")
+        ],
+    )
+    assert_encodes_as_the_tokenizer(tokenizer, 40)
+
+
+@pytest.mark.parametrize("padding_side", ["right", "left"])
+@pytest.mark.parametrize("truncation_side", ["right", "left"])
+def test_slow_tokenizers_are_encoded_as_exactly(tmp_path, padding_side, truncation_side):
+    vocab = make_tokenizer("bert").get_vocab()
+    (tmp_path / "vocab.txt").write_text("\n".join(sorted(vocab, key=vocab.get)), encoding="utf-8")
+    sides = {"padding_side": padding_side, "truncation_side": truncation_side}
+    assert_encodes_as_the_tokenizer(BertTokenizerLegacy(str(tmp_path / "vocab.txt"), **sides), 40)
+    assert_encodes_as_the_tokenizer(CanineTokenizer(**sides), 100)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_hypothesis_that_leaves_no_room_is_an_error_that_names_it(family):
+    tokenizer = make_tokenizer(family)
+    long = "This text is about " + "some words of politics " * 12
+    with pytest.raises(ModelError, match="some words of politics") as error:
+        PairEncoder(tokenizer, ["art", long, "sport"], 40)
+    assert "takes" in str(error.value)
+    assert "40 tokens" in str(error.value)
+    assert "'art'" not in str(error.value)
+
+
+def test_a_hypothesis_may_leave_room_for_a_single_token():
+    tokenizer = make_tokenizer("bert")
+    hypothesis = "about some words"  # with its special tokens, 6
+    assert_encodes_as_the_tokenizer(tokenizer, 7, hypotheses=[hypothesis])
+    with pytest.raises(ModelError, match="about some words"):
+        PairEncoder(tokenizer, [hypothesis], 6)
+
+
+LENGTHS = st.lists(st.integers(1, 300), max_size=80).map(lambda lengths: np.array(lengths, dtype=np.int64))
+
+
+@given(LENGTHS, st.integers(1, 1000))
+def test_batches_hold_each_pair_once(lengths, budget):
+    found = [int(index) for batch in budget_batches(lengths, budget) for index in batch]
+    assert sorted(found) == list(range(len(lengths)))
+
+
+@given(LENGTHS, st.integers(1, 1000))
+def test_batches_keep_the_budget_unless_a_pair_stands_alone(lengths, budget):
+    for batch in budget_batches(lengths, budget):
+        assert len(batch) == 1 or len(batch) * lengths[batch].max() <= budget
+
+
+@given(LENGTHS, st.integers(1, 1000))
+def test_batches_go_from_the_longest_pair_to_the_shortest(lengths, budget):
+    order = [int(lengths[i]) for batch in budget_batches(lengths, budget) for i in batch]
+    assert order == sorted(order, reverse=True)
+
+
+@given(LENGTHS, st.integers(1, 1000))
+def test_no_batch_but_the_last_has_room_for_the_next_pair(lengths, budget):
+    batches = list(budget_batches(lengths, budget))
+    for batch in batches[:-1]:
+        assert (len(batch) + 1) * lengths[batch].max() > budget

@@ -1,0 +1,341 @@
+"""The run directory: who may use it, what run.json says, and how the student gets into it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+
+import pytest
+
+from raydistill.config import DistillConfig
+from raydistill.errors import RunDirError
+from raydistill.run_dir import RunDir
+
+BOTH = ("labels", "student")
+
+
+def config_for(path, **changes):
+    options = {"data_file": "corpus.txt", "class_names_file": "classes.txt", "output_dir": str(path)}
+    return DistillConfig(**{**options, **changes})
+
+
+def begun(path, products=BOTH, **changes):
+    """A run directory as a run leaves it."""
+    config = config_for(path, **changes)
+    run_dir = RunDir.claim(config, products)
+    run_dir.begin(config, products)
+    return run_dir
+
+
+def claim_error(config, products=BOTH):
+    with pytest.raises(RunDirError) as error:
+        RunDir.claim(config, products)
+    message = str(error.value)
+    assert "\n" not in message
+    return message
+
+
+def record_of(path):
+    return json.loads((path / "run.json").read_text(encoding="utf-8"))
+
+
+# Claims
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_a_new_or_empty_folder_may_be_used_and_a_claim_writes_nothing(there, tmp_path):
+    path = tmp_path / "a" / "b"
+    if there:
+        path.mkdir(parents=True)
+    run_dir = RunDir.claim(config_for(path), BOTH)
+    assert (run_dir.path, run_dir.record) == (path, {})
+    assert not list(path.iterdir() if there else tmp_path.iterdir())
+
+
+def test_a_folder_may_be_named_from_the_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert RunDir.claim(config_for("~/out"), BOTH).path == tmp_path / "out"
+
+
+def test_a_folder_may_be_named_relatively(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    begun("out")
+    assert (tmp_path / "out" / "run.json").is_file()
+
+
+@pytest.mark.parametrize("uri", ["s3://bucket/out", "gs://bucket/out", "file:///tmp/out"])
+def test_a_uri_is_refused(uri):
+    assert f"--output-dir {uri}: must be a folder" in claim_error(config_for(uri))
+
+
+def test_a_file_is_refused(tmp_path):
+    (tmp_path / "out").write_text("mine")
+    assert "is a file" in claim_error(config_for(tmp_path / "out"))
+    assert "is a file" in claim_error(config_for(tmp_path / "out", overwrite_output_dir=True))
+
+
+def test_a_folder_below_a_file_is_refused(tmp_path):
+    (tmp_path / "out").write_text("mine")
+    claim_error(config_for(tmp_path / "out" / "below"))
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="needs a folder that nobody may write to")
+def test_a_folder_that_cannot_be_written_to_is_refused():
+    assert "cannot be written to" in claim_error(config_for("/proc/raydistill/out"))
+
+
+def test_a_folder_of_other_things_is_refused_and_left_alone(tmp_path):
+    (tmp_path / "thesis.tex").write_text("mine")
+    assert "is not empty and holds no earlier run" in claim_error(config_for(tmp_path))
+    assert "--overwrite-output-dir" in claim_error(config_for(tmp_path))
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+@pytest.mark.parametrize("content", [b"{", b"", b"\xff\xfe\x00"])
+def test_a_damaged_record_is_refused(content, tmp_path):
+    (tmp_path / "run.json").write_bytes(content)
+    assert "run.json is damaged" in claim_error(config_for(tmp_path))
+
+
+def test_a_run_of_the_same_options_goes_on(tmp_path):
+    begun(tmp_path).update(stages={"label": {"finished": True}})
+    assert RunDir.claim(config_for(tmp_path), BOTH).finished("label")
+
+
+def test_a_run_of_other_options_is_refused_and_each_difference_is_told(tmp_path):
+    begun(tmp_path, temperature=1, learning_rate="1e-4", data_file=["a.txt", "b.txt"])
+    message = claim_error(config_for(tmp_path, temperature=2, seed=3, data_file="a.txt", teacher_max_length=9))
+    for wanted in (
+        "--temperature was 1.0, now 2.0",
+        "--learning-rate was 1e-4, now not given",
+        "--seed was not given, now 3",
+        "--data-file was a.txt b.txt, now a.txt",
+        "--teacher-max-length was not given, now 9",
+    ):
+        assert wanted in message
+    assert "--class-names-file" not in message
+
+
+CHANGES_LABELS = {"hypothesis_template": "About {}.", "teacher_max_length": 9, "text_column": "body"}
+CHANGES_STUDENT = {"temperature": 2.0, "multi_label": True, "learning_rate": "3e-5", "student_max_length": 9}
+CHANGES_NOTHING = {
+    "teacher_actors": "2",
+    "teacher_batch_size": 8,
+    "use_cpu": True,
+    "train_workers": 2,
+    "address": "auto",
+    "dry_run": True,
+}
+
+
+@pytest.mark.parametrize("change", [{name: value} for name, value in CHANGES_LABELS.items()], ids=str)
+def test_what_changes_labels_hinders_labelling_but_not_training(change, tmp_path):
+    begun(tmp_path)
+    claim_error(config_for(tmp_path, **change), ["labels"])
+    claim_error(config_for(tmp_path, **change), BOTH)
+    assert RunDir.claim(config_for(tmp_path, **change), ["student"]).record
+
+
+@pytest.mark.parametrize("change", [{name: value} for name, value in CHANGES_STUDENT.items()], ids=str)
+def test_what_changes_the_student_hinders_training_but_not_labelling(change, tmp_path):
+    begun(tmp_path)
+    claim_error(config_for(tmp_path, **change), ["student"])
+    claim_error(config_for(tmp_path, **change), BOTH)
+    assert RunDir.claim(config_for(tmp_path, **change), ["labels"]).record
+
+
+@pytest.mark.parametrize("change", [{name: value} for name, value in CHANGES_NOTHING.items()], ids=str)
+def test_what_changes_only_how_the_work_is_done_hinders_nothing(change, tmp_path):
+    begun(tmp_path)
+    assert RunDir.claim(config_for(tmp_path, **change), BOTH).record
+
+
+def test_a_product_that_was_not_made_yet_may_be_made_with_any_options(tmp_path):
+    begun(tmp_path, ["labels"])
+    run_dir = begun(tmp_path, ["student"], temperature=2)
+    assert set(run_dir.record["made_with"]) == set(BOTH)
+    claim_error(config_for(tmp_path, temperature=3), ["student"])
+
+
+@pytest.mark.parametrize(
+    ("then", "now"),
+    [
+        ({"learning_rate": "3e-5"}, {"learning_rate": 3e-5}),
+        ({"num_train_epochs": "1"}, {"num_train_epochs": 1.0}),
+        ({"fp16": "true"}, {"fp16": True}),
+        ({"temperature": "2"}, {"temperature": 2.0}),
+    ],
+)
+def test_the_same_value_spelled_otherwise_is_the_same(then, now, tmp_path):
+    # "3e-5" comes from the command line and from YAML, 3e-05 from JSON and from Python.
+    begun(tmp_path, **then)
+    assert RunDir.claim(config_for(tmp_path, **now), BOTH).record
+
+
+@pytest.mark.parametrize("content", ["{", "null", "[]", '{"made_with": {}}'])
+def test_overwriting_may_be_done_whatever_is_there(content, tmp_path):
+    (tmp_path / "run.json").write_text(content)
+    assert RunDir.claim(config_for(tmp_path, overwrite_output_dir=True), BOTH).record == {}
+    assert (tmp_path / "run.json").read_text() == content
+
+
+@pytest.mark.parametrize("content", ["null", "[]", "3"])
+def test_a_record_that_is_no_table_is_refused_as_damaged(content, tmp_path):
+    (tmp_path / "run.json").write_text(content)
+    assert "damaged" in claim_error(config_for(tmp_path))
+
+
+# Beginning
+
+
+def test_beginning_makes_the_folder_and_says_what_this_run_is(tmp_path):
+    config = config_for(tmp_path / "a" / "b", learning_rate="3e-5")
+    RunDir.claim(config, BOTH).begin(config, BOTH, versions={"python": "3"})
+    record = record_of(tmp_path / "a" / "b")
+    assert record["options"] == config.options()
+    assert record["made_with"] == {name: config.that_change(name) for name in BOTH}
+    assert record["versions"] == {"python": "3"}
+
+
+def fill(path):
+    (path / "labels").mkdir()
+    (path / "labels" / "part.parquet").write_text("x")
+    (path / "checkpoints" / "deep").mkdir(parents=True)
+    (path / "config.json").write_text("x")
+    (path / ".hidden").write_text("x")
+
+
+def test_overwriting_for_labels_empties_the_folder(tmp_path):
+    begun(tmp_path)
+    fill(tmp_path)
+    begun(tmp_path, ["labels"], overwrite_output_dir=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["run.json"]
+
+
+def test_overwriting_for_training_keeps_the_labels(tmp_path):
+    begun(tmp_path)
+    fill(tmp_path)
+    begun(tmp_path, ["student"], overwrite_output_dir=True)
+    assert {path.name for path in tmp_path.iterdir()} == {"run.json", "labels"}
+    assert (tmp_path / "labels" / "part.parquet").read_text() == "x"
+
+
+def test_overwriting_forgets_the_earlier_runs_record(tmp_path):
+    begun(tmp_path).update(stages={"train": {"finished": True}})
+    run_dir = begun(tmp_path, temperature=2, overwrite_output_dir=True)
+    assert not run_dir.finished("train")
+    assert "stages" not in record_of(tmp_path)
+
+
+def test_overwriting_follows_no_link_out_of_the_folder(tmp_path):
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "thesis.tex").write_text("mine")
+    out = tmp_path / "out"
+    begun(out)
+    (out / "link").symlink_to(outside, target_is_directory=True)
+    begun(out, overwrite_output_dir=True)
+    assert (outside / "thesis.tex").read_text() == "mine"
+    assert not (out / "link").exists()
+
+
+def test_without_overwriting_everything_stays(tmp_path):
+    begun(tmp_path)
+    fill(tmp_path)
+    before = {path.name for path in tmp_path.rglob("*")}
+    begun(tmp_path)
+    assert {path.name for path in tmp_path.rglob("*")} == before
+
+
+# The record
+
+
+def test_facts_add_up_tables_are_merged_and_all_else_is_replaced(tmp_path):
+    run_dir = begun(tmp_path)
+    run_dir.update(stages={"label": {"finished": True}}, seconds=1)
+    run_dir.update(stages={"train": {"finished": False}}, seconds=2)
+    record = record_of(tmp_path)
+    assert record["stages"] == {"label": {"finished": True}, "train": {"finished": False}}
+    assert record["seconds"] == 2
+
+
+def test_a_stage_is_finished_when_the_record_says_so(tmp_path):
+    run_dir = begun(tmp_path)
+    assert not run_dir.finished("label")
+    run_dir.update(stages={"label": {"finished": False}})
+    assert not run_dir.finished("label")
+    run_dir.update(stages={"label": {"finished": True}})
+    assert run_dir.finished("label")
+    assert not run_dir.finished("train")
+
+
+def test_the_record_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
+    run_dir = begun(tmp_path)
+    before = (tmp_path / "run.json").read_text()
+    monkeypatch.setattr("pathlib.Path.replace", lambda *_: (_ for _ in ()).throw(OSError("killed")))
+    with pytest.raises(OSError, match="killed"):
+        run_dir.update(seconds=3)
+    assert (tmp_path / "run.json").read_text() == before
+
+
+def test_the_record_is_readable_utf_8(tmp_path):
+    begun(tmp_path, hypothesis_template="Über {}.")
+    assert "Über {}." in (tmp_path / "run.json").read_text(encoding="utf-8")
+
+
+# Publishing
+
+
+MODEL = {"config.json": "new config", "model.safetensors": "new weights", "tokenizer.json": "new tokenizer"}
+
+
+@pytest.fixture
+def model(tmp_path):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    for name, content in MODEL.items():
+        (folder / name).write_text(content)
+    return folder
+
+
+def test_publishing_copies_every_file_of_the_model(model, tmp_path):
+    run_dir = begun(tmp_path / "out")
+    run_dir.publish(model)
+    assert {name: (tmp_path / "out" / name).read_text() for name in MODEL} == MODEL
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {*MODEL, "run.json"}
+    assert {path.name for path in model.iterdir()} == set(MODEL)
+
+
+@pytest.mark.parametrize("there_before", [False, True])
+def test_when_publishing_breaks_off_nothing_loads(there_before, model, tmp_path):
+    run_dir = begun(tmp_path / "out")
+    if there_before:
+        for name in MODEL:
+            (tmp_path / "out" / name).write_text("old")
+    (model / "another_file").symlink_to(tmp_path / "nowhere")  # cannot be copied
+    with pytest.raises(OSError, match=r"nowhere|another_file"):
+        run_dir.publish(model)
+    assert not (tmp_path / "out" / "config.json").exists()
+
+
+def test_the_config_comes_after_every_other_file(model, tmp_path, monkeypatch):
+    run_dir = begun(tmp_path / "out")
+    (model / "zz_last_by_name.txt").write_text("x")
+    copy, seen = shutil.copyfile, []
+
+    def watched(source, target):
+        seen.append(source.name)
+        assert not (tmp_path / "out" / "config.json").exists()
+        return copy(source, target)
+
+    monkeypatch.setattr("raydistill.run_dir.shutil.copyfile", watched)
+    run_dir.publish(model)
+    assert seen[-1] == "config.json"
+    assert sorted(seen) == sorted([*MODEL, "zz_last_by_name.txt"])
+
+
+def test_the_paths_of_labels_and_log_lie_in_the_folder(tmp_path):
+    run_dir = begun(tmp_path)
+    assert run_dir.labels_path == str(tmp_path / "labels")
+    assert run_dir.log_path == tmp_path / "raydistill.log"

@@ -1,0 +1,518 @@
+"""The teacher: logits are those of a plain loop, whatever the batches; faults are told in one line."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from tiny_models import (
+    FAMILIES,
+    MAX_LENGTH,
+    NLI_LABELS,
+    make_classifier,
+    make_config,
+    make_tokenizer,
+    save_classifier,
+    sentences,
+)
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertForMaskedLM, CanineTokenizer
+
+from raydistill.errors import ModelError
+from raydistill.pretrained import ensure_pad_token, longest_input, skeleton
+from raydistill.specs import Effort, TeacherSpec
+from raydistill.teacher import Teacher, describe_teacher, make_hypotheses, nli_label_ids, resolve_precision
+
+CLASSES = ("sport", "politics", "money and art", "film")
+TEMPLATE = "This text is about {}."
+TEXTS = [*sentences()[::6], "a", "unknown Wörter 東京", " ".join(sentences()[:14])]  # the last one is cut
+PLAIN_BATCH = 32
+
+
+def spec_of(path, **changes):
+    return TeacherSpec(str(path), CLASSES, TEMPLATE, **changes)
+
+
+def plain_logits(folder, texts=TEXTS, classes=CLASSES, max_length=MAX_LENGTH):
+    """(N, K, labels): the pairs in their order, in batches of 32, through the tokenizer and the model."""
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    pairs = [(text, TEMPLATE.replace("{}", name)) for text in texts for name in classes]
+    found = []
+    with torch.inference_mode():
+        for start in range(0, len(pairs), PLAIN_BATCH):
+            firsts, seconds = zip(*pairs[start : start + PLAIN_BATCH], strict=True)
+            inputs = tokenizer(
+                list(firsts),
+                list(seconds),
+                truncation="only_first",
+                max_length=max_length,
+                padding=True,
+                return_tensors="pt",
+            )
+            found.append(model(**inputs).logits)
+    return torch.cat(found).reshape(len(texts), len(classes), -1).numpy()
+
+
+@pytest.fixture(scope="module")
+def family_dirs(tmp_path_factory):
+    return {family: save_classifier(tmp_path_factory.mktemp(family), family) for family in FAMILIES}
+
+
+@pytest.fixture
+def tiny_teacher(tiny_teacher_dir):
+    return Teacher.load(spec_of(tiny_teacher_dir))
+
+
+class Wrapped(torch.nn.Module):
+    """A thin layer around a real model that a test can let fail."""
+
+    def __init__(self, model, before=lambda inputs: None):
+        super().__init__()
+        self.model, self.config, self.before = model, model.config, before
+
+    @property
+    def device(self):
+        return self.model.device
+
+    def forward(self, **inputs):
+        self.before(inputs)
+        return self.model(**inputs)
+
+
+# Scores
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_scores_equal_a_plain_loop(family, family_dirs):
+    wanted = plain_logits(family_dirs[family])
+    entailment, contradiction = Teacher.load(spec_of(family_dirs[family])).score(TEXTS)
+    np.testing.assert_allclose(entailment, wanted[..., 2], atol=1e-5)
+    np.testing.assert_allclose(contradiction, wanted[..., 0], atol=1e-5)
+    assert entailment.dtype == contradiction.dtype == np.float32
+
+
+@pytest.mark.parametrize(
+    ("labels", "entailment_at", "contradiction_at"),
+    [
+        ({0: "contradiction", 1: "neutral", 2: "entailment"}, 2, 0),
+        ({0: "entailment", 1: "neutral", 2: "contradiction"}, 0, 2),
+        ({0: "NEUTRAL", 1: "CONTRADICTION", 2: "Entailment"}, 2, 1),
+        ({0: "entailment", 1: "not_entailment"}, 0, 1),
+        ({0: "NOT_ENTAILMENT", 1: "ENTAILMENT"}, 1, 0),
+    ],
+)
+def test_labels_are_found_in_any_order_and_case(labels, entailment_at, contradiction_at, tmp_path):
+    folder = save_classifier(tmp_path / "teacher", "bert", labels)
+    wanted = plain_logits(folder)
+    entailment, contradiction = Teacher.load(spec_of(folder)).score(TEXTS)
+    np.testing.assert_allclose(entailment, wanted[..., entailment_at], atol=1e-5)
+    np.testing.assert_allclose(contradiction, wanted[..., contradiction_at], atol=1e-5)
+
+
+def test_labels_may_be_named_by_index(tmp_path):
+    folder = save_classifier(tmp_path / "teacher", "bert", ["LABEL_0", "LABEL_1", "LABEL_2"])
+    wanted = plain_logits(folder)
+    entailment, contradiction = Teacher.load(spec_of(folder, entailment_id=1, contradiction_id=2)).score(TEXTS)
+    np.testing.assert_allclose(entailment, wanted[..., 1], atol=1e-5)
+    np.testing.assert_allclose(contradiction, wanted[..., 2], atol=1e-5)
+
+
+@pytest.mark.parametrize("max_length", [24, 500])
+def test_the_longest_pair_is_the_users_or_the_models_limit_whichever_is_less(max_length, tiny_teacher_dir):
+    wanted = plain_logits(tiny_teacher_dir, max_length=min(max_length, MAX_LENGTH))
+    found = Teacher.load(spec_of(tiny_teacher_dir, max_length=max_length)).score(TEXTS)[0]
+    np.testing.assert_allclose(found, wanted[..., 2], atol=1e-5)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 1000])
+def test_the_batch_size_does_not_change_scores(batch_size, tiny_teacher_dir, tiny_teacher):
+    found = Teacher.load(spec_of(tiny_teacher_dir, batch_size=batch_size)).score(TEXTS)
+    np.testing.assert_allclose(found, tiny_teacher.score(TEXTS), atol=1e-5)
+
+
+def test_a_forward_pass_holds_no_more_tokens_than_the_batch_size_at_full_length(tiny_teacher_dir):
+    teacher = Teacher.load(spec_of(tiny_teacher_dir, batch_size=2))
+    sizes = []
+    teacher.model = Wrapped(teacher.model, lambda inputs: sizes.append(inputs["input_ids"].numel()))
+    teacher.score(TEXTS)
+    assert max(sizes) <= 2 * MAX_LENGTH
+    assert sizes
+
+
+def test_dropout_is_off(tmp_path):
+    folder = save_classifier(tmp_path / "teacher", hidden_dropout_prob=0.5, attention_probs_dropout_prob=0.5)
+    teacher = Teacher.load(spec_of(folder))
+    np.testing.assert_array_equal(teacher.score(TEXTS), teacher.score(TEXTS))
+
+
+def test_no_texts_have_no_scores(tiny_teacher):
+    entailment, contradiction = tiny_teacher.score([])
+    assert entailment.shape == contradiction.shape == (0, len(CLASSES))
+
+
+def test_effort_counts_pairs_and_tokens(tiny_teacher_dir, tiny_teacher):
+    effort = Effort()
+    tiny_teacher.score(TEXTS[:5], effort)
+    tiny_teacher.score(TEXTS[5:], effort)
+    tokenizer = AutoTokenizer.from_pretrained(tiny_teacher_dir)
+    tokens = sum(
+        len(tokenizer(text, hypothesis, truncation="only_first", max_length=MAX_LENGTH)["input_ids"])
+        for text in TEXTS
+        for hypothesis in make_hypotheses(TEMPLATE, CLASSES)
+    )
+    assert (effort.pairs, effort.tokens) == (len(TEXTS) * len(CLASSES), tokens)
+    assert effort.padded_tokens >= effort.tokens
+
+
+def test_a_tokenizer_without_a_padding_token_scores_as_a_plain_loop_of_single_pairs(tmp_path):
+    folder = save_classifier(tmp_path / "teacher", "roberta")
+    plain = AutoTokenizer.from_pretrained(folder)
+    model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    with torch.inference_mode():
+        wanted = [
+            [model(**plain(t, TEMPLATE.replace("{}", c), return_tensors="pt")).logits[0, 2] for c in CLASSES]
+            for t in TEXTS[:6]
+        ]
+    plain.pad_token = None
+    plain.save_pretrained(folder)
+    assert AutoTokenizer.from_pretrained(folder).pad_token_id is None
+    np.testing.assert_allclose(Teacher.load(spec_of(folder)).score(TEXTS[:6])[0], wanted, atol=1e-5)
+
+
+# Logits that are not finite
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_logit_that_is_not_finite_is_an_error_with_the_index_of_the_text(value, tiny_teacher):
+    token = tiny_teacher.encoder.tokenizer.convert_tokens_to_ids("farmer")
+    with torch.no_grad():
+        tiny_teacher.model.bert.embeddings.word_embeddings.weight[token] = value
+    texts = ["the striker scored.", "a " * 40, "our bank", "the old farmer lost.", "a", "a farmer"]
+    with pytest.raises(FloatingPointError, match="not finite") as error:
+        tiny_teacher.score(texts)
+    assert error.value.args[1] == 3
+
+
+def test_a_contradiction_logit_that_is_not_finite_is_an_error_too(tiny_teacher):
+    with torch.no_grad():
+        tiny_teacher.model.classifier.bias[0] = float("nan")
+    with pytest.raises(FloatingPointError) as error:
+        tiny_teacher.score(TEXTS)
+    assert error.value.args[1] == 0
+
+
+def test_a_logit_that_nobody_reads_may_be_anything(tiny_teacher):
+    with torch.no_grad():
+        tiny_teacher.model.classifier.bias[1] = float("nan")
+    assert np.isfinite(tiny_teacher.score(TEXTS)).all()
+
+
+# Memory
+
+
+def refuse_rows_above(rows, seen):
+    def check(inputs):
+        seen.append(len(inputs["input_ids"]))
+        if seen[-1] > rows:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    return check
+
+
+@pytest.mark.parametrize("rows", [1, 2, 7])
+def test_when_memory_runs_out_smaller_batches_give_the_same_scores(rows, tiny_teacher, tiny_teacher_dir):
+    wanted = plain_logits(tiny_teacher_dir)
+    tiny_teacher.model = Wrapped(tiny_teacher.model, refuse_rows_above(rows, []))
+    entailment, contradiction = tiny_teacher.score(TEXTS)
+    np.testing.assert_allclose(entailment, wanted[..., 2], atol=1e-5)
+    np.testing.assert_allclose(contradiction, wanted[..., 0], atol=1e-5)
+
+
+def test_when_memory_runs_out_the_budget_is_halved_and_stays_so(tiny_teacher):
+    tiny_teacher.token_budget = 16 * MAX_LENGTH
+    seen = []
+    tiny_teacher.model = Wrapped(tiny_teacher.model, refuse_rows_above(15, seen))
+    texts = ["a " * 100] * 20  # every pair is of full length
+    tiny_teacher.score(texts)
+    assert tiny_teacher.token_budget == 8 * MAX_LENGTH
+    assert seen == [16, *[8] * (20 * len(CLASSES) // 8)]
+
+
+def test_memory_that_does_not_suffice_for_one_pair_is_an_error(tiny_teacher):
+    tiny_teacher.model = Wrapped(tiny_teacher.model, refuse_rows_above(0, []))
+    with pytest.raises(torch.OutOfMemoryError):
+        tiny_teacher.score(TEXTS)
+
+
+def test_what_was_scored_before_memory_ran_out_is_not_scored_again(tiny_teacher):
+    calls, done = [], []
+
+    def fail_once(inputs):
+        calls.append(len(inputs["input_ids"]))
+        if len(calls) == 3:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        done.append(len(inputs["input_ids"]))
+
+    tiny_teacher.token_budget = 512
+    tiny_teacher.model = Wrapped(tiny_teacher.model, fail_once)
+    tiny_teacher.score(TEXTS)
+    assert sum(done) == len(TEXTS) * len(CLASSES)
+
+
+# Labels
+
+
+def ids(labels, **asked):
+    names = dict(enumerate(labels))
+    return nli_label_ids({name: i for i, name in names.items()}, len(labels), spec_of("some/teacher", **asked))
+
+
+@pytest.mark.parametrize(
+    ("labels", "asked", "wanted"),
+    [
+        (["contradiction", "neutral", "entailment"], {}, (2, 0)),
+        (["ENTAILMENT", "NEUTRAL", "CONTRADICTION"], {}, (0, 2)),
+        (["entails", "neutral", "contradicts"], {}, (0, 2)),
+        (["neutral", "Contradictory", "Entailing"], {}, (2, 1)),
+        (["entailment", "not_entailment"], {}, (0, 1)),
+        (["not_entailment", "entailment"], {}, (1, 0)),
+        (["contradiction", "entailment"], {}, (1, 0)),
+        (["LABEL_0", "LABEL_1", "LABEL_2"], {"entailment_id": 2, "contradiction_id": 0}, (2, 0)),
+        (["LABEL_0", "LABEL_1"], {"entailment_id": 1}, (1, 0)),
+        (["LABEL_0", "LABEL_1"], {"entailment_id": 0}, (0, 1)),
+        (["contradiction", "neutral", "LABEL_2"], {"entailment_id": 2}, (2, 0)),
+        (["contradiction", "neutral", "entailment"], {"contradiction_id": 1}, (2, 1)),
+        (["contradiction", "neutral", "entailment"], {"entailment_id": 0, "contradiction_id": 2}, (0, 2)),
+    ],
+)
+def test_entailment_and_contradiction_are_as_asked_or_as_the_labels_say(labels, asked, wanted):
+    assert ids(labels, **asked) == wanted
+
+
+@pytest.mark.parametrize(
+    ("labels", "asked"),
+    [
+        (["LABEL_0", "LABEL_1", "LABEL_2"], {}),
+        (["LABEL_0", "LABEL_1"], {}),
+        (["NEGATIVE", "POSITIVE"], {}),
+        (["entailment", "neutral", "other"], {}),
+        (["contradiction", "neutral", "other"], {}),
+        (["LABEL_0", "LABEL_1", "LABEL_2"], {"entailment_id": 2}),
+        (["LABEL_0", "LABEL_1", "LABEL_2"], {"contradiction_id": 0}),
+        (["contradiction", "neutral", "entailment"], {"entailment_id": 0}),  # both the same
+        (["contradiction", "neutral", "entailment"], {"entailment_id": 3}),  # there is none
+        (["contradiction", "neutral", "entailment"], {"contradiction_id": 9}),
+        (["LABEL_0", "LABEL_1"], {"entailment_id": 2}),
+        (["LABEL_0"], {"entailment_id": 0}),
+    ],
+)
+def test_labels_that_tell_nothing_are_an_error_that_names_both_options_and_the_labels(labels, asked):
+    with pytest.raises(ModelError) as error:
+        ids(labels, **asked)
+    message = str(error.value)
+    assert "some/teacher" in message
+    assert "--entailment-id" in message
+    assert "--contradiction-id" in message
+    assert ", ".join(f"{i}: {name}" for i, name in enumerate(labels)) in message
+    assert "\n" not in message
+
+
+# Loading
+
+
+@pytest.mark.parametrize("load", [Teacher.load, describe_teacher])
+@pytest.mark.parametrize("name", ["no/such/folder", "/no/such/folder", "./nothing"])
+def test_a_teacher_that_is_not_there_is_an_error(load, name):
+    with pytest.raises(ModelError, match=f"^--teacher-name-or-path {name}: no such folder"):
+        load(spec_of(name))
+
+
+@pytest.mark.parametrize("load", [Teacher.load, describe_teacher])
+def test_a_teacher_that_the_hub_cannot_give_is_an_error(load):
+    with pytest.raises(ModelError, match=r"^--teacher-name-or-path nobody/nothing: .*hub") as error:
+        load(spec_of("nobody/nothing"))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("load", [Teacher.load, describe_teacher])
+def test_a_folder_without_a_model_is_an_error(load, tmp_path):
+    with pytest.raises(ModelError, match=r"no config\.json"):
+        load(spec_of(tmp_path))
+
+
+@pytest.mark.parametrize("load", [Teacher.load, describe_teacher])
+def test_a_model_without_a_classifier_is_an_error(load, tmp_path):
+    tokenizer = make_tokenizer("bert")
+    BertForMaskedLM(make_config("bert", tokenizer, NLI_LABELS)).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match="BertForMaskedLM, not a sequence classifier"):
+        load(spec_of(tmp_path))
+
+
+@pytest.mark.parametrize("load", [Teacher.load, describe_teacher])
+def test_a_damaged_config_is_an_error(load, tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "bert"')
+    with pytest.raises(ModelError, match=r"config\.json cannot be read"):
+        load(spec_of(tmp_path))
+
+
+@pytest.mark.parametrize("load", [Teacher.load, describe_teacher])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_model_without_a_tokenizer_is_an_error(load, family, tmp_path):
+    # transformers 5 makes an empty tokenizer up, to which every word is unknown.
+    make_classifier(family, make_tokenizer(family)).save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match="tokenizer"):
+        load(spec_of(tmp_path))
+
+
+@pytest.mark.parametrize("load", [Teacher.load, describe_teacher])
+def test_a_hypothesis_that_leaves_no_room_is_found_before_work_begins(load, tiny_teacher_dir):
+    spec = dataclasses.replace(spec_of(tiny_teacher_dir), hypothesis_template="a " * 70 + "{}")
+    with pytest.raises(ModelError, match="leaves none for the text"):
+        load(spec)
+
+
+def test_precision_auto_is_fp32_on_a_cpu_and_any_other_is_as_asked():
+    cpu = torch.device("cpu")
+    found = {name: resolve_precision(name, cpu) for name in ("auto", "fp32", "bf16", "fp16")}
+    assert found == {
+        "auto": torch.float32,
+        "fp32": torch.float32,
+        "bf16": torch.bfloat16,
+        "fp16": torch.float16,
+    }
+
+
+def test_the_precision_is_that_of_the_models_weights_and_scores_stay_near(tiny_teacher_dir, tiny_teacher):
+    teacher = Teacher.load(spec_of(tiny_teacher_dir, precision="bf16"))
+    assert teacher.model.dtype == torch.bfloat16
+    entailment = teacher.score(TEXTS)[0]
+    assert entailment.dtype == np.float32
+    assert np.abs(entailment - tiny_teacher.score(TEXTS)[0]).mean() < 0.1
+
+
+# What a teacher is
+
+
+def test_the_description_says_what_labels_depend_on(tiny_teacher_dir):
+    found = describe_teacher(spec_of(tiny_teacher_dir, max_length=40, precision="fp32"))
+    fingerprint = found.pop("teacher_fingerprint")
+    assert fingerprint.startswith("blake2b:")
+    assert found == {
+        "teacher": str(tiny_teacher_dir),
+        "hypothesis_template": TEMPLATE,
+        "class_names": list(CLASSES),
+        "max_length": 40,
+        "precision": "fp32",
+        "entailment_id": 2,
+        "contradiction_id": 0,
+    }
+    assert json.loads(json.dumps(found)) == found
+
+
+def test_the_description_knows_the_models_own_limit(tiny_teacher_dir):
+    assert describe_teacher(spec_of(tiny_teacher_dir))["max_length"] == MAX_LENGTH
+    assert describe_teacher(spec_of(tiny_teacher_dir, max_length=10_000))["max_length"] == MAX_LENGTH
+
+
+def fingerprint_of(folder):
+    return describe_teacher(spec_of(folder))["teacher_fingerprint"]
+
+
+def test_the_fingerprint_does_not_depend_on_where_the_model_lies(tiny_teacher_dir, tmp_path):
+    copy = shutil.copytree(tiny_teacher_dir, tmp_path / "copy")
+    assert fingerprint_of(copy) == fingerprint_of(tiny_teacher_dir)
+
+
+def test_the_fingerprint_changes_with_a_single_weight(tiny_teacher_dir, tmp_path):
+    copy = shutil.copytree(tiny_teacher_dir, tmp_path / "copy")
+    weights = load_file(copy / "model.safetensors")
+    weights["classifier.bias"][0] += 1e-3
+    save_file(weights, copy / "model.safetensors", metadata={"format": "pt"})
+    assert fingerprint_of(copy) != fingerprint_of(tiny_teacher_dir)
+
+
+def test_the_fingerprint_changes_with_the_config(tiny_teacher_dir, tmp_path):
+    copy = shutil.copytree(tiny_teacher_dir, tmp_path / "copy")
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps(config | {"hidden_act": "relu"}))
+    assert fingerprint_of(copy) != fingerprint_of(tiny_teacher_dir)
+
+
+def test_the_fingerprint_changes_with_the_tokenizer(tiny_teacher_dir, tmp_path):
+    copy = shutil.copytree(tiny_teacher_dir, tmp_path / "copy")
+    AutoTokenizer.from_pretrained(copy, do_lower_case=False).save_pretrained(copy)
+    other = Teacher.load(spec_of(copy)).score(["THE STRIKER SCORED"])
+    assert not np.allclose(other, Teacher.load(spec_of(tiny_teacher_dir)).score(["THE STRIKER SCORED"]))
+    assert fingerprint_of(copy) != fingerprint_of(tiny_teacher_dir)
+
+
+# Models and tokenizers
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_longest_input_is_the_last_that_the_model_takes(family):
+    tokenizer = make_tokenizer(family, model_max_length=10**30)
+    model = make_classifier(family, tokenizer)
+    limit = longest_input(tokenizer, model)
+    assert limit == longest_input(tokenizer, skeleton(model.config)) == MAX_LENGTH
+    row = torch.full((1, limit + 1), tokenizer.convert_tokens_to_ids("a"))
+    row[0, 0], row[0, -2:] = tokenizer.cls_token_id, tokenizer.sep_token_id
+    assert torch.isfinite(model(input_ids=row[:, 1:]).logits).all()
+    if family != "deberta-v2":  # which has no table of absolute positions
+        with pytest.raises((IndexError, RuntimeError)):
+            model(input_ids=row)
+
+
+def test_the_longest_input_is_the_tokenizers_where_that_is_less():
+    tokenizer = make_tokenizer("bert", model_max_length=20)
+    assert longest_input(tokenizer, make_classifier("bert", tokenizer)) == 20
+
+
+def test_a_padding_token_is_left_as_it_is():
+    tokenizer = make_tokenizer("bert")
+    model = make_classifier("bert", tokenizer)
+    assert ensure_pad_token(tokenizer, model) is False
+    assert tokenizer.pad_token == "[PAD]"
+
+
+def test_the_end_token_pads_where_there_is_no_padding_token():
+    tokenizer = make_tokenizer("roberta")
+    model = make_classifier("roberta", tokenizer)
+    tokenizer.pad_token = None
+    assert ensure_pad_token(tokenizer, model) is True
+    assert tokenizer.pad_token == "</s>"
+    assert model.config.pad_token_id == tokenizer.pad_token_id == tokenizer.convert_tokens_to_ids("</s>")
+
+
+def test_a_tokenizer_with_nothing_to_pad_with_is_an_error():
+    tokenizer = make_tokenizer("bert")
+    model = make_classifier("bert", tokenizer)
+    tokenizer.pad_token = tokenizer.eos_token = tokenizer.unk_token = None
+    with pytest.raises(ModelError, match="padding token"):
+        ensure_pad_token(tokenizer, model)
+
+
+def test_a_slow_tokenizer_scores_as_a_plain_loop(tmp_path):
+    tokenizer = CanineTokenizer(model_max_length=MAX_LENGTH)
+    model = make_classifier("bert", make_tokenizer("bert"), vocab_size=0xE010)
+    teacher = Teacher(
+        model,
+        tokenizer,
+        ["about a"],
+        entailment_id=2,
+        contradiction_id=0,
+        max_length=MAX_LENGTH,
+        token_budget=512,
+    )
+    with torch.inference_mode():
+        wanted = [
+            model(**tokenizer(t, "about a", truncation="only_first", max_length=MAX_LENGTH, return_tensors="pt")).logits
+            for t in sentences()[:8]
+        ]
+    np.testing.assert_allclose(teacher.score(sentences()[:8])[0], torch.stack(wanted)[:, 0, 2:], atol=1e-5)

@@ -1,0 +1,174 @@
+"""`TrainingArguments` by their own names: typed by transformers, complained of in our words."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+
+import pytest
+from transformers import IntervalStrategy, SchedulerType, TrainingArguments
+
+from raydistill.config import DistillConfig, read_config_file
+from raydistill.errors import ConfigError
+from raydistill.training_arguments import SEED_DEFAULTS, field_names, training_arguments
+
+
+def arguments(given=None, **more):
+    return training_arguments({**(given or {}), **more}, output_dir="somewhere", use_cpu=True)
+
+
+def test_nothing_given_is_the_seed_scripts_defaults():
+    found = arguments()
+    assert found.per_device_train_batch_size == 32
+    assert found.per_device_eval_batch_size == 128
+    assert found.num_train_epochs == 1.0
+    assert found.do_train is True
+    assert found.do_eval is True
+    assert found.report_to == []
+    assert found.output_dir == "somewhere"
+    assert found.use_cpu is True
+
+
+def test_other_defaults_are_transformers_own():
+    plain = TrainingArguments(output_dir="somewhere", use_cpu=True)
+    found = arguments()
+    ours = {*SEED_DEFAULTS, "logging_dir", "run_name"}
+    for field in dataclasses.fields(TrainingArguments):
+        if field.init and field.name not in ours:
+            assert getattr(found, field.name) == getattr(plain, field.name), field.name
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "wanted"),
+    [
+        ("learning_rate", "3e-5", 3e-5),
+        ("learning_rate", 3e-5, 3e-5),
+        ("learning_rate", -1.0, -1.0),
+        ("learning_rate", "-1e-3", -1e-3),
+        ("num_train_epochs", "2", 2.0),
+        ("per_device_train_batch_size", "8", 8),
+        ("per_device_train_batch_size", 8, 8),
+        ("seed", "7", 7),
+        ("gradient_checkpointing", "true", True),
+        ("gradient_checkpointing", True, True),
+        ("do_eval", "false", False),
+        ("do_eval", False, False),
+        ("lr_scheduler_type", "cosine", SchedulerType.COSINE),
+        ("lr_scheduler_type", SchedulerType.COSINE, SchedulerType.COSINE),
+        ("eval_strategy", "steps", IntervalStrategy.STEPS),
+        ("save_strategy", IntervalStrategy.EPOCH, IntervalStrategy.EPOCH),
+        ("optim", "sgd", "sgd"),
+        ("lr_scheduler_kwargs", {"num_cycles": 2}, {"num_cycles": 2}),
+        ("lr_scheduler_kwargs", '{"num_cycles": 2}', {"num_cycles": 2}),
+        ("label_names", ["a", "b"], ["a", "b"]),
+        ("warmup_steps", "0.1", 0.1),
+        ("warmup_steps", 10, 10.0),
+        ("max_steps", "-1", -1),
+    ],
+)
+def test_a_field_is_typed_by_transformers_from_text_or_value(name, given, wanted):
+    found = getattr(arguments({name: given}), name)
+    assert found == wanted
+    assert isinstance(found, type(wanted))
+
+
+def test_a_number_that_yaml_takes_for_text_is_a_number(tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_text("learning-rate: 3e-5\nweight_decay: 1e-2\n", encoding="utf-8")
+    found = arguments(DistillConfig(**read_config_file(str(path))).training)
+    assert (found.learning_rate, found.weight_decay) == (3e-5, 1e-2)
+
+
+def test_none_leaves_the_default():
+    assert arguments(max_grad_norm=None).max_grad_norm == arguments().max_grad_norm
+
+
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [
+        ("learning_rat", "--learning-rate"),
+        ("num_epochs", "--num-train-epochs"),
+        ("teacher_batchsize", "--teacher-batch-size"),
+        ("per_device_batch_size", "--per-device-"),
+    ],
+)
+def test_an_unknown_name_is_an_error_with_the_nearest_known_one(name, near):
+    with pytest.raises(ConfigError, match=f"No such option: --{name.replace('_', '-')}") as error:
+        arguments({name: "1"})
+    assert f"Did you mean {near}" in str(error.value)
+
+
+def test_an_unknown_name_like_no_other_is_an_error_without_a_suggestion():
+    with pytest.raises(ConfigError) as error:
+        arguments(xyzzy="1")
+    assert str(error.value) == "No such option: --xyzzy."
+
+
+def test_the_beginning_of_a_name_is_not_taken_for_it():
+    with pytest.raises(ConfigError, match="No such option: --learning"):
+        arguments(learning="1")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("learning_rate", "fast"),
+        ("per_device_train_batch_size", "8.5"),
+        ("gradient_checkpointing", "maybe"),
+        ("lr_scheduler_type", "zigzag"),
+        ("eval_strategy", "sometimes"),
+        ("optim", "none_such"),
+        ("warmup_steps", "-3"),
+    ],
+)
+def test_a_value_of_the_wrong_type_is_an_error_of_one_line(name, value):
+    with pytest.raises(ConfigError) as error:
+        arguments({name: value})
+    assert "\n" not in str(error.value)
+    assert name in str(error.value).replace("-", "_") or value in str(error.value)
+
+
+def test_values_that_do_not_go_together_are_an_error_of_one_line():
+    with pytest.raises(ConfigError, match="TrainingArguments: ") as error:
+        arguments(load_best_model_at_end="true", save_strategy="epoch", eval_strategy="no")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["output_dir", "use_cpu", "local_rank", "remove_unused_columns"])
+def test_what_raydistill_sets_itself_is_no_field(name):
+    assert name not in field_names()
+
+
+FORMER = {
+    "no_cuda": "true",
+    "evaluation_strategy": "epoch",
+    "overwrite_output_dir": "true",
+    "logging_dir": "logs",
+    "tpu_num_cores": "8",
+    "warmup_ratio": "0.1",
+    "per_gpu_train_batch_size": "4",
+    "per_gpu_eval_batch_size": "4",
+}
+
+
+def test_fields_that_transformers_dropped_are_taken_all_the_same():
+    config = DistillConfig(**FORMER)
+    found = arguments(config.training)
+    assert config.use_cpu is True
+    assert config.overwrite_output_dir is True
+    assert found.eval_strategy == "epoch"
+    assert found.per_device_train_batch_size == found.per_device_eval_batch_size == 4
+
+
+def test_a_warmup_ratio_is_that_share_of_all_steps():
+    found = arguments(DistillConfig(warmup_ratio="0.1").training)
+    assert [found.get_warmup_steps(steps) for steps in (10, 1000)] == [1, 100]
+
+
+def test_a_file_in_the_working_directory_changes_nothing(tmp_path, monkeypatch):
+    # HfArgumentParser would read <script>.args beside the script.
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", [str(tmp_path / "raydistill")])
+    (tmp_path / "raydistill.args").write_text("--learning_rate 1")
+    assert os.path.exists("raydistill.args")
+    assert arguments().learning_rate == TrainingArguments(output_dir="x").learning_rate
