@@ -1,6 +1,6 @@
 """raydistill from Python: label a corpus, train a student, use it.
 
-    python examples/quickstart.py corpus.txt classes.txt out
+python examples/quickstart.py corpus.txt classes.txt out
 """
 
 import sys

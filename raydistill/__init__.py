@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from raydistill.config import DistillConfig as DistillConfig
+    from raydistill.distillation import soft_labels as soft_labels
     from raydistill.errors import RaydistillError as RaydistillError
-    from raydistill.soft_labels import soft_labels as soft_labels
     from raydistill.stages.run import DistillResult as DistillResult
     from raydistill.stages.run import distill as distill
     from raydistill.stages.run import label as label
@@ -25,7 +25,7 @@ _HOMES = {
     "RaydistillError": "errors",
     "distill": "stages.run",
     "label": "stages.run",
-    "soft_labels": "soft_labels",
+    "soft_labels": "distillation",
     "train": "stages.run",
 }
 __all__ = sorted(_HOMES)

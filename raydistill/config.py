@@ -295,8 +295,8 @@ def _to_bool(value: Any) -> bool:
 
 def _template_faults(template: str) -> list[str]:
     try:
-        fields = [name for _, name, _, _ in string.Formatter().parse(template) if name is not None]
-        fits = fields in ([""], ["0"])
+        fields = [field[1:] for field in string.Formatter().parse(template) if field[1] is not None]
+        fits = fields in ([("", "", None)], [("0", "", None)])
     except ValueError:
         fits = False
     if fits:

@@ -7,6 +7,7 @@ Every reader streams: what it holds does not grow with the file.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import fnmatch
 import glob
@@ -65,9 +66,10 @@ def _expand(entry: str) -> list[CorpusFile]:
         fs, path = open_path(entry)
         info = fs.get_file_info(path)
         if info.type == pafs.FileType.File:
-            found = [info]
-        elif info.type == pafs.FileType.Directory:
-            found = fs.get_file_info(pafs.FileSelector(path, recursive=True))
+            return [_describe(entry if is_uri(entry) else path, info)]
+        if info.type == pafs.FileType.Directory:
+            listed = fs.get_file_info(pafs.FileSelector(path, recursive=True))
+            found = [item for item in listed if not _is_hidden(item.path.removeprefix(path))]
         elif GLOB_CHARACTERS & set(path):
             found = _glob(fs, path, local=not is_uri(entry))
         else:
@@ -76,12 +78,17 @@ def _expand(entry: str) -> list[CorpusFile]:
         raise CorpusError(f"--data-file {entry}: cannot be read ({_first_line(error)}).") from None
     base = entry[: entry.index("://") + 3] if is_uri(entry) else ""
     files = sorted(
-        (i for i in found if i.type == pafs.FileType.File and not i.base_name.startswith((".", "_"))),
-        key=lambda i: i.path,
+        (item for item in found if item.type == pafs.FileType.File and not _is_hidden(item.base_name)),
+        key=lambda item: item.path,
     )
     if not files:
         raise CorpusError(f"--data-file {entry}: no such file. Give a file, a directory with files in it, or a glob.")
-    return [_describe(base + i.path, i) for i in files]
+    return [_describe(base + item.path, item) for item in files]
+
+
+def _is_hidden(path: str) -> bool:
+    """Whether a part of a path begins with . or _, as what other programs leave in a data folder does."""
+    return any(part.startswith((".", "_")) for part in PurePosixPath(path).parts)
 
 
 def _glob(fs: pafs.FileSystem, pattern: str, *, local: bool) -> list[pafs.FileInfo]:
@@ -129,26 +136,38 @@ def make_splits(files: Iterable[CorpusFile], split_bytes: int) -> list[Split]:
 
 
 def estimate_texts(files: Sequence[CorpusFile], text_column: str, sample_bytes: int = 8 << 20) -> tuple[int, bool]:
-    """(number of texts before blanks are dropped, whether that is exact), reading about `sample_bytes` of lines.
+    """(number of texts before blanks are dropped, whether that is exact), reading about `sample_bytes`.
 
-    Parquet is counted from its footers; lines are counted up to the sample and the rest estimated by size.
+    Parquet is counted from its footers. Other files are read while they fit the sample; of the rest, the line ends in
+    the beginning of one of each kind are counted and the others estimated by size.
     """
-    rows = sum(_parquet(file).metadata.num_rows for file in files if file.format == "parquet")
-    lines = [file for file in files if file.format != "parquet" and file.size]
-    seen_rows, seen_bytes, exact = 0, 0, True
-    for file in lines:
-        for texts in read_split(Split(file, 0, -1), text_column):
-            seen_rows += len(texts)
-            seen_bytes += sum(map(len, texts)) + len(texts)
-            if seen_bytes >= sample_bytes:
-                exact = False
-                break
-        if not exact:
-            break
-    if exact:
-        return rows + seen_rows, True
-    inflation = 3 if any(file.compression for file in lines) else 1
-    return rows + int(seen_rows * inflation * sum(file.size for file in lines) / max(seen_bytes, 1)), False
+    total, left, exact = 0, sample_bytes, True
+    rates: dict[tuple[str, str | None], float] = {}
+    for file in files:
+        kind = (file.format, file.compression)
+        if file.format == "parquet":
+            total += _parquet(file).metadata.num_rows
+        elif (size := file.size * (4 if file.compression else 1)) <= left:
+            left -= size
+            total += sum(len(texts) for texts in read_split(Split(file, 0, -1), text_column))
+        else:
+            exact = False
+            rates[kind] = rates.get(kind) or _lines_per_byte(file, sample_bytes)
+            total += round(rates[kind] * file.size)
+    return total, exact
+
+
+def _lines_per_byte(file: CorpusFile, sample_bytes: int) -> float:
+    """Line ends for each byte of the file as it lies, from its beginning."""
+    fs, path = open_path(file.path)
+    with fs.open_input_stream(path, compression=None) as stream:
+        head = stream.read(sample_bytes)
+    lines = 0
+    stream = pa.input_stream(pa.BufferReader(head), compression=file.compression)
+    with contextlib.suppress(OSError):  # which a compressed file that is cut short ends in
+        while block := stream.read(READ_BYTES):
+            lines += block.count(b"\n")
+    return max(lines, 1) / max(len(head), 1)
 
 
 def text_id(text: str) -> str:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import uuid
 from collections.abc import Collection
 from pathlib import Path
+from typing import Any
 
 import pyarrow.fs as pafs
 
@@ -77,6 +79,14 @@ class Folder:
     def open(self, name: str) -> pafs.FileSystem:
         """A file for random reading, as pyarrow takes it."""
         return self._fs.open_input_file(self._at(name))
+
+
+def parse_record(content: bytes) -> dict[str, Any]:
+    """A JSON table from a file's content. Raises ValueError for anything else."""
+    record = json.loads(content.decode())
+    if not isinstance(record, dict):
+        raise ValueError("not a table")
+    return record
 
 
 def empty_folder(path: Path, keep: Collection[str] = ()) -> None:

@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from raydistill.errors import RunDirError
-from raydistill.files import Folder
+from raydistill.files import Folder, parse_record
 
 RECORD = "_labels.json"
 SCHEMA_VERSION = 1
@@ -52,8 +52,7 @@ def logits_matrix(column: pa.Array | pa.ChunkedArray, num_classes: int) -> npt.N
 class KnownTexts:
     """The texts that a store holds, sorted by id: 24 bytes each, so 240 MB for ten million.
 
-    An id is kept as two 64-bit halves. `find` looks the first up and compares the second: in the one case in 10^6 (at
-    ten million texts) that two ids share a first half, a text may be labelled again, and none is ever lost.
+    An id is kept as two 64-bit halves, which are searched in turn.
     """
 
     first: npt.NDArray[np.uint64]
@@ -69,6 +68,11 @@ class KnownTexts:
             return np.full(len(text_ids), -1, dtype=np.int64)
         first, second = id_halves(text_ids)
         at = np.minimum(np.searchsorted(self.first, first), len(self) - 1)
+        # Ids that share a first half stand side by side; among ten million texts that happens once in a million stores.
+        behind = (self.first[at] == first) & (self.second[at] < second)
+        while behind.any():
+            at[behind] = np.minimum(at[behind] + 1, len(self) - 1)
+            behind &= (self.first[at] == first) & (self.second[at] < second) & (at < len(self) - 1)
         return np.where((self.first[at] == first) & (self.second[at] == second), at, -1)
 
 
@@ -92,10 +96,10 @@ class LabelStore:
     def record(self) -> dict[str, Any] | None:
         """What `_labels.json` says, or None where there is no store. Raises RunDirError for another version's."""
         try:
-            record = json.loads(self.folder.read(RECORD))
+            record = parse_record(self.folder.read(RECORD))
         except FileNotFoundError:
             return None
-        except json.JSONDecodeError:
+        except ValueError:
             raise RunDirError(f"{self.path}/{RECORD} is damaged. Remove the folder and label again.") from None
         if record.get("schema_version") != SCHEMA_VERSION:
             raise RunDirError(

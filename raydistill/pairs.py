@@ -89,6 +89,8 @@ class PairEncoder:
 
     def tokenize(self, texts: Sequence[str]) -> TokenizedTexts:
         """Tokenise texts once, for all hypotheses; cut to what the shortest hypothesis leaves room for."""
+        if not len(texts):
+            return TokenizedTexts(texts, *(np.empty(0, dtype=np.int64) for _ in range(3)))
         rows = self.tokenizer(
             list(texts),
             add_special_tokens=False,
@@ -99,10 +101,8 @@ class PairEncoder:
             return_token_type_ids=False,
         )["input_ids"]
         lengths = np.array([len(row) for row in rows], dtype=np.int64)
-        starts = np.concatenate([[0], np.cumsum(lengths)[:-1]]) if len(rows) else np.empty(0, np.int64)
-        tokens = (
-            np.concatenate([np.asarray(row, dtype=np.int64) for row in rows]) if len(rows) else np.empty(0, np.int64)
-        )
+        starts = np.concatenate([[0], np.cumsum(lengths)[:-1]])
+        tokens = np.concatenate([np.asarray(row, dtype=np.int64) for row in rows])
         return TokenizedTexts(texts, tokens, starts, lengths)
 
     def lengths(self, texts: TokenizedTexts) -> Ints:

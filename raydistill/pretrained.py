@@ -11,6 +11,8 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTok
 
 from raydistill.errors import ModelError
 
+MODEL_FILES = frozenset({".json", ".txt", ".model", ".safetensors", ".bin"})
+
 
 def load_config(name_or_path: str, option: str) -> Any:
     """A model's config. Raises ModelError, naming the option that gave it."""
@@ -24,9 +26,15 @@ def load_config(name_or_path: str, option: str) -> Any:
 def load_tokenizer(name_or_path: str, use_fast: bool) -> Any:
     """A model's tokenizer. Raises ModelError."""
     try:
-        return AutoTokenizer.from_pretrained(name_or_path, use_fast=use_fast)
+        tokenizer = AutoTokenizer.from_pretrained(name_or_path, use_fast=use_fast)
     except (OSError, ValueError) as error:
         raise ModelError(f"{name_or_path}: has no tokenizer that can be loaded ({_first_line(error)}).") from None
+    folder = Path(name_or_path).expanduser()
+    wanted = {"tokenizer.json", *tokenizer.vocab_files_names.values()}
+    if folder.is_dir() and not any((folder / name).is_file() for name in wanted):
+        # transformers makes one up that knows no word.
+        raise ModelError(f"{name_or_path}: has no tokenizer ({' or '.join(sorted(wanted))}). Save it beside the model.")
+    return tokenizer
 
 
 def skeleton(config: Any) -> Any:
@@ -62,12 +70,12 @@ def ensure_pad_token(tokenizer: Any, model: Any) -> bool:
 
 
 def fingerprint(name_or_path: str, config: Any) -> str:
-    """What a model is, beyond its name: the hub's commit, or a hash of a folder's config and weights."""
+    """What a model is, beyond its name: the hub's commit, or a hash of a folder's config, weights and tokenizer."""
     folder = Path(name_or_path).expanduser()
     if not folder.is_dir():
         return f"commit:{getattr(config, '_commit_hash', None)}"
     digest = hashlib.blake2b(digest_size=16)
-    for path in sorted([folder / "config.json", *folder.glob("*.safetensors"), *folder.glob("*.bin")]):
+    for path in sorted(path for path in folder.iterdir() if path.suffix in MODEL_FILES):
         digest.update(path.name.encode())
         with path.open("rb") as stream:
             while block := stream.read(1 << 22):

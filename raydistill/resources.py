@@ -65,7 +65,9 @@ def make_plan(nodes: Sequence[Node], request: Request) -> Plan:
     has_gpus = not request.use_cpu and any(node.gpus >= 1 - EPSILON for node in nodes)
     low, high = _teacher_range(request.teacher_actors)
     teacher_gpus = _gpus(request.teacher_gpus_per_actor, "--teacher-gpus-per-actor", has_gpus)
-    teacher_cpus = _cpus(request.teacher_cpus_per_actor, "--teacher-cpus-per-actor", nodes, teacher_gpus, low)
+    # A pool that may grow is made of actors of one CPU, or of larger ones where all of them fit.
+    wanted = low if low == high else max(low or 1, min(high or 1, _places(nodes, 1.0, 0)))
+    teacher_cpus = _cpus(request.teacher_cpus_per_actor, "--teacher-cpus-per-actor", nodes, teacher_gpus, wanted)
     fitting = _places(nodes, teacher_cpus, teacher_gpus)
     _expect_fit(low or 1, fitting, "--teacher-actors", teacher_cpus, teacher_gpus, nodes)
     low = low or fitting
@@ -88,7 +90,7 @@ def make_plan(nodes: Sequence[Node], request: Request) -> Plan:
     return Plan(
         nodes=len(nodes),
         teacher_actors_min=low,
-        teacher_actors_max=max(high or low, low),
+        teacher_actors_max=max(low, min(high or low, fitting)),
         teacher_cpus=teacher_cpus,
         teacher_gpus=teacher_gpus,
         teacher_threads=max(1, math.ceil(teacher_cpus - EPSILON)),
@@ -121,7 +123,7 @@ def _teacher_range(text: str | None) -> tuple[int | None, int | None]:
 def _gpus(asked: float | None, option: str, has_gpus: bool) -> float:
     if asked is None:
         return 1.0 if has_gpus else 0.0
-    if asked < 0 or (asked > 1 and not float(asked).is_integer()):
+    if not math.isfinite(asked) or asked < 0 or (asked > 1 and not float(asked).is_integer()):
         raise ResourceError(f"{option} {asked:g} must be 0, a fraction of one GPU, or a whole number.")
     if asked and not has_gpus:
         raise ResourceError(
@@ -133,7 +135,7 @@ def _gpus(asked: float | None, option: str, has_gpus: bool) -> float:
 def _cpus(asked: float | None, option: str, nodes: Sequence[Node], gpus: float, count: int | None) -> float:
     """CPUs of one actor: as asked, else a GPU's fair share of its node, else a few, else what the node has left."""
     if asked is not None:
-        if asked <= 0:
+        if not (math.isfinite(asked) and asked > 0):
             raise ResourceError(f"{option} {asked:g} must be above 0.")
         return float(asked)
     if gpus:
@@ -158,9 +160,9 @@ def _places(nodes: Sequence[Node], cpus: float, gpus: float) -> int:
     """How many actors of a size fit beside the tasks' share of each node."""
     total = 0
     for node in nodes:
-        by_cpu = math.floor((node.cpus - tasks_reserve(node)) / cpus + EPSILON)
+        by_cpu = max(0, math.floor((node.cpus - tasks_reserve(node)) / cpus + EPSILON))
         total += min(by_cpu, _gpu_places(node.gpus, gpus)) if gpus else by_cpu
-    return max(total, 0)
+    return total
 
 
 def _gpu_places(free: float, gpus: float) -> int:

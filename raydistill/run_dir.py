@@ -12,7 +12,7 @@ from typing import Any
 
 from raydistill.config import LABELS_PRODUCT, DistillConfig, flag
 from raydistill.errors import RunDirError
-from raydistill.files import empty_folder, is_uri
+from raydistill.files import empty_folder, is_uri, parse_record
 
 RECORD, LOG, LABELS, CHECKPOINTS = "run.json", "raydistill.log", "labels", "checkpoints"
 
@@ -44,13 +44,13 @@ class RunDir:
         if config.overwrite_output_dir or not path.is_dir() or not any(path.iterdir()):
             return cls(path, {})
         try:
-            record = json.loads((path / RECORD).read_text(encoding="utf-8"))
+            record = parse_record((path / RECORD).read_bytes())
         except FileNotFoundError:
             raise RunDirError(
                 f"--output-dir {path}: is not empty and holds no earlier run. Give another folder, or empty this one "
                 "with --overwrite-output-dir."
             ) from None
-        except (json.JSONDecodeError, UnicodeDecodeError):
+        except ValueError:
             raise RunDirError(
                 f"--output-dir {path}: its {RECORD} is damaged. Start anew with --overwrite-output-dir."
             ) from None
@@ -127,10 +127,18 @@ def _differences(config: DistillConfig, product: str, record: dict[str, Any]) ->
             pairs = [(key, then.get(name, {}).get(key), now[name].get(key)) for key in names]
         else:
             pairs = [(name, then.get(name), now[name])]
-        lines += [
-            f"{flag(key)} was {_shown(old)}, now {_shown(new)}" for key, old, new in pairs if str(old) != str(new)
-        ]
+        lines += [f"{flag(key)} was {_shown(old)}, now {_shown(new)}" for key, old, new in pairs if not _same(old, new)]
     return lines
+
+
+def _same(old: Any, new: Any) -> bool:
+    """Whether two spellings, such as "3e-5" and 3e-05 or "true" and True, are one value."""
+    if str(old).lower() == str(new).lower():
+        return True
+    try:
+        return float(old) == float(new)
+    except (TypeError, ValueError):
+        return False
 
 
 def _shown(value: Any) -> str:

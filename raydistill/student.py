@@ -82,9 +82,8 @@ def load_trained_student(folder: str) -> tuple[Any, Any]:
 def predict(model: Any, tokenizer: Any, texts: Sequence[str], token_budget: int = 4096) -> npt.NDArray[np.float32]:
     """The student's probabilities, (N, K) float32 in class order, from batches of like length."""
     multi_label = model.config.problem_type == "multi_label_classification"
-    ids = tokenizer(list(texts), truncation=True, max_length=longest_input(tokenizer, model), padding=False)[
-        "input_ids"
-    ]
+    limit = longest_input(tokenizer, model)
+    ids = tokenizer(list(texts), truncation=True, max_length=limit, padding=False)["input_ids"] if len(texts) else []
     found = np.empty((len(texts), model.config.num_labels), dtype=np.float32)
     for batch in budget_batches(np.array([len(row) for row in ids], dtype=np.int64), token_budget):
         inputs = tokenizer.pad({"input_ids": [ids[i] for i in batch]}, return_tensors="pt").to(model.device)

@@ -12,8 +12,8 @@ import numpy as np
 import pyarrow as pa
 from tokenizers import Tokenizer
 
+from raydistill.distillation import soft_labels
 from raydistill.label_store import logits_column, logits_matrix
-from raydistill.soft_labels import soft_labels
 
 _tokenizers: dict[int, Tokenizer] = {}  # by the hash of their JSON, once a process
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import enum
 import json
 from collections.abc import Mapping
 from typing import Any, NoReturn, cast
@@ -60,6 +61,7 @@ def training_arguments(given: Mapping[str, Any], *, output_dir: str, use_cpu: bo
 
 def _tokens(name: str, value: Any) -> list[str]:
     """A value as transformers' own command line would have it."""
+    value = value.value if isinstance(value, enum.Enum) else value
     if isinstance(value, Mapping):
         return [f"--{name}", json.dumps(value)]
     if isinstance(value, list | tuple):

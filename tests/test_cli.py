@@ -240,7 +240,7 @@ def test_a_lone_json_file_holds_all_options(tmp_path: Path) -> None:
 
 
 def test_a_stray_argument_is_refused() -> None:
-    with pytest.raises(ConfigError, match="Unexpected argument 'corpus.txt'"):
+    with pytest.raises(ConfigError, match=r"Unexpected argument 'corpus\.txt'"):
         training_flags(["corpus.txt"])
 
 

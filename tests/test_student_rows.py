@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from tiny_models import FAMILIES, make_tokenizer, sentences
 from transformers import CanineTokenizer
 
+from raydistill.distillation import soft_labels
 from raydistill.label_store import logits_column
-from raydistill.soft_labels import soft_labels
 from raydistill.student_rows import StudentRows, pad_rows
 
 CLASSES = 3

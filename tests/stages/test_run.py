@@ -186,7 +186,7 @@ class TestResume:
     @pytest.fixture
     def corpus(self, tmp_path: Path) -> Path:
         path = tmp_path / "corpus.txt"
-        lines = [f"text {i} about {'money art sport'.split()[i % 3]} {'again and ' * 40}" for i in range(200)]
+        lines = [f"text {i} about {['money', 'art', 'sport'][i % 3]} {'again and ' * 40}" for i in range(200)]
         path.write_text("".join(f"{line}\n" for line in [*lines, *lines[:30]]))
         return path
 

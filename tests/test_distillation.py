@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from raydistill.soft_labels import soft_labels, softmax
+from raydistill.distillation import soft_labels, softmax
 
 TEMPERATURES = st.floats(0.05, 20)
 SHAPES = st.tuples(st.integers(1, 5), st.integers(2, 7))
@@ -156,7 +156,7 @@ def test_softmax_equals_torchs_along_any_axis(logits, axis):
 
 def test_the_module_needs_nothing_but_numpy():
     code = (
-        "import sys, raydistill.soft_labels; "
+        "import sys, raydistill.distillation; "
         "print(sorted({'torch', 'ray', 'transformers', 'pyarrow', 'pandas', 'tokenizers', 'yaml', 'click'}"
         " & set(sys.modules)), 'numpy' in sys.modules)"
     )
