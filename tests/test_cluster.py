@@ -1,0 +1,95 @@
+"""Clusters that are there already, of several raylets on this machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ray.cluster_utils import Cluster
+
+
+@pytest.fixture
+def start_cluster(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callable[..., Cluster]]:
+    """Starts a cluster of nodes with some CPUs each, whose workers cannot import this checkout by themselves."""
+    hidden = tmp_path / "hidden"
+    hidden.mkdir()
+    # Loaded by every Python that the cluster starts: the installed package is out of reach there.
+    (hidden / "sitecustomize.py").write_text(
+        "import sys\n"
+        "class Hide:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name == 'raydistill' and not any('runtime_resources' in entry for entry in sys.path):\n"
+        "            raise ModuleNotFoundError(name)\n"
+        "sys.meta_path.insert(0, Hide())\n"
+    )
+    clusters = []
+
+    def start(*cpus: int) -> Cluster:
+        monkeypatch.setenv("PYTHONPATH", str(hidden))
+        cluster = Cluster()
+        clusters.append(cluster)
+        for number in cpus:
+            cluster.add_node(num_cpus=number, include_dashboard=False)
+        monkeypatch.delenv("PYTHONPATH")
+        return cluster
+
+    yield start
+    for cluster in clusters:
+        cluster.shutdown()
+
+
+def run(address: str, output_dir: Path, *more: str, **files: Any) -> subprocess.CompletedProcess[str]:
+    flags = {
+        "--data-file": files["corpus_file"],
+        "--class-names-file": files["class_names_file"],
+        "--teacher-name-or-path": files["tiny_teacher_dir"],
+        "--student-name-or-path": files["tiny_student_dir"],
+        "--output-dir": output_dir,
+        "--address": address,
+    }
+    tokens = [str(token) for pair in flags.items() for token in pair]
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    return subprocess.run(
+        [sys.executable, "-m", "raydistill", "run", *tokens, *more],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env=environment,
+    )
+
+
+@pytest.mark.parametrize("cpus", [(1,), (1, 1)], ids=["one node of one CPU", "two nodes of one CPU"])
+def test_a_cluster_that_is_there_does_the_work_and_is_left_running(
+    cpus: tuple[int, ...],
+    start_cluster: Callable[..., Cluster],
+    tmp_path: Path,
+    corpus_file: Path,
+    class_names_file: Path,
+    tiny_teacher_dir: Path,
+    tiny_student_dir: Path,
+    corpus_counts: Any,
+) -> None:
+    cluster = start_cluster(*cpus)
+    done = run(
+        cluster.address,
+        tmp_path / "out",
+        *(["--train-workers", "2"] if len(cpus) > 1 else []),
+        corpus_file=corpus_file,
+        class_names_file=class_names_file,
+        tiny_teacher_dir=tiny_teacher_dir,
+        tiny_student_dir=tiny_student_dir,
+    )
+    assert done.returncode == 0, done.stderr
+    record = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert record["counts"]["texts"] == corpus_counts.texts
+    assert record["plan"]["nodes"] == len(cpus)
+    assert record["plan"]["teacher_actors_max"] == len(cpus)
+    assert record["plan"]["train_workers"] == len(cpus)
+    assert (tmp_path / "out" / "model.safetensors").exists()
+    assert not [process for node in cluster.list_all_nodes() for process in node.dead_processes()]
