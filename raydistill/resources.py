@@ -13,7 +13,9 @@ from collections.abc import Sequence
 
 from raydistill.errors import ResourceError
 
-TASK_CPUS = 0.25  # a read, write or tokenising task; light beside a forward pass
+# A read, write or tokenising task: light beside a forward pass. Not a quarter, so that no actor is of the same size:
+# Ray Data would then read within the actor.
+TASK_CPUS = 0.24
 CPUS_PER_CPU_ACTOR = 4  # beyond four threads a forward pass of small batches gains little
 EPSILON = 1e-6
 
@@ -103,7 +105,7 @@ def make_plan(nodes: Sequence[Node], request: Request) -> Plan:
 
 def tasks_reserve(node: Node) -> float:
     """CPUs of a node that actors and workers leave to tasks: a quarter of it, at least one task, at most two CPUs."""
-    return min(max(TASK_CPUS, node.cpus / 4), 2.0)
+    return min(max(0.25, node.cpus / 4), 2.0)
 
 
 def _teacher_range(text: str | None) -> tuple[int | None, int | None]:
@@ -146,8 +148,8 @@ def _cpus(asked: float | None, option: str, nodes: Sequence[Node], gpus: float, 
         return _round_down(min(largest, CPUS_PER_CPU_ACTOR))
     # So many actors as asked: share the nodes among them.
     size = largest
-    while size > TASK_CPUS and _places(nodes, size, 0) < count:
-        size -= TASK_CPUS / 2
+    while size > 0.25 and _places(nodes, size, 0) < count:
+        size -= 0.125
     return _round_down(min(size, 8 * CPUS_PER_CPU_ACTOR))
 
 

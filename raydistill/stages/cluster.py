@@ -7,6 +7,7 @@ import importlib.util
 import logging
 import os
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -92,18 +93,27 @@ def _no_cluster(address: str, reason: str) -> ResourceError:
     )
 
 
-def free_nodes() -> list[Node]:
-    """What each living node has free now."""
+def free_nodes(patience: float = 5.0) -> list[Node]:
+    """What each living node has free, after `patience` seconds at most for the actors of work that has ended to go."""
+    deadline = time.monotonic() + patience
+    while _taken() > 0 and time.monotonic() < deadline:
+        time.sleep(0.1)
     names = {node["NodeID"]: node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]}
     free = available_resources_per_node()
     return [Node(free[i].get("CPU", 0.0), free[i].get("GPU", 0.0), name) for i, name in names.items() if i in free]
+
+
+def _taken() -> float:
+    """CPUs in use on all nodes together."""
+    return ray.cluster_resources().get("CPU", 0.0) - ray.available_resources().get("CPU", 0.0)
 
 
 @contextlib.contextmanager
 def data_settings(**settings: Any) -> Iterator[None]:
     """Ray Data's settings for the datasets made and run within; progress bars are off."""
     context = ray.data.DataContext.get_current()
-    settings = {"enable_progress_bars": False, **settings}
+    # The original exceptions of our functions: wrapped ones lose their cause on the way here.
+    settings = {"enable_progress_bars": False, "raise_original_map_exception": True, **settings}
     before = {name: getattr(context, name) for name in settings}
     for name, value in settings.items():
         setattr(context, name, value)
