@@ -208,8 +208,12 @@ class DistillConfig:
             raise ConfigError("; ".join(faults) + ".")
 
     def options(self) -> dict[str, Any]:
-        """Every option as plain JSON values, `TrainingArguments` fields under `training`, for `run.json`."""
-        return json.loads(json.dumps(dataclasses.asdict(self), default=str))
+        """Every option as plain JSON values, `TrainingArguments` fields under `training`, for `run.json`; no token."""
+        values = json.loads(json.dumps(dataclasses.asdict(self), default=str))
+        values["training"] = {
+            name: "…" if name.endswith("_token") else value for name, value in values["training"].items()
+        }
+        return values
 
     def that_change(self, product: str) -> dict[str, Any]:
         """The options that shape a product ("labels" or "student"), as plain JSON values."""

@@ -43,7 +43,8 @@ def followed_board(progress: Progress) -> Iterator[Any]:
                 return  # the cluster is gone, and says so itself
             if "step" in state:
                 progress.total = state["steps"]
-                progress.update(state["step"], f"loss {state['loss']:.3f}" if "loss" in state else "")
+                loss = f"loss {state['loss']:.3f}" if "loss" in state else ""
+                progress.update(state["step"], state.get("note", loss))
 
     thread = threading.Thread(target=follow, daemon=True)
     thread.start()

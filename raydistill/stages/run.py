@@ -18,7 +18,7 @@ from typing import Any
 from raydistill.class_names import read_class_names
 from raydistill.config import LABELS_PRODUCT, STUDENT_PRODUCT, DistillConfig
 from raydistill.corpus import CorpusFile, check_readable, estimate_texts, find_files
-from raydistill.errors import ConfigError, ModelError, RunDirError
+from raydistill.errors import ConfigError, CorpusError, RunDirError
 from raydistill.label_store import LabelStore
 from raydistill.progress import Chatter, Console, duration
 from raydistill.resources import Plan, Request, make_plan
@@ -165,7 +165,7 @@ class Job:
         with console.stage("label", "texts", texts) as progress:
             counts = label_corpus(self.files, self.config.text_column, self.teacher_spec, self.store, plan, progress)
         if not counts.texts:
-            raise ModelError("the corpus holds blank lines only.")
+            raise CorpusError(f"--data-file {self.config.data_file[0]}: holds blank texts only.")
         complete = {
             "id": uuid.uuid4().hex,
             "corpus": corpus,

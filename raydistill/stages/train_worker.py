@@ -174,6 +174,9 @@ class TellBoard(TrainerCallback):
             self._told = time.monotonic()
             self.board.write.remote(step=state.global_step, steps=state.max_steps)
 
+    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.board.write.remote(note="evaluating")
+
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
         if logs and "loss" in logs:
             self.board.write.remote(loss=float(logs["loss"]))

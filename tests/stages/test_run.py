@@ -244,3 +244,9 @@ def test_a_label_fault_in_a_worker_names_the_text(
     save_file(weights, teacher / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(RaydistillError, match=r"not finite for the text with id [0-9a-f]{32}"):
         label(make_config(tmp_path / "out", teacher_name_or_path=str(teacher)))
+
+
+def test_a_corpus_of_blank_lines_is_refused(tmp_path: Path, make_config: MakeConfig) -> None:
+    (tmp_path / "blank.txt").write_text("\n   \n\t\n")
+    with pytest.raises(RaydistillError, match="holds blank texts only"):
+        label(make_config(tmp_path / "out", data_file=str(tmp_path / "blank.txt")))

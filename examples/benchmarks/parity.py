@@ -1,0 +1,90 @@
+"""Does raydistill give what the seed script's method gives? Soft labels to 1e-5, students within a point.
+
+    pip install -e '.[demo]' && python examples/benchmarks/parity.py
+
+Runs on the demo's texts, teacher and student; prints a Markdown table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from seed_method import seed_logits, seed_soft_labels, seed_student
+
+from raydistill import DistillConfig, label, soft_labels, train
+from raydistill.stages.demo import TEMPLATE, prepare_demo
+from raydistill.student import load_trained_student, predict
+
+TRAINING = {"num_train_epochs": 2, "learning_rate": 2e-4, "warmup_steps": 10}
+
+
+def compare_labels(store: pd.DataFrame, logits: dict[str, np.ndarray], rows: list[tuple[str, str]]) -> None:
+    """Largest difference of soft labels, for both rules and two temperatures."""
+    entailment, contradiction = np.stack(store.entailment), np.stack(store.contradiction)
+    reference = np.stack([logits[text] for text in store.text])
+    import torch
+
+    for multi_label in (False, True):
+        for temperature in (1.0, 2.0):
+            ours = soft_labels(entailment, contradiction, temperature=temperature, multi_label=multi_label)
+            seeds = seed_soft_labels(torch.from_numpy(reference), 0, temperature, multi_label)
+            name = f"soft labels, {'multi' if multi_label else 'single'}-label, T = {temperature:g}"
+            rows.append((name, f"largest difference {np.abs(ours - seeds).max():.1e} over {len(store):,} texts"))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--texts", type=int, default=1000)
+    parser.add_argument("--folder", type=Path, default=None, help="where to work; a temporary folder by default")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = options.folder or Path(temporary)
+        files, config = prepare_demo(str(folder / "demo"), texts=options.texts)
+        student = config.student_name_or_path
+        base = {
+            "data_file": str(files.corpus),
+            "class_names_file": str(files.class_names),
+            "teacher_name_or_path": str(files.teacher),
+            "student_name_or_path": student,
+            "hypothesis_template": TEMPLATE,
+        }
+        labelled = label(DistillConfig(output_dir=str(folder / "labelled"), **base))
+        store = pd.read_parquet(labelled.labels)
+        names = files.class_names.read_text().split()
+        distinct = list(store.text.unique())
+        logits = dict(zip(distinct, seed_logits(str(files.teacher), distinct, names, TEMPLATE).numpy(), strict=True))
+        rows: list[tuple[str, str]] = []
+        compare_labels(store, logits, rows)
+
+        corpus = files.corpus.read_text(encoding="utf-8").splitlines()
+        targets = soft_labels(np.stack([logits[text][:, 0] for text in corpus]), np.zeros((len(corpus), len(names))))
+        seed_student(student, corpus, targets, folder / "seed", **TRAINING)
+        students = {"plain Trainer": folder / "seed"}
+        for workers in (1, 2):
+            output = folder / f"workers-{workers}"
+            train(
+                DistillConfig(
+                    output_dir=str(output), labels=str(labelled.labels), train_workers=workers, **base, **TRAINING
+                )
+            )
+            students[f"raydistill, {workers} worker{'s' * (workers > 1)}"] = output
+        with files.held_out.open(encoding="utf-8", newline="") as stream:
+            held_out = list(csv.DictReader(stream))
+        truth = np.array([names.index(row["topic"]) for row in held_out])
+        for name, path in students.items():
+            model, tokenizer = load_trained_student(str(path))
+            agreement = np.mean(predict(model, tokenizer, corpus).argmax(-1) == targets.argmax(-1))
+            accuracy = np.mean(predict(model, tokenizer, [row["text"] for row in held_out]).argmax(-1) == truth)
+            rows.append((f"student, {name}", f"agreement {agreement:.1%}, held-out accuracy {accuracy:.1%}"))
+    print("| what | figure |\n| --- | --- |")
+    for name, figure in rows:
+        print(f"| {name} | {figure} |")
+
+
+if __name__ == "__main__":
+    main()
