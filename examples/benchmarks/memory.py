@@ -2,8 +2,8 @@
 
     python examples/benchmarks/memory.py TEACHER_DIR --sizes 2000 200000
 
-Labels short made-up texts with a teacher that should be trivial (a tiny random model), so that memory and not the forward
-pass is what is seen. Linux only: reads /proc.
+Labels short made-up texts with a teacher that should be trivial (a tiny random model), so that memory and not the
+forward pass is what is seen. Linux only: reads /proc.
 """
 
 from __future__ import annotations
@@ -45,10 +45,9 @@ def measure(teacher: str, texts: int) -> dict[str, float]:
         with corpus.open("w") as stream:
             stream.writelines(f"a short text with the number {i} and some more words\n" for i in range(texts))
         classes.write_text("sport\npolitics\n")
-        process = subprocess.Popen(
-            [sys.executable, "-m", "raydistill", "label", "--data-file", corpus, "--class-names-file", classes]
-            + ["--output-dir", Path(folder, "out"), "--teacher-name-or-path", teacher]
-        )
+        inputs = ["--data-file", corpus, "--class-names-file", classes, "--teacher-name-or-path", teacher]
+        output = ["--output-dir", Path(folder, "out")]
+        process = subprocess.Popen([sys.executable, "-m", "raydistill", "label", *inputs, *output])
         while process.poll() is None:
             for entry in Path("/proc").iterdir():
                 if entry.name.isdigit() and (found := resident(entry.name)):
