@@ -6,7 +6,8 @@ import dataclasses
 import os
 
 import pytest
-from transformers import IntervalStrategy, SaveStrategy, SchedulerType, TrainingArguments
+from transformers import IntervalStrategy, SchedulerType, TrainingArguments
+from transformers.trainer_utils import SaveStrategy
 
 from raydistill.config import DistillConfig, read_config_file
 from raydistill.errors import ConfigError
