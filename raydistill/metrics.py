@@ -8,12 +8,11 @@ import numpy as np
 import numpy.typing as npt
 
 Array = npt.NDArray[np.float64]
-SINGLE_SUMS = 2
 
 
 def sums_size(num_classes: int, multi_label: bool) -> int:
     """Length of the vector that `batch_sums` returns."""
-    return 2 + 3 * num_classes if multi_label else SINGLE_SUMS
+    return 2 + 3 * num_classes if multi_label else 2
 
 
 def batch_sums(student: npt.ArrayLike, teacher: npt.ArrayLike, *, multi_label: bool) -> Array:
