@@ -27,6 +27,12 @@ def open_path(path: str) -> tuple[pafs.FileSystem, str]:
     return pafs.LocalFileSystem(), os.path.abspath(os.path.expanduser(path))
 
 
+def located(name_or_path: str) -> str:
+    """A model's name, or where its folder lies: workers may have another current directory."""
+    folder = Path(name_or_path).expanduser()
+    return str(folder.absolute()) if folder.is_dir() else name_or_path
+
+
 class Folder:
     """A folder of small and large files whose writes are all or nothing.
 

@@ -15,6 +15,7 @@ from raydistill.errors import RunDirError
 from raydistill.files import empty_folder, is_uri, parse_record
 
 RECORD, LOG, LABELS, CHECKPOINTS = "run.json", "raydistill.log", "labels", "checkpoints"
+MODEL, TRAINER = "model", "trainer"  # what a checkpoint holds: the finished student, or Trainer's own checkpoint
 
 
 class RunDir:

@@ -1,14 +1,16 @@
 """Does memory stay flat as the corpus grows? Peak resident memory of driver and workers, for two sizes of corpus.
 
-    python examples/benchmarks/memory.py TEACHER_DIR --sizes 2000 200000
+    pip install -e '.[test]' && python examples/benchmarks/memory.py
 
-Labels short made-up texts with a teacher that should be trivial (a tiny random model), so that memory and not the
-forward pass is what is seen. Linux only: reads /proc.
+Runs `raydistill run` over short made-up texts with tiny random models, so that memory and not the forward pass is what
+is seen. Memory is what a process holds for itself (anonymous pages and mapped files); Ray's object store, which all
+processes share and which has a bound of its own, is left out. Linux only: reads /proc.
 """
 
 from __future__ import annotations
 
 import argparse
+import re
 import subprocess
 import sys
 import tempfile
@@ -16,46 +18,56 @@ import time
 from collections import defaultdict
 from pathlib import Path
 
-KINDS = {
+KINDS = {  # the beginnings of the titles that Ray gives its processes
     "ray::MapWorker": "teacher actor",
-    "ray::ReadCorpusSource": "read and write tasks",
-    "ray::MapBatches": "read and write tasks",
-    "ray::IDLE": "read and write tasks",
+    "ray::_RayTrainWorker": "train worker",
+    "ray::RayTrainWorker": "train worker",
+    "ray::TrainController": "train controller",
+    "ray::SplitCoordinator": "data coordinator of the training",
+    "ray::": "read, write and data tasks",
 }
 
 
 def resident(pid: str) -> tuple[str, float] | None:
-    """(command line, peak resident MB without shared memory) of a process."""
+    """(title, resident MB that are not shared) of a process."""
     try:
         status = Path("/proc", pid, "status").read_text()
-        command = Path("/proc", pid, "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        title = Path("/proc", pid, "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
     except OSError:
         return None
-    fields = dict(line.split(":", 1) for line in status.splitlines() if ":" in line)
-    if "RssAnon" not in fields:
-        return None
-    return command, int(fields["RssAnon"].split()[0]) / 1024
+    held = re.findall(r"^Rss(?:Anon|File):\s+(\d+)", status, re.MULTILINE)
+    return (title, sum(map(int, held)) / 1024) if held else None
 
 
-def measure(teacher: str, texts: int) -> dict[str, float]:
-    """Peak MB by kind of process, sampled while `raydistill label` runs."""
+def measure(teacher: Path, student: Path, texts: int) -> dict[str, float]:
+    """Peak MB by kind of process, sampled while `raydistill run` runs."""
     peaks: dict[str, float] = defaultdict(float)
     with tempfile.TemporaryDirectory() as folder:
         corpus, classes = Path(folder, "corpus.txt"), Path(folder, "classes.txt")
         with corpus.open("w") as stream:
             stream.writelines(f"a short text with the number {i} and some more words\n" for i in range(texts))
         classes.write_text("sport\npolitics\n")
-        inputs = ["--data-file", corpus, "--class-names-file", classes, "--teacher-name-or-path", teacher]
-        output = ["--output-dir", Path(folder, "out")]
-        process = subprocess.Popen([sys.executable, "-m", "raydistill", "label", *inputs, *output])
+        options = {
+            "data-file": corpus,
+            "class-names-file": classes,
+            "output-dir": Path(folder, "out"),
+            "teacher-name-or-path": teacher,
+            "student-name-or-path": student,
+        }
+        flags = [str(token) for name, value in options.items() for token in (f"--{name}", value)]
+        process = subprocess.Popen([sys.executable, "-m", "raydistill", "run", *flags])
+        titles: dict[str, str] = {}  # a process keeps the first telling title: idle ones are renamed
         while process.poll() is None:
             for entry in Path("/proc").iterdir():
-                if entry.name.isdigit() and (found := resident(entry.name)):
-                    command, size = found
-                    kind = next((name for start, name in KINDS.items() if command.startswith(start)), None)
-                    kind = "driver" if entry.name == str(process.pid) else kind
-                    if kind:
-                        peaks[kind] = max(peaks[kind], size)
+                if not entry.name.isdigit() or not (found := resident(entry.name)):
+                    continue
+                title, size = found
+                kind = next((name for start, name in KINDS.items() if title.startswith(start)), "")
+                kind = "driver" if entry.name == str(process.pid) else kind
+                if kind and titles.get(entry.name, KINDS["ray::"]) == KINDS["ray::"]:
+                    titles[entry.name] = kind
+                if entry.name in titles:
+                    peaks[titles[entry.name]] = max(peaks[titles[entry.name]], size)
             time.sleep(0.2)
         assert process.returncode == 0
     return peaks
@@ -63,12 +75,17 @@ def measure(teacher: str, texts: int) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("teacher")
     parser.add_argument("--sizes", type=int, nargs=2, default=[2000, 200_000])
-    options = parser.parse_args()
-    small, large = (measure(options.teacher, size) for size in options.sizes)
-    print(f"| process | {options.sizes[0]:,} texts | {options.sizes[1]:,} texts | ratio |\n| --- | --- | --- | --- |")
-    for kind in small:
+    arguments = parser.parse_args()
+    sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
+    from tiny_models import save_classifier, save_encoder
+
+    with tempfile.TemporaryDirectory() as folder:
+        teacher, student = save_classifier(Path(folder, "teacher")), save_encoder(Path(folder, "student"))
+        small, large = (measure(teacher, student, size) for size in arguments.sizes)
+    first, second = (f"{size:,} texts" for size in arguments.sizes)
+    print(f"| process | {first} | {second} | ratio |\n| --- | --- | --- | --- |")
+    for kind in sorted(small.keys() & large.keys()):
         print(f"| {kind} | {small[kind]:.0f} MB | {large[kind]:.0f} MB | {large[kind] / small[kind]:.2f} |")
 
 

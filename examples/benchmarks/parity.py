@@ -39,12 +39,12 @@ def compare_labels(store: pd.DataFrame, logits: dict[str, np.ndarray], rows: lis
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--texts", type=int, default=1000)
+    parser.add_argument("--texts", type=int, default=1825)
     parser.add_argument("--folder", type=Path, default=None, help="where to work; a temporary folder by default")
-    options = parser.parse_args()
+    arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
-        folder = options.folder or Path(temporary)
-        files, config = prepare_demo(str(folder / "demo"), texts=options.texts)
+        folder = arguments.folder or Path(temporary)
+        files, config = prepare_demo(str(folder / "demo"), texts=arguments.texts)
         student = config.student_name_or_path
         base = {
             "data_file": str(files.corpus),
@@ -64,15 +64,12 @@ def main() -> None:
         corpus = files.corpus.read_text(encoding="utf-8").splitlines()
         targets = soft_labels(np.stack([logits[text][:, 0] for text in corpus]), np.zeros((len(corpus), len(names))))
         seed_student(student, corpus, targets, folder / "seed", **TRAINING)
-        students = {"plain Trainer": folder / "seed"}
-        for workers in (1, 2):
-            output = folder / f"workers-{workers}"
-            train(
-                DistillConfig(
-                    output_dir=str(output), labels=str(labelled.labels), train_workers=workers, **base, **TRAINING
-                )
-            )
-            students[f"raydistill, {workers} worker{'s' * (workers > 1)}"] = output
+        students = {"plain Trainer, batch 32": folder / "seed"}
+        for workers, batch in ((1, 32), (2, 16), (2, 32)):
+            output = folder / f"{workers}x{batch}"
+            options = base | TRAINING | {"train_workers": workers, "per_device_train_batch_size": batch}
+            train(DistillConfig(output_dir=str(output), labels=str(labelled.labels), **options))
+            students[f"raydistill, {workers} worker{'s' * (workers > 1)}, batch {batch} each"] = output
         with files.held_out.open(encoding="utf-8", newline="") as stream:
             held_out = list(csv.DictReader(stream))
         truth = np.array([names.index(row["topic"]) for row in held_out])

@@ -19,6 +19,7 @@ from raydistill.class_names import read_class_names
 from raydistill.config import LABELS_PRODUCT, STUDENT_PRODUCT, DistillConfig
 from raydistill.corpus import CorpusFile, check_readable, estimate_texts, find_files
 from raydistill.errors import ConfigError, CorpusError, RunDirError
+from raydistill.files import located
 from raydistill.label_store import LabelStore
 from raydistill.progress import Chatter, Console, duration
 from raydistill.resources import Plan, Request, make_plan
@@ -193,7 +194,7 @@ class Job:
                 shutil.rmtree(checkpoints, ignore_errors=True)  # they were trained on other labels
             self.run_dir.update(stages={TRAIN: {"labels": labels["id"], "finished": False}})
             spec = StudentSpec(
-                name_or_path=self.config.student_name_or_path,
+                name_or_path=located(self.config.student_name_or_path),
                 class_names=tuple(self.class_names),
                 multi_label=self.config.multi_label,
                 temperature=self.config.temperature,
@@ -298,7 +299,7 @@ def _check_models(config: DistillConfig, stages: Sequence[str], class_names: Seq
     if TRAIN in stages:
         from raydistill.student import student_config
 
-        student_config(config.student_name_or_path, class_names, multi_label=config.multi_label)
+        student_config(located(config.student_name_or_path), class_names, multi_label=config.multi_label)
     if LABEL not in stages:
         return {}
     from raydistill.teacher import describe_teacher
@@ -308,7 +309,7 @@ def _check_models(config: DistillConfig, stages: Sequence[str], class_names: Seq
 
 def _teacher_spec(config: DistillConfig, class_names: Sequence[str]) -> TeacherSpec:
     return TeacherSpec(
-        name_or_path=config.teacher_name_or_path,
+        name_or_path=located(config.teacher_name_or_path),
         class_names=tuple(class_names),
         hypothesis_template=config.hypothesis_template,
         batch_size=config.teacher_batch_size,
@@ -321,7 +322,11 @@ def _teacher_spec(config: DistillConfig, class_names: Sequence[str]) -> TeacherS
 
 
 def _expect_same_labelling(then: dict[str, Any], now: dict[str, Any], store: LabelStore) -> None:
-    differences = [f"{name} was {then.get(name)}, now {now[name]}" for name in now if then.get(name) != now[name]]
+    differences = [
+        f"{name} was {then.get(name)}, now {now[name]}"
+        for name in now
+        if then.get(name) != now[name] and name != "teacher"  # wherever it lies now: its fingerprint is what counts
+    ]
     if differences:
         raise RunDirError(
             f"{store.path}: its labels were made otherwise ({'; '.join(differences)}). Use another --output-dir, or "

@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 from functools import partial
 from pathlib import Path
+from typing import Any
 
+import ray.train
 from ray.train import CheckpointConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 
@@ -13,12 +15,11 @@ from raydistill.label_store import LabelStore
 from raydistill.pretrained import load_tokenizer, longest_input, skeleton
 from raydistill.progress import Progress
 from raydistill.resources import Plan
-from raydistill.run_dir import CHECKPOINTS
+from raydistill.run_dir import CHECKPOINTS, MODEL
 from raydistill.specs import StudentSpec
 from raydistill.stages.board import followed_board
 from raydistill.stages.cluster import data_settings, our_errors
 from raydistill.stages.label_rows import EvenOrWhole, label_rows
-from raydistill.stages.train_worker import MODEL, train_worker
 from raydistill.student import student_config
 from raydistill.student_rows import StudentRows
 from raydistill.training_arguments import training_arguments
@@ -48,9 +49,21 @@ def train_student(
     arguments = training_arguments(spec.training, output_dir="unused", use_cpu=True)
     rows = student_rows(spec)
     keep = max(arguments.save_total_limit or 0, 1) + 1  # the newest, or as many as asked for, and the finished model
+    datasets: dict[str, Any] = {
+        "train": partial(label_rows, store, rows, plan, seed=arguments.seed, storage=storage),
+        "evaluation": partial(label_rows, store, rows, plan),
+    }
+
+    def work(loop: dict[str, Any]) -> None:
+        for name in ("train", "evaluation"):
+            ray.train.get_dataset_shard(name)  # so that its actor starts while this process imports torch
+        from raydistill.stages.train_worker import train_worker
+
+        train_worker(loop)
+
     with our_errors(), data_settings(), followed_board(progress) as board:
         trainer = TorchTrainer(
-            train_worker,
+            work,
             train_loop_config={
                 "spec": spec,
                 "texts": texts,
@@ -65,10 +78,7 @@ def train_student(
                 resources_per_worker={"CPU": plan.train_cpus, "GPU": plan.train_gpus},
             ),
             torch_config=TorchConfig(backend="nccl" if plan.train_gpus else "gloo"),
-            datasets={
-                "train": partial(label_rows, store, rows, plan, seed=arguments.seed, storage=storage),
-                "evaluation": partial(label_rows, store, rows, plan),
-            },
+            datasets=datasets,
             dataset_config=EvenOrWhole(),
             run_config=RunConfig(
                 name=CHECKPOINTS, storage_path=str(storage), checkpoint_config=CheckpointConfig(num_to_keep=keep)

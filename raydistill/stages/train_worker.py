@@ -23,6 +23,7 @@ from ray.train import Checkpoint
 from transformers import TrainerCallback, set_seed
 from transformers.trainer_utils import get_last_checkpoint
 
+from raydistill.run_dir import MODEL, TRAINER
 from raydistill.specs import StudentSpec
 from raydistill.stages.board import POLL_SECONDS
 from raydistill.student import Batch, DistillationTrainer, EpochStream, load_student
@@ -30,7 +31,6 @@ from raydistill.student_rows import StudentRows, pad_rows
 from raydistill.training_arguments import training_arguments
 
 SORTED_BATCHES = 32
-MODEL, TRAINER = "model", "trainer"  # what a checkpoint holds: the finished student, or Trainer's own checkpoint
 
 
 def train_worker(loop: dict[str, Any]) -> None:

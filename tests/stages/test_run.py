@@ -133,6 +133,18 @@ def test_another_temperature_never_touches_the_teacher(
     assert not (tmp_path / "out" / "labels").exists()
 
 
+def test_model_folders_may_be_named_relatively(
+    tmp_path: Path, make_config: MakeConfig, tiny_teacher_dir: Path, tiny_student_dir: Path, monkeypatch
+) -> None:
+    shutil.copytree(tiny_teacher_dir, tmp_path / "teacher")
+    shutil.copytree(tiny_student_dir, tmp_path / "student")
+    monkeypatch.chdir(tmp_path)  # workers stay where they are
+    models = {"teacher_name_or_path": "teacher", "student_name_or_path": "./student"}
+    result = distill(make_config(Path("out"), max_steps=1, **models))
+    assert (tmp_path / "out" / "model.safetensors").is_file()
+    assert result.output_dir == tmp_path / "out"
+
+
 def test_multi_label_student_learns_each_class_by_itself(
     tmp_path: Path, make_config: MakeConfig, finished: DistillResult
 ) -> None:
