@@ -1,4 +1,4 @@
-"""The corpus: which files it is, and how a piece of one is read. Knows nothing of Ray or of models.
+"""The corpus: how its files are cut into pieces, and how a piece is read. Knows nothing of Ray or of models.
 
 A file is cut into splits that can be read alone and at the same time: byte ranges of plain text and JSON lines, row
 groups of Parquet, and the whole of a compressed or CSV file, which only a reader from the start can tell lines in.
@@ -9,39 +9,22 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import fnmatch
-import glob
 import itertools
 import json
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from hashlib import blake2b
-from pathlib import PurePosixPath
 
 import pyarrow as pa
 import pyarrow.csv as pacsv
-import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
-from raydistill.errors import CorpusError
-from raydistill.files import GLOB_CHARACTERS, is_uri, open_path
+from raydistill.corpus_files import CorpusFile
+from raydistill.errors import CorpusError, first_line
+from raydistill.files import open_path
 
-FORMATS = {".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl", ".parquet": "parquet"}
-COMPRESSIONS = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2", ".lz4": "lz4"}
 READ_BYTES = 4 << 20
 LONGEST_LINE = 64 << 20  # a longer one is a file without line ends rather than a text
 BOM = b"\xef\xbb\xbf"
-
-
-@dataclasses.dataclass(frozen=True)
-class CorpusFile:
-    """One file: its path or URI, size in bytes as it lies, format, and compression or None."""
-
-    path: str
-    size: int
-    modified: float
-    format: str
-    compression: str | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,62 +34,6 @@ class Split:
     file: CorpusFile
     start: int
     stop: int
-
-
-def find_files(data_files: Sequence[str]) -> list[CorpusFile]:
-    """The files that paths, globs, directories and URIs name, sorted within each. Raises CorpusError."""
-    files = [file for entry in data_files for file in _expand(entry)]
-    if sum(file.size for file in files) == 0:
-        raise CorpusError(f"--data-file {data_files[0]}: is empty. Give a file with one text per line.")
-    return files
-
-
-def _expand(entry: str) -> list[CorpusFile]:
-    try:
-        fs, path = open_path(entry)
-        info = fs.get_file_info(path)
-        if info.type == pafs.FileType.File:
-            return [_describe(entry if is_uri(entry) else path, info)]
-        if info.type == pafs.FileType.Directory:
-            listed = fs.get_file_info(pafs.FileSelector(path, recursive=True))
-            found = [item for item in listed if not _is_hidden(item.path.removeprefix(path))]
-        elif GLOB_CHARACTERS & set(path):
-            found = _glob(fs, path, local=not is_uri(entry))
-        else:
-            found = []
-    except (OSError, pa.ArrowInvalid) as error:
-        raise CorpusError(f"--data-file {entry}: cannot be read ({_first_line(error)}).") from None
-    base = entry[: entry.index("://") + 3] if is_uri(entry) else ""
-    files = sorted(
-        (item for item in found if item.type == pafs.FileType.File and not _is_hidden(item.base_name)),
-        key=lambda item: item.path,
-    )
-    if not files:
-        raise CorpusError(f"--data-file {entry}: no such file. Give a file, a directory with files in it, or a glob.")
-    return [_describe(base + item.path, item) for item in files]
-
-
-def _is_hidden(path: str) -> bool:
-    """Whether a part of a path begins with . or _, as what other programs leave in a data folder does."""
-    return any(part.startswith((".", "_")) for part in PurePosixPath(path).parts)
-
-
-def _glob(fs: pafs.FileSystem, pattern: str, *, local: bool) -> list[pafs.FileInfo]:
-    if local:
-        return fs.get_file_info(glob.glob(pattern, recursive=True))
-    parts = PurePosixPath(pattern).parts
-    fixed = next(i for i, part in enumerate(parts) if GLOB_CHARACTERS & set(part))
-    listed = fs.get_file_info(pafs.FileSelector(str(PurePosixPath(*parts[:fixed])), recursive=True))
-    return [info for info in listed if fnmatch.fnmatch(info.path, pattern)]
-
-
-def _describe(path: str, info: pafs.FileInfo) -> CorpusFile:
-    name, suffix = os.path.splitext(path.lower())
-    compression = COMPRESSIONS.get(suffix)
-    suffix = os.path.splitext(name)[1] if compression else suffix
-    return CorpusFile(
-        path, info.size, info.mtime.timestamp() if info.mtime else 0.0, FORMATS.get(suffix, "text"), compression
-    )
 
 
 def check_readable(files: Sequence[CorpusFile], text_column: str) -> None:
@@ -194,9 +121,9 @@ def read_split(split: Split, text_column: str) -> Iterator[list[str]]:
     try:
         yield from readers[split.file.format](split, text_column)
     except pa.ArrowInvalid as error:
-        raise CorpusError(f"{path}: cannot be read as {split.file.format} ({_first_line(error)}).") from None
+        raise CorpusError(f"{path}: cannot be read as {split.file.format} ({first_line(error)}).") from None
     except OSError as error:
-        raise CorpusError(f"{path}: cannot be read ({_first_line(error)}).") from None
+        raise CorpusError(f"{path}: cannot be read ({first_line(error)}).") from None
 
 
 def _open(file: CorpusFile) -> pa.NativeFile:
@@ -327,7 +254,7 @@ def _parquet(file: CorpusFile) -> pq.ParquetFile:
     try:
         return pq.ParquetFile(fs.open_input_file(path))
     except (pa.ArrowInvalid, OSError) as error:
-        raise CorpusError(f"{file.path}: is not a Parquet file ({_first_line(error)}).") from None
+        raise CorpusError(f"{file.path}: is not a Parquet file ({first_line(error)}).") from None
 
 
 def _read_parquet(split: Split, text_column: str) -> Iterator[list[str]]:
@@ -363,7 +290,3 @@ def _why_not_text(head: bytes) -> str:
     if head.startswith((b"\xff\xfe", b"\xfe\xff")):
         return "is UTF-16 text. Convert the file: iconv -f utf-16 -t utf-8."
     return "is a binary file, not text. Text, CSV, JSON lines and Parquet are told apart by the ending of the name."
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).split("\n")[0].rstrip(".")

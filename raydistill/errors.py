@@ -23,3 +23,8 @@ class RunDirError(RaydistillError):
 
 class ResourceError(RaydistillError):
     """The cluster cannot be reached, or cannot fit the plan."""
+
+
+def first_line(error: Exception) -> str:
+    """What a library's error says in its first line, without the full stop."""
+    return str(error).strip().split("\n")[0].rstrip(".")

@@ -20,7 +20,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from raydistill.errors import RunDirError
+from raydistill.errors import RunDirError, first_line
 from raydistill.files import Folder, parse_record
 
 RECORD = "_labels.json"
@@ -142,9 +142,9 @@ class LabelStore:
             with self.folder.open(name) as source:
                 return pq.read_table(source, columns=list(columns) if columns else None)
         except (pa.ArrowInvalid, OSError) as error:
-            reason = str(error).split("\n")[0].rstrip(".")
             raise RunDirError(
-                f"{self.path}/{name}: is not a label part ({reason}). Remove it; its texts are labelled anew."
+                f"{self.path}/{name}: is not a label part ({first_line(error)}). Remove it: its texts "
+                "are labelled anew."
             ) from None
 
     def known_texts(self, parts: Iterable[str]) -> KnownTexts:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
-from raydistill.errors import ModelError
+from raydistill.errors import ModelError, first_line
 
 MODEL_FILES = frozenset({".json", ".txt", ".model", ".safetensors", ".bin"})
 
@@ -28,7 +28,7 @@ def load_tokenizer(name_or_path: str, use_fast: bool) -> Any:
     try:
         tokenizer = AutoTokenizer.from_pretrained(name_or_path, use_fast=use_fast)
     except (OSError, ValueError) as error:
-        raise ModelError(f"{name_or_path}: has no tokenizer that can be loaded ({_first_line(error)}).") from None
+        raise ModelError(f"{name_or_path}: has no tokenizer that can be loaded ({first_line(error)}).") from None
     folder = Path(name_or_path).expanduser()
     wanted = {"tokenizer.json", *tokenizer.vocab_files_names.values()}
     if folder.is_dir() and not any((folder / name).is_file() for name in wanted):
@@ -94,12 +94,8 @@ def _expect_model(name_or_path: str, option: str) -> None:
 
 def _why_not_loaded(name_or_path: str, error: Exception) -> str:
     if Path(name_or_path).is_dir():
-        return f"its config.json cannot be read ({_first_line(error)})."
+        return f"its config.json cannot be read ({first_line(error)})."
     return (
         "is no folder here, and the model hub does not have it or cannot be reached. "
         "Check the name, or give a folder with the model."
     )
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).split("\n")[0].rstrip(".")

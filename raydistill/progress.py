@@ -76,8 +76,7 @@ class Progress:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if kind is None:
-            parts = [f"{self._done:,} {self.unit}", duration(self.seconds), self._note]
-            self._show(" · ".join(filter(None, parts)), final=True)
+            self._show(f"{self._done:,} {self.unit} · {duration(self.seconds)}", final=True)
         elif self.console.live:
             self.console.say()
 
@@ -92,8 +91,8 @@ class Progress:
         if rate:
             parts.append(f"{rate:,.1f} {self._work_unit}/s" if rate < 100 else f"{rate:,.0f} {self._work_unit}/s")
         parts.append(self._note)
-        if self.total and self._done > done:
-            parts.append(f"ETA {duration(max(self.total - self._done, 0) * elapsed / (self._done - done))}")
+        if self.total and done < self._done < self.total:
+            parts.append(f"ETA {duration((self.total - self._done) * elapsed / (self._done - done))}")
         return " · ".join(filter(None, parts))
 
     def _show(self, status: str, *, final: bool = False) -> None:
@@ -101,7 +100,8 @@ class Progress:
         line = f"{self.name.ljust(6)} {status}"
         if self.console.live:
             # Pad over what the line before left; a terminal too narrow for it would keep the overhang.
-            room = max(os.get_terminal_size(self.console.stream.fileno()).columns - 1, 20)
+            columns = os.get_terminal_size(self.console.stream.fileno()).columns or 80  # 0: it does not know
+            room = max(columns - 1, 20)
             text = line[:room]
             self.console.stream.write("\r" + text.ljust(self._width) + ("\n" if final else ""))
             self.console.stream.flush()

@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 
 from raydistill import corpus
 from raydistill.class_names import read_class_names
-from raydistill.corpus import Split, check_readable, clean, estimate_texts, find_files, make_splits, read_split, text_id
+from raydistill.corpus import Split, check_readable, clean, estimate_texts, make_splits, read_split, text_id
+from raydistill.corpus_files import find_files
 from raydistill.errors import CorpusError
 
 TEXTS = ["the striker scored", "Zoë paid 3 €", "", "  东京  ", 'a "quoted", text', "NA", "null", "🙂\u2028one line\x85"]

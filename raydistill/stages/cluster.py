@@ -19,7 +19,7 @@ import ray.data
 from ray._private.state import available_resources_per_node  # no public call tells what a single node has free
 
 import raydistill
-from raydistill.errors import RaydistillError, ResourceError
+from raydistill.errors import RaydistillError, ResourceError, first_line
 from raydistill.resources import Node
 
 CONNECT_SECONDS = 10
@@ -66,7 +66,7 @@ def connection(address: str | None, *, worker_output: bool = False) -> Iterator[
         try:
             ray.init(address=address, runtime_env=runtime_env, **settings)
         except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
-            raise _no_cluster(address, str(error).strip().split("\n")[0].rstrip(".")) from None
+            raise _no_cluster(address, first_line(error)) from None
     try:
         yield
     finally:

@@ -15,7 +15,8 @@ import ray
 import ray.data
 from ray.data import ActorPoolStrategy
 
-from raydistill.corpus import CorpusFile, make_splits
+from raydistill.corpus import make_splits
+from raydistill.corpus_files import CorpusFile
 from raydistill.errors import ModelError
 from raydistill.label_store import KnownTexts, LabelStore, logits_column
 from raydistill.progress import Progress

@@ -17,7 +17,8 @@ from typing import Any
 
 from raydistill.class_names import read_class_names
 from raydistill.config import LABELS_PRODUCT, STUDENT_PRODUCT, DistillConfig
-from raydistill.corpus import CorpusFile, check_readable, estimate_texts, find_files
+from raydistill.corpus import check_readable, estimate_texts
+from raydistill.corpus_files import CorpusFile, find_files
 from raydistill.errors import ConfigError, CorpusError, RunDirError
 from raydistill.files import located
 from raydistill.label_store import LabelStore

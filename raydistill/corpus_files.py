@@ -1,0 +1,88 @@
+"""Which files the corpus is: paths, globs, directories and URIs, and what the ending of a name says."""
+
+from __future__ import annotations
+
+import dataclasses
+import fnmatch
+import glob
+import os
+from collections.abc import Sequence
+from pathlib import PurePosixPath
+from urllib.parse import quote
+
+import pyarrow as pa
+import pyarrow.fs as pafs
+
+from raydistill.errors import CorpusError, first_line
+from raydistill.files import GLOB_CHARACTERS, is_uri, open_path
+
+FORMATS = {".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl", ".parquet": "parquet"}
+COMPRESSIONS = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2", ".lz4": "lz4"}
+
+
+@dataclasses.dataclass(frozen=True)
+class CorpusFile:
+    """One file: its path or URI, size in bytes as it lies, format, and compression or None."""
+
+    path: str
+    size: int
+    modified: float
+    format: str
+    compression: str | None
+
+
+def find_files(data_files: Sequence[str]) -> list[CorpusFile]:
+    """The files that paths, globs, directories and URIs name, sorted within each. Raises CorpusError."""
+    files = [file for entry in data_files for file in _expand(entry)]
+    if sum(file.size for file in files) == 0:
+        raise CorpusError(f"--data-file {data_files[0]}: is empty. Give a file with one text per line.")
+    return files
+
+
+def _expand(entry: str) -> list[CorpusFile]:
+    uri, question, settings = entry.partition("?") if is_uri(entry) else (entry, "", "")  # endpoint_override=…
+    scheme = uri[: uri.index("://") + 3] if is_uri(entry) else ""
+    settings = question + settings
+    try:
+        fs, path = open_path(quote(uri, safe="/:@%") + settings if scheme else entry)
+        info = fs.get_file_info(path)
+        if info.type == pafs.FileType.File:
+            return [_describe(uri if scheme else path, info, settings)]
+        if info.type == pafs.FileType.Directory:
+            listed = fs.get_file_info(pafs.FileSelector(path, recursive=True))
+            found = [item for item in listed if not _is_hidden(item.path.removeprefix(path))]
+        elif GLOB_CHARACTERS & set(path):
+            found = _glob(fs, path, local=not scheme)
+        else:
+            found = []
+    except (OSError, pa.ArrowInvalid) as error:
+        raise CorpusError(f"--data-file {entry}: cannot be read ({first_line(error)}).") from None
+    files = sorted(
+        (item for item in found if item.type == pafs.FileType.File and not _is_hidden(item.base_name)),
+        key=lambda item: item.path,
+    )
+    if not files:
+        raise CorpusError(f"--data-file {entry}: no such file. Give a file, a directory with files in it, or a glob.")
+    return [_describe(scheme + quote(item.path) if scheme else item.path, item, settings) for item in files]
+
+
+def _is_hidden(path: str) -> bool:
+    """Whether a part of a path begins with . or _, as what other programs leave in a data folder does."""
+    return any(part.startswith((".", "_")) for part in PurePosixPath(path).parts)
+
+
+def _glob(fs: pafs.FileSystem, pattern: str, *, local: bool) -> list[pafs.FileInfo]:
+    if local:
+        return fs.get_file_info(glob.glob(pattern, recursive=True))
+    parts = PurePosixPath(pattern).parts
+    fixed = next(i for i, part in enumerate(parts) if GLOB_CHARACTERS & set(part))
+    listed = fs.get_file_info(pafs.FileSelector(str(PurePosixPath(*parts[:fixed])), recursive=True))
+    return [info for info in listed if fnmatch.fnmatch(info.path, pattern)]
+
+
+def _describe(path: str, info: pafs.FileInfo, settings: str) -> CorpusFile:
+    name, suffix = os.path.splitext(path.lower())
+    compression = COMPRESSIONS.get(suffix)
+    suffix = os.path.splitext(name)[1] if compression else suffix
+    modified = info.mtime.timestamp() if info.mtime else 0.0
+    return CorpusFile(path + settings, info.size, modified, FORMATS.get(suffix, "text"), compression)

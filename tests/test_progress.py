@@ -1,0 +1,124 @@
+"""The console: what a user sees of a stage, on a terminal and in a pipe."""
+
+from __future__ import annotations
+
+import io
+import os
+import pty
+import subprocess
+import sys
+
+import pytest
+
+from raydistill import progress
+from raydistill.progress import Console, duration
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """Time as the test sets it: `clock.now`."""
+
+    class Clock:
+        now = 1000.0
+
+        def monotonic(self):
+            return self.now
+
+    clock = Clock()
+    monkeypatch.setattr(progress, "time", clock)
+    return clock
+
+
+def test_in_a_pipe_a_stage_says_how_far_it_is_every_so_often_and_how_it_ended(clock):
+    console = Console(io.StringIO())
+    with console.stage("label", "texts", 1000) as stage:
+        stage.update(0, work=(0, "pairs"))
+        for done in (100, 200, 300, 400, 500, 1000):
+            clock.now += 10
+            stage.update(done, work=(5 * done, "pairs"))
+    assert console.stream.getvalue().splitlines() == [
+        "label  starting",
+        "label  200 of 1,000 texts (20%) · 50.0 pairs/s · ETA 1 min 20 s",
+        "label  400 of 1,000 texts (40%) · 50.0 pairs/s · ETA 1 min 00 s",
+        "label  1,000 of 1,000 texts (100%) · 83.3 pairs/s",
+        "label  1,000 texts · 1 min 00 s",
+    ]
+
+
+def test_rates_leave_out_the_start_up(clock):
+    console = Console(io.StringIO())
+    with console.stage("train", "steps", 100) as stage:
+        clock.now += 60
+        stage.update(10)
+        clock.now += 20
+        stage.update(50, note="loss 0.500")
+    assert "train  50 of 100 steps (50%) · 2.0 steps/s · loss 0.500 · ETA 25 s" in console.stream.getvalue()
+
+
+def test_a_stage_without_a_total_has_no_eta(clock):
+    console = Console(io.StringIO())
+    with console.stage("label", "texts") as stage:
+        stage.update(0)
+        clock.now += 20
+        stage.update(40)
+    assert "label  40 texts · 2.0 texts/s\n" in console.stream.getvalue()
+
+
+def test_on_a_terminal_one_line_is_rewritten(clock):
+    leader, follower = pty.openpty()
+    with os.fdopen(follower, "w") as terminal:
+        console = Console(terminal)
+        with console.stage("label", "texts", 1000) as stage:
+            for done in range(0, 1001, 100):
+                clock.now += 1
+                stage.update(done)
+        shown = os.read(leader, 1 << 16).decode()
+    assert shown.count("\n") == 1
+    assert shown.count("\r") > 5
+    assert shown.rstrip().endswith("label  1,000 texts · 11 s")
+    os.close(leader)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0, "0.0 s"), (9.94, "9.9 s"), (12.4, "12 s"), (59.7, "1 min 00 s"), (200, "3 min 20 s"), (7500, "2 h 05 min")],
+)
+def test_durations_read_well(seconds, text):
+    assert duration(seconds) == text
+
+
+def run_script(script, *arguments):
+    """(stdout, stderr) of a script in a process of its own."""
+    done = subprocess.run([sys.executable, "-c", script, *map(str, arguments)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout, done.stderr
+
+
+def test_chatter_goes_to_the_log_and_the_console_to_the_user(tmp_path):
+    log = tmp_path / "raydistill.log"
+    log.write_text("an earlier run\n")
+    script = """
+import logging, os, pathlib, sys
+from raydistill.progress import Chatter
+with Chatter() as chatter:
+    print("before the log has a name")
+    chatter.keep_in(pathlib.Path(sys.argv[1]))
+    os.write(2, b"from C\\n")
+    print("to stderr", file=sys.stderr)
+    logging.getLogger("library").warning("a warning")
+    chatter.console.say("for the user")
+print("a result")
+"""
+    assert run_script(script, log) == ("a result\n", "for the user\n")
+    kept = log.read_text()
+    assert kept.startswith("an earlier run\nbefore the log has a name\n")
+    assert all(line in kept for line in ("from C\n", "to stderr\n", "WARNING library: a warning\n"))
+
+
+def test_chatter_of_a_run_that_never_began_is_not_kept():
+    script = """
+from raydistill.progress import Chatter
+with Chatter():
+    print("nothing to see")
+"""
+    assert run_script(script) == ("", "")
