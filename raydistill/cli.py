@@ -14,6 +14,10 @@ import click
 from raydistill.config import (
     ESSENTIALS,
     FORMER_NAMES,
+    LABELS_PRODUCT,
+    STUDENT,
+    STUDENT_PRODUCT,
+    TEACHER,
     DistillConfig,
     flag,
     option_fields,
@@ -59,8 +63,8 @@ class GroupedOption(click.Option):
         self.group = group
 
 
-def config_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command every option of `DistillConfig`, and `--config`."""
+def config_options(command: Callable[..., Any], irrelevant: Callable[[Any], bool]) -> Callable[..., Any]:
+    """Give a command every option of `DistillConfig`, and `--config`; what is irrelevant to it is not in its help."""
     former: dict[str, list[str]] = {}
     for old, new in FORMER_NAMES.items():
         former.setdefault(new, []).append(old)
@@ -78,6 +82,7 @@ def config_options(command: Callable[..., Any]) -> Callable[..., Any]:
             group=field.metadata["group"],
             metavar=f"[{choices}]" if choices else KINDS.get(kind, "TEXT"),
             help=field.metadata["help"] + default,
+            hidden=irrelevant(field.metadata),
             **extra,
         )(command)
     command = click.option(
@@ -121,10 +126,12 @@ def cli() -> None:
     """Distil a slow zero-shot NLI classifier into a small, fast one, on one machine or on a Ray cluster."""
 
 
-def _command(name: str, help: str) -> Callable[[Callable[..., Any]], click.Command]:
+def _command(
+    name: str, help: str, irrelevant: Callable[[Any], bool] = lambda metadata: False
+) -> Callable[[Callable[..., Any]], click.Command]:
     def decorate(function: Callable[..., Any]) -> click.Command:
         return cli.command(name, cls=GroupedCommand, context_settings=SETTINGS, help=help)(
-            config_options(click.pass_context(function))
+            config_options(click.pass_context(function), irrelevant)
         )
 
     return decorate
@@ -135,12 +142,20 @@ def run(ctx: click.Context, **flags: Any) -> None:
     _execute(ctx, flags, ("label", "train"))
 
 
-@_command("label", "The teacher stage alone: corpus to label store (OUTPUT_DIR/labels).")
+@_command(
+    "label",
+    "The teacher stage alone: corpus to label store (OUTPUT_DIR/labels).",
+    lambda metadata: metadata["group"] == STUDENT or metadata["changes"] == STUDENT_PRODUCT,
+)
 def label(ctx: click.Context, **flags: Any) -> None:
     _execute(ctx, flags, ("label",))
 
 
-@_command("train", "The student stage alone, from a label store (--labels, or OUTPUT_DIR/labels).")
+@_command(
+    "train",
+    "The student stage alone, from a label store (--labels, or OUTPUT_DIR/labels).",
+    lambda metadata: metadata["group"] == TEACHER or metadata["changes"] == LABELS_PRODUCT,
+)
 def train(ctx: click.Context, **flags: Any) -> None:
     _execute(ctx, flags, ("train",))
 
@@ -203,23 +218,32 @@ def _execute(ctx: click.Context, flags: dict[str, Any], stages: tuple[str, ...])
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command and return its exit code: 0, 2 for what the user can mend, 130 when interrupted."""
+    """Run a command and return its exit code: 0, 2 for what the user can mend, 130 or 143 when interrupted."""
     signal.signal(signal.SIGTERM, _terminate)
     try:
         result = cli.main(
             args=list(arguments) if arguments is not None else None, prog_name="raydistill", standalone_mode=False
         )
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message())
+        return 0
     except click.ClickException as error:
         return _fail(error.format_message(), error.exit_code)
     except RaydistillError as error:
         return _fail(str(error), 2)
-    except (KeyboardInterrupt, click.Abort):
-        return _fail("stopped. What is finished is kept: the same command goes on from there.", 130)
+    except (KeyboardInterrupt, click.Abort) as error:
+        terminated = isinstance(error, Terminated) or isinstance(error.__cause__, Terminated)
+        stop = signal.SIGTERM if terminated else signal.SIGINT
+        return _fail("stopped. What is finished is kept: the same command goes on from there.", 128 + stop)
     return result if isinstance(result, int) else 0
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM came: the run stops as it does for Ctrl-C."""
+
+
 def _terminate(number: int, frame: Any) -> None:
-    raise SystemExit(128 + number)
+    raise Terminated
 
 
 def _fail(message: str, code: int) -> int:

@@ -10,6 +10,7 @@ import dataclasses
 import difflib
 import json
 import math
+import os
 import string
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -31,6 +32,8 @@ FORMER_NAMES = {
 }
 # TrainingArguments fields that transformers 5 dropped and that change nothing here: taken, and left aside.
 IGNORED_NAMES = frozenset({"logging_dir", "tpu_num_cores"})
+# Beginnings of TrainingArguments fields that leave the student as it is: a run may go on with others.
+NOT_SHAPING = ("logging_", "log_", "report_to", "run_name", "disable_tqdm", "per_device_eval_", "save_total_limit")
 
 
 def option(default: Any, help: str, *, group: str, changes: str | None = None, choices: tuple[str, ...] = ()) -> Any:
@@ -109,7 +112,11 @@ class DistillConfig:
     text_column: str = option(
         "text", "Column with the text, for CSV, JSON lines and Parquet.", group=BEHAVIOUR, changes=LABELS_PRODUCT
     )
-    overwrite_output_dir: bool = option(False, "Empty the output directory and begin anew.", group=BEHAVIOUR)
+    overwrite_output_dir: bool = option(
+        False,
+        "Begin anew in an output directory that is not empty: an earlier run's files are removed, others left alone.",
+        group=BEHAVIOUR,
+    )
     dry_run: bool = option(False, "Print the plan (nodes, actors, workers, texts, pairs) and exit.", group=BEHAVIOUR)
 
     teacher_batch_size: int = option(
@@ -188,7 +195,12 @@ class DistillConfig:
         for name, field in known.items():
             given = options.pop(name, None)
             setattr(self, name, field.default if given is None else _convert(field, given))
-        self.training = {**options.pop("training", {}), **options}
+        training = options.pop("training", {})
+        if not isinstance(training, Mapping):
+            raise ConfigError(
+                f"training {training!r} must hold TrainingArguments fields by name. Give each as an option of its own."
+            )
+        self.training = {**training, **options}
 
     def check(self, required: Iterable[str]) -> None:
         """Raise ConfigError with every fault that can be seen without opening a file or a model."""
@@ -200,6 +212,10 @@ class DistillConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 faults.append(f"{flag(name)} {value} must be 1 or more")
+        for field in option_fields():
+            value = getattr(self, field.name)
+            if value == "" or (isinstance(value, tuple) and "" in value):
+                faults.append(f"{flag(field.name)} is empty")
         for name in ("entailment_id", "contradiction_id"):
             value = getattr(self, name)
             if value is not None and value < 0:
@@ -218,8 +234,11 @@ class DistillConfig:
     def that_change(self, product: str) -> dict[str, Any]:
         """The options that shape a product ("labels" or "student"), as plain JSON values."""
         values = self.options()
-        chosen = {f.name: values[f.name] for f in option_fields() if f.metadata["changes"] == product}
-        return chosen | ({"training": values["training"]} if product == STUDENT_PRODUCT else {})
+        chosen = {f.name: _placed(values[f.name]) for f in option_fields() if f.metadata["changes"] == product}
+        if product == STUDENT_PRODUCT:
+            given = values["training"].items()
+            chosen["training"] = {name: value for name, value in given if not name.startswith(NOT_SHAPING)}
+        return chosen
 
 
 def option_fields() -> list[dataclasses.Field[Any]]:
@@ -285,6 +304,15 @@ def _convert(field: dataclasses.Field[Any], value: Any) -> Any:
     value = str(value)
     if field.metadata["choices"] and value not in field.metadata["choices"]:
         raise ConfigError(f"{flag(field.name)} {value!r} must be one of {', '.join(field.metadata['choices'])}.")
+    return value
+
+
+def _placed(value: Any) -> Any:
+    """The absolute path of what a text names, if it is there: the same file may be named in several ways."""
+    if isinstance(value, list):
+        return [_placed(item) for item in value]
+    if isinstance(value, str) and value and os.path.exists(os.path.expanduser(value)):
+        return os.path.abspath(os.path.expanduser(value))
     return value
 
 

@@ -40,7 +40,7 @@ def check_readable(files: Sequence[CorpusFile], text_column: str) -> None:
     """Read the beginning of one file of each kind, to tell a wrong column or encoding at once. Raises CorpusError."""
     seen: set[tuple[str, str | None]] = set()
     for file in files:
-        if file.size and (file.format, file.compression) not in seen:
+        if (file.format, file.compression) not in seen:
             seen.add((file.format, file.compression))
             next(read_split(Split(file, 0, -1), text_column), None)
 
@@ -57,16 +57,16 @@ def make_splits(files: Iterable[CorpusFile], split_bytes: int) -> list[Split]:
         elif file.compression is None and file.format in ("text", "jsonl"):
             cuts = sorted({_line_start(file, at) for at in range(split_bytes, file.size, split_bytes)} | {0, file.size})
             splits += [Split(file, start, stop) for start, stop in itertools.pairwise(cuts)]
-        elif file.size:
+        else:
             splits.append(Split(file, 0, -1))
     return splits
 
 
 def estimate_texts(files: Sequence[CorpusFile], text_column: str, sample_bytes: int = 8 << 20) -> tuple[int, bool]:
-    """(number of texts before blanks are dropped, whether that is exact), reading about `sample_bytes`.
+    """(number of texts, whether that is exact), reading about `sample_bytes`.
 
-    Parquet is counted from its footers. Other files are read while they fit the sample; of the rest, the line ends in
-    the beginning of one of each kind are counted and the others estimated by size.
+    Parquet is counted from its footers, blank texts included. Other files are read while they fit the sample; of the
+    rest, the line ends in the beginning of one of each kind are counted and the others estimated by size.
     """
     total, left, exact = 0, sample_bytes, True
     rates: dict[tuple[str, str | None], float] = {}
@@ -76,7 +76,7 @@ def estimate_texts(files: Sequence[CorpusFile], text_column: str, sample_bytes: 
             total += _parquet(file).metadata.num_rows
         elif (size := file.size * (4 if file.compression else 1)) <= left:
             left -= size
-            total += sum(len(texts) for texts in read_split(Split(file, 0, -1), text_column))
+            total += sum(bool(clean(text)) for texts in read_split(Split(file, 0, -1), text_column) for text in texts)
         else:
             exact = False
             rates[kind] = rates.get(kind) or _lines_per_byte(file, sample_bytes)
@@ -120,10 +120,12 @@ def read_split(split: Split, text_column: str) -> Iterator[list[str]]:
     path = split.file.path
     try:
         yield from readers[split.file.format](split, text_column)
-    except pa.ArrowInvalid as error:
-        raise CorpusError(f"{path}: cannot be read as {split.file.format} ({first_line(error)}).") from None
     except OSError as error:
         raise CorpusError(f"{path}: cannot be read ({first_line(error)}).") from None
+    except (pa.ArrowException, UnicodeDecodeError) as error:
+        if first_line(error) == "Empty CSV file":
+            return
+        raise CorpusError(f"{path}: cannot be read as {split.file.format} ({first_line(error)}).") from None
 
 
 def _open(file: CorpusFile) -> pa.NativeFile:
@@ -217,8 +219,9 @@ def _read_json_lines(split: Split, text_column: str) -> Iterator[list[str]]:
             place = f"{path}: line {number + offset}" if number else f"{path}: the line {line[:40]!r}"
             try:
                 row = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise CorpusError(f"{place} is not JSON ({error.msg}). Write one object per line.") from None
+            except (ValueError, RecursionError) as error:
+                reason = error.msg if isinstance(error, json.JSONDecodeError) else first_line(error)
+                raise CorpusError(f"{place} is not JSON ({reason}). Write one object per line.") from None
             if not isinstance(row, dict):
                 raise CorpusError(f'{place} is not a JSON object. Write one object per line, like {{"text": "…"}}.')
             if text_column not in row:
@@ -262,6 +265,8 @@ def _read_parquet(split: Split, text_column: str) -> Iterator[list[str]]:
     schema = file.schema_arrow
     if text_column not in schema.names:
         raise _no_column(split.file.path, text_column, schema.names)
+    if schema.names.count(text_column) > 1:
+        raise CorpusError(f"{split.file.path}: has several columns {text_column!r}. Keep one.")
     kind = schema.field(text_column).type
     value_kind = kind.value_type if pa.types.is_dictionary(kind) else kind
     if not (

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import fnmatch
 import glob
 import os
 from collections.abc import Sequence
@@ -12,6 +11,7 @@ from urllib.parse import quote
 
 import pyarrow as pa
 import pyarrow.fs as pafs
+from fsspec.implementations.arrow import ArrowFSWrapper
 
 from raydistill.errors import CorpusError, first_line
 from raydistill.files import GLOB_CHARACTERS, is_uri, open_path
@@ -34,7 +34,8 @@ class CorpusFile:
 def find_files(data_files: Sequence[str]) -> list[CorpusFile]:
     """The files that paths, globs, directories and URIs name, sorted within each. Raises CorpusError."""
     files = [file for entry in data_files for file in _expand(entry)]
-    if sum(file.size for file in files) == 0:
+    files = [file for file in files if file.size]
+    if not files:
         raise CorpusError(f"--data-file {data_files[0]}: is empty. Give a file with one text per line.")
     return files
 
@@ -52,10 +53,10 @@ def _expand(entry: str) -> list[CorpusFile]:
             listed = fs.get_file_info(pafs.FileSelector(path, recursive=True))
             found = [item for item in listed if not _is_hidden(item.path.removeprefix(path))]
         elif GLOB_CHARACTERS & set(path):
-            found = _glob(fs, path, local=not scheme)
+            found = fs.get_file_info(ArrowFSWrapper(fs).glob(path) if scheme else glob.glob(path, recursive=True))
         else:
             found = []
-    except (OSError, pa.ArrowInvalid) as error:
+    except (OSError, pa.ArrowInvalid, UnicodeDecodeError) as error:
         raise CorpusError(f"--data-file {entry}: cannot be read ({first_line(error)}).") from None
     files = sorted(
         (item for item in found if item.type == pafs.FileType.File and not _is_hidden(item.base_name)),
@@ -69,15 +70,6 @@ def _expand(entry: str) -> list[CorpusFile]:
 def _is_hidden(path: str) -> bool:
     """Whether a part of a path begins with . or _, as what other programs leave in a data folder does."""
     return any(part.startswith((".", "_")) for part in PurePosixPath(path).parts)
-
-
-def _glob(fs: pafs.FileSystem, pattern: str, *, local: bool) -> list[pafs.FileInfo]:
-    if local:
-        return fs.get_file_info(glob.glob(pattern, recursive=True))
-    parts = PurePosixPath(pattern).parts
-    fixed = next(i for i, part in enumerate(parts) if GLOB_CHARACTERS & set(part))
-    listed = fs.get_file_info(pafs.FileSelector(str(PurePosixPath(*parts[:fixed])), recursive=True))
-    return [info for info in listed if fnmatch.fnmatch(info.path, pattern)]
 
 
 def _describe(path: str, info: pafs.FileInfo, settings: str) -> CorpusFile:

@@ -27,4 +27,5 @@ class ResourceError(RaydistillError):
 
 def first_line(error: Exception) -> str:
     """What a library's error says in its first line, without the full stop."""
-    return str(error).strip().split("\n")[0].rstrip(".")
+    reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return reason.strip().split("\n")[0].rstrip(".")

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import uuid
-from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.fs as pafs
 
 GLOB_CHARACTERS = frozenset("*?[")
@@ -41,8 +40,8 @@ class Folder:
     """
 
     def __init__(self, path: str) -> None:
-        self.path = path
         self._fs, self._root = open_path(path)
+        self.path = path if is_uri(path) else self._root  # absolute: workers have another current directory
 
     def __reduce__(self) -> tuple[type[Folder], tuple[str]]:
         return Folder, (self.path,)
@@ -59,10 +58,6 @@ class Folder:
         found = self._fs.get_file_info(pafs.FileSelector(self._root, allow_not_found=True))
         names = [info.base_name for info in found if info.type == pafs.FileType.File]
         return sorted(name for name in names if name.endswith(suffix) and not name.startswith("."))
-
-    def exists(self, name: str) -> bool:
-        """Whether a file or folder of that name is in it."""
-        return self._fs.get_file_info(self._at(name)).type != pafs.FileType.NotFound
 
     def read(self, name: str) -> bytes:
         """A whole file. Raises FileNotFoundError."""
@@ -82,7 +77,14 @@ class Folder:
         """Remove a file."""
         self._fs.delete_file(self._at(name))
 
-    def open(self, name: str) -> pafs.FileSystem:
+    def sweep(self) -> None:
+        """Remove what writers that were killed have left half-written."""
+        found = self._fs.get_file_info(pafs.FileSelector(self._root, allow_not_found=True))
+        for info in found:
+            if info.base_name.startswith(".") and info.base_name.endswith(".tmp"):
+                self._fs.delete_file(info.path)
+
+    def open(self, name: str) -> pa.NativeFile:
         """A file for random reading, as pyarrow takes it."""
         return self._fs.open_input_file(self._at(name))
 
@@ -93,14 +95,3 @@ def parse_record(content: bytes) -> dict[str, Any]:
     if not isinstance(record, dict):
         raise ValueError("not a table")
     return record
-
-
-def empty_folder(path: Path, keep: Collection[str] = ()) -> None:
-    """Remove all that a local folder holds, but for some names."""
-    for item in path.iterdir():
-        if item.name in keep:
-            continue
-        if item.is_dir() and not item.is_symlink():
-            shutil.rmtree(item)
-        else:
-            item.unlink()

@@ -9,6 +9,7 @@ sets right the occurrences of texts that earlier passes had labelled.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import io
 import json
 import uuid
@@ -18,6 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from raydistill.errors import RunDirError, first_line
@@ -25,6 +27,7 @@ from raydistill.files import Folder, parse_record
 
 RECORD = "_labels.json"
 SCHEMA_VERSION = 1
+MERGE_AT = 1 << 20  # ids that wait to be merged, at least: sorting at every part would be quadratic
 SCHEMA = pa.schema(
     [
         ("text_id", pa.string()),
@@ -58,6 +61,36 @@ class KnownTexts:
     first: npt.NDArray[np.uint64]
     second: npt.NDArray[np.uint64]
     occurrences: npt.NDArray[np.int64]
+
+    @classmethod
+    def of(cls, text_ids: Sequence[str], occurrences: npt.NDArray[np.int64]) -> KnownTexts:
+        """From rows in any order: each text once, with its occurrences added up."""
+        return cls._merged(*id_halves(text_ids), occurrences)
+
+    def with_more(self, others: Sequence[KnownTexts]) -> KnownTexts:
+        """These and some others."""
+        sides = zip(*((known.first, known.second, known.occurrences) for known in [self, *others]), strict=True)
+        return self._merged(*(np.concatenate(side) for side in sides))
+
+    @classmethod
+    def _merged(
+        cls, first: npt.NDArray[np.uint64], second: npt.NDArray[np.uint64], occurrences: npt.NDArray[np.int64]
+    ) -> KnownTexts:
+        order = np.lexsort((second, first))
+        first, second, occurrences = first[order], second[order], occurrences[order]
+        new = np.ones(len(first), dtype=bool)
+        new[1:] = (first[1:] != first[:-1]) | (second[1:] != second[:-1])
+        starts = np.flatnonzero(new)
+        totals = np.add.reduceat(occurrences, starts) if len(starts) else occurrences
+        return cls(first[starts], second[starts], totals)
+
+    def digest(self) -> str:
+        """Says whether two stores hold the same texts, each as often."""
+        held = self.occurrences > 0
+        digest = hashlib.blake2b(digest_size=16)
+        for column in (self.first, self.second, self.occurrences):
+            digest.update(np.ascontiguousarray(column[held]).tobytes())
+        return digest.hexdigest()
 
     def __len__(self) -> int:
         return len(self.first)
@@ -101,6 +134,8 @@ class LabelStore:
             return None
         except ValueError:
             raise RunDirError(f"{self.path}/{RECORD} is damaged. Remove the folder and label again.") from None
+        if not isinstance(record.get("labelling"), dict):
+            raise RunDirError(f"{self.path}/{RECORD} is damaged. Remove the folder and label again.")
         if record.get("schema_version") != SCHEMA_VERSION:
             raise RunDirError(
                 f"{self.path}: was written by another version of raydistill (schema {record.get('schema_version')}, "
@@ -122,6 +157,11 @@ class LabelStore:
             )
         if not record.get("complete"):
             raise RunDirError(f"{self.path}: its labels are not complete. Run `raydistill label` again to finish them.")
+        found, texts = self.count_texts(), record["complete"]["texts"]
+        if found != texts:
+            raise RunDirError(
+                f"{self.path}: holds {found:,} of its {texts:,} texts. Run `raydistill label` again to make the others."
+            )
         return record
 
     def parts(self) -> list[str]:
@@ -149,21 +189,20 @@ class LabelStore:
 
     def known_texts(self, parts: Iterable[str]) -> KnownTexts:
         """The ids in some parts, each once, with their occurrences added up."""
-        columns = [self.read_part(name, ["text_id", "occurrences"]) for name in parts]
-        if not columns:
-            return KnownTexts(np.empty(0, np.uint64), np.empty(0, np.uint64), np.empty(0, np.int64))
-        halves = [id_halves(table["text_id"].to_pylist()) for table in columns]
-        first, second = (np.concatenate(side) for side in zip(*halves, strict=True))
-        occurrences = np.concatenate([table["occurrences"].to_numpy() for table in columns])
-        order = np.lexsort((second, first))
-        first, second, occurrences = first[order], second[order], occurrences[order]
-        new = np.ones(len(first), dtype=bool)
-        new[1:] = (first[1:] != first[:-1]) | (second[1:] != second[:-1])
-        starts = np.flatnonzero(new)
-        totals = np.add.reduceat(occurrences, starts) if len(starts) else occurrences
-        return KnownTexts(first[starts], second[starts], totals)
+        known = KnownTexts.of([], np.empty(0, np.int64))
+        waiting: list[KnownTexts] = []
+        for name in parts:
+            table = self.read_part(name, ["text_id", "occurrences"])
+            waiting.append(KnownTexts.of(table["text_id"].to_pylist(), table["occurrences"].to_numpy()))
+            if sum(map(len, waiting)) > max(len(known), MERGE_AT):
+                known, waiting = known.with_more(waiting), []
+        return known.with_more(waiting)
 
-    def correct_occurrences(self, parts: Iterable[str], known: KnownTexts, counted: npt.NDArray[np.int64]) -> int:
+    def count_texts(self) -> int:
+        """How many texts the parts hold, each as often as it stands in the corpus."""
+        return sum(pc.sum(self.read_part(name, ["occurrences"])["occurrences"]).as_py() or 0 for name in self.parts())
+
+    def correct_occurrences(self, parts: Sequence[str], known: KnownTexts, counted: npt.NDArray[np.int64]) -> int:
         """Make the store say what the corpus holds now, for texts that were known before this pass.
 
         A text that is gone from the corpus gets 0 and is no longer trained on. Parts that need no change are not
@@ -180,15 +219,19 @@ class LabelStore:
         wrong = known.occurrences != counted
         if not wrong.any():
             return 0
-        left = counted.copy()
+        left, rows_left = counted.copy(), np.zeros(len(known), dtype=np.int64)
+        for name in parts:
+            np.add.at(rows_left, known.find(self.read_part(name, ["text_id"])["text_id"].to_pylist()), 1)
         for name in parts:
             table = self.read_part(name)
             at = known.find(table["text_id"].to_pylist())
             if not wrong[at].any():
                 continue
             occurrences = table["occurrences"].to_numpy().copy()
-            for row in np.flatnonzero(wrong[at]):
-                occurrences[row], left[at[row]] = left[at[row]], 0
+            for row in np.flatnonzero(wrong[at]):  # a text that stands in several parts is shared out among them
+                text = at[row]
+                occurrences[row] = -(-left[text] // rows_left[text])
+                left[text], rows_left[text] = left[text] - occurrences[row], rows_left[text] - 1
             index = SCHEMA.get_field_index("occurrences")
             table = table.set_column(index, SCHEMA.field(index), pa.array(occurrences, pa.int64()))
             buffer = io.BytesIO()

@@ -11,6 +11,8 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTok
 
 from raydistill.errors import ModelError, first_line
 
+WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
+LFS_POINTER = b"version https://git-lfs"
 MODEL_FILES = frozenset({".json", ".txt", ".model", ".safetensors", ".bin"})
 
 
@@ -18,9 +20,11 @@ def load_config(name_or_path: str, option: str) -> Any:
     """A model's config. Raises ModelError, naming the option that gave it."""
     _expect_model(name_or_path, option)
     try:
-        return AutoConfig.from_pretrained(name_or_path)
+        config = AutoConfig.from_pretrained(name_or_path)
     except (OSError, ValueError) as error:
         raise ModelError(f"{option} {name_or_path}: {_why_not_loaded(name_or_path, error)}") from None
+    _expect_weights(name_or_path, option)
+    return config
 
 
 def load_tokenizer(name_or_path: str, use_fast: bool) -> Any:
@@ -39,12 +43,15 @@ def load_tokenizer(name_or_path: str, use_fast: bool) -> Any:
 
 def skeleton(config: Any) -> Any:
     """The sequence classifier of a config, without weights: for what only the module can tell."""
-    with torch.device("meta"):
-        return AutoModelForSequenceClassification.from_config(config)
+    try:
+        with torch.device("meta"):
+            return AutoModelForSequenceClassification.from_config(config)
+    except ValueError:
+        raise ModelError(f"{config.name_or_path}: a {config.model_type} model does not classify texts.") from None
 
 
-def longest_input(tokenizer: Any, model: Any) -> int:
-    """The most tokens that both tokenizer and model take; 512 where neither says."""
+def longest_input(tokenizer: Any, model: Any, asked: int | None = None) -> int:
+    """The most tokens that tokenizer and model both take, or fewer where asked for; 512 where neither says."""
     limits = [tokenizer.model_max_length] if tokenizer.model_max_length < 1 << 20 else []
     positions = getattr(model.config, "max_position_embeddings", None) or getattr(model.config, "n_positions", None)
     if positions and positions > 0:
@@ -52,7 +59,7 @@ def longest_input(tokenizer: Any, model: Any) -> int:
         table = getattr(getattr(model.base_model, "embeddings", None), "position_embeddings", None)
         padding = getattr(table, "padding_idx", None)
         limits.append(positions - (padding + 1 if padding is not None else 0))
-    return int(min(limits, default=512))
+    return int(min([*(limits or [512]), *([asked] if asked else [])]))
 
 
 def ensure_pad_token(tokenizer: Any, model: Any) -> bool:
@@ -90,6 +97,18 @@ def _expect_model(name_or_path: str, option: str) -> None:
         raise ModelError(f"{option} {name_or_path}: the folder has no config.json, so it is no model.")
     if looks_local and not path.is_dir():
         raise ModelError(f"{option} {name_or_path}: no such folder.")
+
+
+def _expect_weights(name_or_path: str, option: str) -> None:
+    path = Path(name_or_path).expanduser()
+    if path.is_dir():
+        weights = [file for pattern in WEIGHTS for file in path.glob(pattern)]
+        if not weights:
+            raise ModelError(f"{option} {name_or_path}: the folder has no weights (model.safetensors).")
+        for file in weights:
+            with file.open("rb") as stream:
+                if stream.read(len(LFS_POINTER)) == LFS_POINTER:
+                    raise ModelError(f"{option} {file}: is a pointer to the weights, not the weights: git lfs pull.")
 
 
 def _why_not_loaded(name_or_path: str, error: Exception) -> str:

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from raydistill.config import LABELS_PRODUCT, DistillConfig, flag
 from raydistill.errors import RunDirError
-from raydistill.files import empty_folder, is_uri, parse_record
+from raydistill.files import is_uri, parse_record
 
 RECORD, LOG, LABELS, CHECKPOINTS = "run.json", "raydistill.log", "labels", "checkpoints"
-MODEL, TRAINER = "model", "trainer"  # what a checkpoint holds: the finished student, or Trainer's own checkpoint
+# What a checkpoint holds: Trainer's own one, and its best one if that is another; or the student and what came of it.
+TRAINER, BEST, MODEL, RESULT = "trainer", "best", "model", "result.json"
 
 
 class RunDir:
@@ -37,39 +40,83 @@ class RunDir:
                 f"--output-dir {config.output_dir}: must be a folder; object stores serve as --data-file only."
             )
         path = Path(config.output_dir).expanduser().absolute()
-        if path.exists() and not path.is_dir():
-            raise RunDirError(f"--output-dir {path}: is a file. Give a folder.")
-        parent = next(folder for folder in [path, *path.parents] if folder.exists())
+        try:
+            parent = next(folder for folder in [path, *path.parents] if folder.exists())
+        except OSError as error:
+            raise RunDirError(f"--output-dir {path}: cannot be a folder ({error.strerror}).") from None
+        if (path.exists() and not path.is_dir()) or (path.is_symlink() and not path.exists()):
+            raise RunDirError(f"--output-dir {path}: is a file or a broken link. Give a folder.")
         if not os.access(parent, os.W_OK | os.X_OK) or not _can_write(parent):
             raise RunDirError(f"--output-dir {path}: cannot be written to. Give a folder that you may write to.")
-        if config.overwrite_output_dir or not path.is_dir() or not any(path.iterdir()):
+        if not path.is_dir() or all(item.name.startswith(".") for item in path.iterdir()):
+            return cls(path, {})
+        if config.overwrite_output_dir:
             return cls(path, {})
         try:
             record = parse_record((path / RECORD).read_bytes())
         except FileNotFoundError:
             raise RunDirError(
-                f"--output-dir {path}: is not empty and holds no earlier run. Give another folder, or empty this one "
-                "with --overwrite-output-dir."
+                f"--output-dir {path}: is not empty and holds no earlier run. Give another folder, or use this one "
+                "as it is with --overwrite-output-dir."
             ) from None
-        except ValueError:
+        except (ValueError, OSError):
             raise RunDirError(
                 f"--output-dir {path}: its {RECORD} is damaged. Start anew with --overwrite-output-dir."
             ) from None
+        if (path / LABELS).exists() and not (path / LABELS).is_dir():
+            raise RunDirError(f"--output-dir {path}: its {LABELS} is a file. Start anew with --overwrite-output-dir.")
         differences = [line for product in products for line in _differences(config, product, record)]
         if differences:
+            labels_fit = LABELS_PRODUCT in products and not _differences(config, LABELS_PRODUCT, record)
+            cheaper = (
+                f" (`raydistill train --labels {path / LABELS}` makes another student from the same labels)"
+                if labels_fit
+                else ""
+            )
             raise RunDirError(
-                f"--output-dir {path}: holds a run with other options ({'; '.join(differences)}). Give another folder, "
-                "use the same options to continue, or start anew with --overwrite-output-dir."
+                f"--output-dir {path}: holds a run with other options ({'; '.join(differences)}). Give another folder"
+                f"{cheaper}, use the same options to continue, or start anew with --overwrite-output-dir."
             )
         return cls(path, record)
 
     def begin(self, config: DistillConfig, products: Sequence[str], **facts: Any) -> None:
-        """Make the folder, emptied where asked for (of labels only if they are made anew), and say what this run is."""
-        if config.overwrite_output_dir and self.path.is_dir():
-            empty_folder(self.path, keep=() if LABELS_PRODUCT in products else (LABELS,))
-        self.path.mkdir(parents=True, exist_ok=True)
+        """Say what this run is; where asked for, remove an earlier one first (its labels only if made anew)."""
+        if config.overwrite_output_dir:
+            self._remove_earlier_run(keep_labels=LABELS_PRODUCT not in products)
         made_with = self.record.get("made_with", {}) | {product: config.that_change(product) for product in products}
         self.update(options=config.options(), made_with=made_with, **facts)
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Make the folder and keep other runs out of it. Raises RunDirError where one is at work.
+
+        The lock is the operating system's, so it ends with the process; file systems without locks are trusted.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        folder = os.open(self.path, os.O_RDONLY)
+        try:
+            with contextlib.suppress(OSError):
+                try:
+                    fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    raise RunDirError(
+                        f"--output-dir {self.path}: another run is at work in it. Wait for its end, or give another "
+                        "folder."
+                    ) from None
+            yield
+        finally:
+            os.close(folder)
+
+    def _remove_earlier_run(self, *, keep_labels: bool) -> None:
+        """Remove what a run of ours has left, and nothing else."""
+        try:
+            published = parse_record((self.path / RECORD).read_bytes()).get("published", [])
+        except (FileNotFoundError, ValueError):
+            published = []
+        for name in (CHECKPOINTS, *([] if keep_labels else [LABELS])):
+            shutil.rmtree(self.path / name, ignore_errors=True)
+        for name in (RECORD, LOG, *published):
+            (self.path / name).unlink(missing_ok=True)
 
     def update(self, **facts: Any) -> None:
         """Add facts to `run.json`; tables are merged, all else replaced."""
@@ -90,10 +137,6 @@ class RunDir:
         """Where Ray's and Transformers' chatter goes."""
         return self.path / LOG
 
-    def finished(self, stage: str) -> bool:
-        """Whether a stage ("label", "train") has ended well here."""
-        return bool(self.record.get("stages", {}).get(stage, {}).get("finished"))
-
     def publish(self, model_folder: Path) -> None:
         """Copy a saved model and its tokenizer in, so that a kill leaves no half model.
 
@@ -101,6 +144,7 @@ class RunDir:
         """
         (self.path / "config.json").unlink(missing_ok=True)
         files = sorted(model_folder.iterdir(), key=lambda file: file.name == "config.json")
+        self.update(published=[file.name for file in files])
         for file in files:
             aside = self.path / f".{file.name}.tmp"
             shutil.copyfile(file, aside)
@@ -117,8 +161,9 @@ def _can_write(folder: Path) -> bool:
 
 
 def _differences(config: DistillConfig, product: str, record: dict[str, Any]) -> list[str]:
-    then = record.get("made_with", {}).get(product)
-    if then is None:
+    made_with = record.get("made_with")
+    then = made_with.get(product) if isinstance(made_with, dict) else None
+    if not isinstance(then, dict):
         return []
     now = config.that_change(product)
     lines = []
@@ -134,7 +179,7 @@ def _differences(config: DistillConfig, product: str, record: dict[str, Any]) ->
 
 def _same(old: Any, new: Any) -> bool:
     """Whether two spellings, such as "3e-5" and 3e-05 or "true" and True, are one value."""
-    if str(old).lower() == str(new).lower():
+    if str(old) == str(new) or {str(old).lower(), str(new).lower()} in ({"true"}, {"false"}):
         return True
     try:
         return float(old) == float(new)

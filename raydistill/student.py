@@ -15,7 +15,9 @@ from transformers import AutoModelForSequenceClassification, Trainer
 
 from raydistill.metrics import batch_sums, figures, sums_size
 from raydistill.pairs import budget_batches
-from raydistill.pretrained import ensure_pad_token, load_config, load_tokenizer, longest_input
+from raydistill.pretrained import ensure_pad_token, load_config, load_tokenizer, longest_input, skeleton
+from raydistill.specs import StudentSpec
+from raydistill.student_rows import StudentRows
 
 Batch = Mapping[str, torch.Tensor]
 
@@ -30,6 +32,23 @@ def student_config(name_or_path: str, class_names: Sequence[str], *, multi_label
     config.label2id = {name: i for i, name in enumerate(class_names)}
     config.problem_type = "multi_label_classification" if multi_label else "single_label_classification"
     return config
+
+
+def student_rows(spec: StudentSpec) -> StudentRows:
+    """How rows of the label store become the student's.
+
+    Loads config and tokenizer, not the weights, and so finds nearly every fault of a student before work begins.
+    Raises ModelError and ConfigError.
+    """
+    config = student_config(spec.name_or_path, spec.class_names, multi_label=spec.multi_label)
+    tokenizer = load_tokenizer(spec.name_or_path, spec.use_fast_tokenizer)
+    return StudentRows.of(
+        tokenizer,
+        max_length=longest_input(tokenizer, skeleton(config), spec.max_length),
+        num_classes=len(spec.class_names),
+        temperature=spec.temperature,
+        multi_label=spec.multi_label,
+    )
 
 
 def load_student(
@@ -109,7 +128,12 @@ class EpochStream(IterableDataset[Batch]):
 
     def __iter__(self) -> Iterator[Batch]:
         epoch, self._epoch = self._epoch, self._epoch + 1
-        return self._batches(epoch)
+        number = 0
+        for batch in self._batches(epoch):
+            number += 1
+            yield batch
+        if number != self._length:
+            raise RuntimeError(f"epoch {epoch} had {number} batches of {self._length}: the rows are not those counted")
 
 
 class DistillationTrainer(Trainer):
@@ -118,6 +142,7 @@ class DistillationTrainer(Trainer):
     Args:
         train_batches: what an epoch is made of.
         eval_batches: () -> this worker's share of all texts, once.
+        texts: how many texts all workers together must meet there.
     """
 
     def __init__(
@@ -125,17 +150,14 @@ class DistillationTrainer(Trainer):
         *,
         train_batches: EpochStream,
         eval_batches: Callable[[], Iterator[Batch]],
+        texts: int,
         class_names: Sequence[str],
         multi_label: bool,
         **trainer: Any,
     ) -> None:
         super().__init__(train_dataset=train_batches, eval_dataset=train_batches, **trainer)
-        self._train_batches, self._eval_batches, self._class_names, self._multi_label = (
-            train_batches,
-            eval_batches,
-            class_names,
-            multi_label,
-        )
+        self._train_batches, self._eval_batches, self._texts = train_batches, eval_batches, texts
+        self._class_names, self._multi_label = class_names, multi_label
         # The loss below is the mean of a batch: Trainer divides it by the accumulation steps.
         self.model_accepts_loss_kwargs = False
         self.loss_is_scaled_for_ga = False
@@ -179,6 +201,9 @@ class DistillationTrainer(Trainer):
             shared = sums.float().to(device) if device.type == "mps" else sums.to(device)
             dist.all_reduce(shared)
             sums = shared.cpu().double()
+        seen = sums[1].item() / (len(self._class_names) if self._multi_label else 1)
+        if seen != self._texts:
+            raise RuntimeError(f"the evaluation met {seen:g} texts of {self._texts}: the rows are not those counted")
         results = figures(sums[1:].numpy(), self._class_names, multi_label=self._multi_label)
         results["loss"] = float(sums[0] / max(sums[1].item(), 1))
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in results.items()}

@@ -6,6 +6,7 @@ The work is done in data tasks, which start at once because a fast tokenizer nee
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -13,8 +14,10 @@ import pyarrow as pa
 from tokenizers import Tokenizer
 
 from raydistill.distillation import soft_labels
+from raydistill.errors import ConfigError
 from raydistill.label_store import logits_column, logits_matrix
 
+SLICE_ROWS = 8192
 _tokenizers: dict[int, Tokenizer] = {}  # by the hash of their JSON, once a process
 
 
@@ -41,14 +44,18 @@ class StudentRows:
     def of(
         cls, tokenizer: Any, *, max_length: int, num_classes: int, temperature: float, multi_label: bool
     ) -> StudentRows:
-        """From a transformers tokenizer."""
+        """From a transformers tokenizer. Raises ConfigError where its special tokens leave no room for any text."""
+        special = tokenizer.num_special_tokens_to_add()
+        if max_length <= special:
+            raise ConfigError(f"--student-max-length {max_length} must be above {special}, the special tokens.")
         json = tokenizer.backend_tokenizer.to_str() if tokenizer.is_fast else tokenizer
         return cls(json, max_length, tokenizer.truncation_side, num_classes, temperature, multi_label)
 
-    def __call__(self, part: pa.Table) -> pa.Table:
+    def __call__(self, part: pa.Table) -> Iterator[pa.Table]:
         """Rows (text, occurrences, entailment, contradiction) -> (input_ids: list<int32>, labels: list<float32>).
 
-        A text stands in the result as often as in the corpus.
+        A text stands in the result as often as in the corpus; where any does so more than once, the rows are mixed, so
+        that its copies do not stand in a row, and come some thousand at a time.
         """
         labels = soft_labels(
             logits_matrix(part["entailment"], self.num_classes),
@@ -59,8 +66,11 @@ class StudentRows:
         rows = pa.table({"input_ids": self._token_ids(part["text"].to_pylist()), "labels": logits_column(labels)})
         occurrences = part["occurrences"].to_numpy()
         if (occurrences == 1).all():
-            return rows
-        return rows.take(np.repeat(np.arange(len(occurrences)), occurrences))
+            yield rows
+            return
+        order = np.random.default_rng(0).permutation(np.repeat(np.arange(len(occurrences)), occurrences))
+        for at in range(0, max(len(order), 1), SLICE_ROWS):
+            yield rows.take(order[at : at + SLICE_ROWS])
 
     def _token_ids(self, texts: list[str]) -> pa.Array:
         if isinstance(self.tokenizer, str):

@@ -65,9 +65,7 @@ class Teacher:
             spec.name_or_path, dtype=resolve_precision(spec.precision, device)
         )
         ensure_pad_token(tokenizer, model)
-        max_length = longest_input(tokenizer, model)
-        if spec.max_length:
-            max_length = min(spec.max_length, max_length)
+        max_length = longest_input(tokenizer, model, spec.max_length)
         budget = spec.batch_size * max_length
         return cls(
             model.to(device),
@@ -125,7 +123,7 @@ class Teacher:
     ) -> Ints:
         """Fill in the logits of pairs; what is left when the memory ran out is returned, with the budget halved."""
         num_classes = len(self.encoder.hypotheses)
-        done = 0
+        done, out_of_memory = 0, False
         batches = list(budget_batches(lengths[waiting], self.token_budget))
         try:
             for batch in batches:
@@ -137,6 +135,8 @@ class Teacher:
         except torch.OutOfMemoryError:
             if len(batches[done]) == 1:
                 raise
+            out_of_memory = True
+        if out_of_memory:  # out here: within the handler, the traceback would keep the activations alive
             torch.cuda.empty_cache()
             self.token_budget = max(1, self.token_budget // 2)
             logger.warning("the GPU ran out of memory: %d tokens a batch from here on", self.token_budget)
@@ -160,8 +160,7 @@ def describe_teacher(spec: TeacherSpec) -> dict[str, Any]:
     config = teacher_config(spec.name_or_path)
     entailment_id, contradiction_id = nli_label_ids(config.label2id, config.num_labels, spec)
     tokenizer = load_tokenizer(spec.name_or_path, spec.use_fast_tokenizer)
-    limit = longest_input(tokenizer, skeleton(config))
-    max_length = min(spec.max_length or limit, limit)
+    max_length = longest_input(tokenizer, skeleton(config), spec.max_length)
     PairEncoder(tokenizer, make_hypotheses(spec.hypothesis_template, spec.class_names), max_length)
     return {
         "teacher": spec.name_or_path,

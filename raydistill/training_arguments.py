@@ -5,10 +5,12 @@ from __future__ import annotations
 import dataclasses
 import enum
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from typing import Any, NoReturn, cast
 
 from transformers import HfArgumentParser, TrainingArguments
+from transformers.integrations import get_available_reporting_integrations
 
 from raydistill.config import flag, option_fields, suggest
 from raydistill.errors import ConfigError
@@ -25,6 +27,28 @@ SEED_DEFAULTS: dict[str, Any] = {
     "disable_tqdm": True,
 }
 OURS = frozenset({"output_dir", "use_cpu", "local_rank", "remove_unused_columns"})
+OF_THE_DEVICE = frozenset({"tf32", "ddp_backend"})  # transformers asks the device and the process group about them
+REFUSED = {
+    "fsdp": "workers train whole copies of the student (DDP)",
+    "fsdp_config": "workers train whole copies of the student (DDP)",
+    "deepspeed": "workers train whole copies of the student (DDP)",
+    "auto_find_batch_size": "give --per-device-train-batch-size",
+    "push_to_hub": "push OUTPUT_DIR yourself when the run is done",
+    "resume_from_checkpoint": "the same command goes on by itself",
+    "dataloader_num_workers": "Ray Data's tasks read and tokenise",
+}
+
+
+LIMITS: list[tuple[str, str, Callable[[Any], bool]]] = [  # what would only be met with in a worker
+    ("per_device_train_batch_size", "1 or more", lambda value: value >= 1),
+    ("per_device_eval_batch_size", "1 or more", lambda value: value >= 1),
+    ("gradient_accumulation_steps", "1 or more", lambda value: value >= 1),
+    ("num_train_epochs", "0 or more", lambda value: 0 <= value < math.inf),
+    ("learning_rate", "a finite number", math.isfinite),
+    ("label_smoothing_factor", "from 0 to 1", lambda value: 0 <= value <= 1),
+    ("seed", "from 0 to 4294967295", lambda value: 0 <= value < 1 << 32),
+    ("report_to", "what is installed here", lambda value: set(value) <= set(get_available_reporting_integrations())),
+]
 
 
 class _Parser(HfArgumentParser):
@@ -48,6 +72,8 @@ def training_arguments(given: Mapping[str, Any], *, output_dir: str, use_cpu: bo
             raise ConfigError(
                 f"No such option: {flag(name)}.{suggest(name, [*known, *(f.name for f in option_fields())])}"
             )
+        if name in REFUSED and str(given[name]).lower() not in ("false", "none", "0", ""):
+            raise ConfigError(f"{flag(name)} does not go with raydistill: {REFUSED[name]}.")
     values = {**SEED_DEFAULTS, **given}
     tokens = [token for name, value in values.items() if value is not None for token in _tokens(name, value)]
     try:
@@ -56,7 +82,20 @@ def training_arguments(given: Mapping[str, Any], *, output_dir: str, use_cpu: bo
         )
     except (ValueError, TypeError, ImportError, NotImplementedError) as error:
         raise ConfigError(f"TrainingArguments: {' '.join(str(error).split())}") from None
+    faults = [
+        f"{flag(name)} {getattr(arguments, name)} must be {wanted}"
+        for name, wanted, good in LIMITS
+        if not good(getattr(arguments, name))
+    ]
+    if faults:
+        raise ConfigError("; ".join(faults) + ".")
     return arguments
+
+
+def checked_arguments(given: Mapping[str, Any]) -> TrainingArguments:
+    """As `training_arguments`, where there need be no GPU: for what the driver must know. Raises ConfigError."""
+    elsewhere = {name: value for name, value in given.items() if name not in OF_THE_DEVICE}
+    return training_arguments(elsewhere, output_dir="unused", use_cpu=True)
 
 
 def _tokens(name: str, value: Any) -> list[str]:

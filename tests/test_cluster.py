@@ -118,7 +118,7 @@ def test_behind_a_ray_client_the_run_and_its_errors_come_through(
     done = run(f"ray://127.0.0.1:{port}", tmp_path / "out", **files)
     assert done.returncode == 0, done.stderr
     lines = done.stderr.splitlines()
-    assert lines[0].startswith(f"corpus {corpus_counts.lines} texts")
+    assert lines[0].startswith(f"corpus {corpus_counts.texts} texts")
     assert any(line.startswith(f"  texts      {corpus_counts.texts},") for line in lines)
     assert json.loads((tmp_path / "out" / "run.json").read_text())["stages"]["train"]["finished"]
 

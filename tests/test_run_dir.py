@@ -24,7 +24,8 @@ def begun(path, products=BOTH, **changes):
     """A run directory as a run leaves it."""
     config = config_for(path, **changes)
     run_dir = RunDir.claim(config, products)
-    run_dir.begin(config, products)
+    with run_dir.held():
+        run_dir.begin(config, products)
     return run_dir
 
 
@@ -100,7 +101,7 @@ def test_a_damaged_record_is_refused(content, tmp_path):
 
 def test_a_run_of_the_same_options_goes_on(tmp_path):
     begun(tmp_path).update(stages={"label": {"finished": True}})
-    assert RunDir.claim(config_for(tmp_path), BOTH).finished("label")
+    assert RunDir.claim(config_for(tmp_path), BOTH).record["stages"]["label"]["finished"]
 
 
 def test_a_run_of_other_options_is_refused_and_each_difference_is_told(tmp_path):
@@ -191,60 +192,57 @@ def test_a_record_that_is_no_table_is_refused_as_damaged(content, tmp_path):
 
 def test_beginning_makes_the_folder_and_says_what_this_run_is(tmp_path):
     config = config_for(tmp_path / "a" / "b", learning_rate="3e-5")
-    RunDir.claim(config, BOTH).begin(config, BOTH, versions={"python": "3"})
+    run_dir = RunDir.claim(config, BOTH)
+    with run_dir.held():
+        run_dir.begin(config, BOTH, versions={"python": "3"})
     record = record_of(tmp_path / "a" / "b")
     assert record["options"] == config.options()
     assert record["made_with"] == {name: config.that_change(name) for name in BOTH}
     assert record["versions"] == {"python": "3"}
 
 
-def fill(path):
+def fill(run_dir, model):
+    """Leave what a run leaves, and something of the user's."""
+    path = run_dir.path
     (path / "labels").mkdir()
     (path / "labels" / "part.parquet").write_text("x")
     (path / "checkpoints" / "deep").mkdir(parents=True)
-    (path / "config.json").write_text("x")
-    (path / ".hidden").write_text("x")
+    (path / "raydistill.log").write_text("x")
+    run_dir.publish(model)
+    (path / "thesis.tex").write_text("mine")
 
 
-def test_overwriting_for_labels_empties_the_folder(tmp_path):
-    begun(tmp_path)
-    fill(tmp_path)
-    begun(tmp_path, ["labels"], overwrite_output_dir=True)
-    assert [path.name for path in tmp_path.iterdir()] == ["run.json"]
+def test_overwriting_removes_an_earlier_run_and_nothing_else(model, tmp_path):
+    fill(begun(tmp_path / "out"), model)
+    begun(tmp_path / "out", ["labels"], overwrite_output_dir=True)
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"run.json", "thesis.tex"}
 
 
-def test_overwriting_for_training_keeps_the_labels(tmp_path):
-    begun(tmp_path)
-    fill(tmp_path)
-    begun(tmp_path, ["student"], overwrite_output_dir=True)
-    assert {path.name for path in tmp_path.iterdir()} == {"run.json", "labels"}
-    assert (tmp_path / "labels" / "part.parquet").read_text() == "x"
+def test_overwriting_for_training_keeps_the_labels(model, tmp_path):
+    fill(begun(tmp_path / "out"), model)
+    begun(tmp_path / "out", ["student"], overwrite_output_dir=True)
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"run.json", "labels", "thesis.tex"}
+    assert (tmp_path / "out" / "labels" / "part.parquet").read_text() == "x"
 
 
 def test_overwriting_forgets_the_earlier_runs_record(tmp_path):
     begun(tmp_path).update(stages={"train": {"finished": True}})
-    run_dir = begun(tmp_path, temperature=2, overwrite_output_dir=True)
-    assert not run_dir.finished("train")
+    begun(tmp_path, temperature=2, overwrite_output_dir=True)
     assert "stages" not in record_of(tmp_path)
 
 
-def test_overwriting_follows_no_link_out_of_the_folder(tmp_path):
-    outside = tmp_path / "outside"
-    outside.mkdir()
-    (outside / "thesis.tex").write_text("mine")
-    out = tmp_path / "out"
-    begun(out)
-    (out / "link").symlink_to(outside, target_is_directory=True)
-    begun(out, overwrite_output_dir=True)
-    assert (outside / "thesis.tex").read_text() == "mine"
-    assert not (out / "link").exists()
+def test_a_folder_is_held_by_one_run_at_a_time(tmp_path):
+    run_dir, other = RunDir.claim(config_for(tmp_path), BOTH), RunDir.claim(config_for(tmp_path), BOTH)
+    with run_dir.held(), pytest.raises(RunDirError, match="another run is at work"), other.held():
+        pass
+    with other.held():
+        pass
 
 
-def test_without_overwriting_everything_stays(tmp_path):
-    begun(tmp_path)
-    fill(tmp_path)
+def test_without_overwriting_everything_stays(model, tmp_path):
+    fill(begun(tmp_path / "out"), model)
     before = {path.name for path in tmp_path.rglob("*")}
-    begun(tmp_path)
+    begun(tmp_path / "out")
     assert {path.name for path in tmp_path.rglob("*")} == before
 
 
@@ -258,16 +256,6 @@ def test_facts_add_up_tables_are_merged_and_all_else_is_replaced(tmp_path):
     record = record_of(tmp_path)
     assert record["stages"] == {"label": {"finished": True}, "train": {"finished": False}}
     assert record["seconds"] == 2
-
-
-def test_a_stage_is_finished_when_the_record_says_so(tmp_path):
-    run_dir = begun(tmp_path)
-    assert not run_dir.finished("label")
-    run_dir.update(stages={"label": {"finished": False}})
-    assert not run_dir.finished("label")
-    run_dir.update(stages={"label": {"finished": True}})
-    assert run_dir.finished("label")
-    assert not run_dir.finished("train")
 
 
 def test_the_record_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):

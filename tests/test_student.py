@@ -230,6 +230,11 @@ def test_every_pass_over_a_stream_is_the_next_epoch():
     assert [[batch["epoch"] for batch in stream] for _ in range(3)] == [[4] * 3, [5] * 3, [6] * 3]
 
 
+def test_a_stream_of_another_length_than_said_is_an_error():
+    with pytest.raises(RuntimeError, match="had 2 batches of 3"):
+        list(EpochStream(lambda epoch: iter([{}] * 2), 3))
+
+
 # Training
 
 ROWS = 4
@@ -266,6 +271,7 @@ def trainer_for(model, tokenizer, folder, *, number, multi_label=False, last_row
         processing_class=tokenizer,
         train_batches=EpochStream(make, number, first_epoch),
         eval_batches=lambda: make(999),
+        texts=(number - 1) * ROWS + last_rows,
         class_names=CLASSES,
         multi_label=multi_label,
     )

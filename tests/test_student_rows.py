@@ -45,6 +45,11 @@ def rows_of(tokenizer, max_length=20, temperature=1.0, multi_label=False):
     )
 
 
+def made(rows, table):
+    """What they make of a part, all slices together."""
+    return pa.concat_tables(rows(table))
+
+
 @functools.cache
 def slow_tokenizer(**options):
     """A tokenizer of characters, written in Python; it takes a second to make."""
@@ -59,7 +64,7 @@ def slow_tokenizer(**options):
 @pytest.mark.parametrize("max_length", [4, 20, 64])
 def test_token_ids_are_the_tokenizers_own(family, truncation_side, max_length):
     tokenizer = make_tokenizer(family, truncation_side=truncation_side)
-    found = rows_of(tokenizer, max_length)(part(TEXTS))["input_ids"].to_pylist()
+    found = made(rows_of(tokenizer, max_length), part(TEXTS))["input_ids"].to_pylist()
     assert found == tokenizer(TEXTS, truncation=True, max_length=max_length)["input_ids"]
 
 
@@ -68,7 +73,7 @@ def test_token_ids_of_a_slow_tokenizer_are_its_own(truncation_side):
     tokenizer = slow_tokenizer(truncation_side=truncation_side)
     rows = rows_of(tokenizer)
     assert rows.tokenizer is tokenizer
-    found = rows(part(TEXTS))["input_ids"].to_pylist()
+    found = made(rows, part(TEXTS))["input_ids"].to_pylist()
     assert found == tokenizer(TEXTS, truncation=True, max_length=20)["input_ids"]
 
 
@@ -76,7 +81,7 @@ def test_a_fast_tokenizer_travels_as_json_and_a_slow_one_as_itself():
     for tokenizer in (make_tokenizer("bert"), slow_tokenizer()):
         rows = rows_of(tokenizer)
         again = pickle.loads(pickle.dumps(rows))
-        assert again(part(TEXTS)).equals(rows(part(TEXTS)))
+        assert made(again, part(TEXTS)).equals(made(rows, part(TEXTS)))
     assert isinstance(rows_of(make_tokenizer("bert")).tokenizer, str)
 
 
@@ -85,15 +90,15 @@ def test_padding_and_truncation_that_a_tokenizers_file_asks_for_are_not_done():
     wanted = tokenizer(TEXTS, truncation=True, max_length=20)["input_ids"]
     tokenizer.backend_tokenizer.enable_padding(length=64)
     tokenizer.backend_tokenizer.enable_truncation(3)
-    assert rows_of(tokenizer)(part(TEXTS))["input_ids"].to_pylist() == wanted
+    assert made(rows_of(tokenizer), part(TEXTS))["input_ids"].to_pylist() == wanted
 
 
 def test_rows_of_different_lengths_and_tokenizers_do_not_disturb_one_another():
     bert, roberta = make_tokenizer("bert"), make_tokenizer("roberta")
     makers = [(bert, 8), (roberta, 8), (bert, 16), (bert, 8)]
-    made = [rows_of(tokenizer, max_length) for tokenizer, max_length in makers]
-    for (tokenizer, max_length), rows in zip(makers, made, strict=True):
-        found = rows(part(TEXTS))["input_ids"].to_pylist()
+    each = [rows_of(tokenizer, max_length) for tokenizer, max_length in makers]
+    for (tokenizer, max_length), rows in zip(makers, each, strict=True):
+        found = made(rows, part(TEXTS))["input_ids"].to_pylist()
         assert found == tokenizer(TEXTS, truncation=True, max_length=max_length)["input_ids"]
 
 
@@ -104,7 +109,7 @@ def test_rows_of_different_lengths_and_tokenizers_do_not_disturb_one_another():
 @pytest.mark.parametrize("temperature", [1.0, 2.5])
 def test_labels_are_the_soft_labels_of_the_logits(multi_label, temperature):
     rows = rows_of(make_tokenizer("bert"), temperature=temperature, multi_label=multi_label)
-    found = rows(part(TEXTS))
+    found = made(rows, part(TEXTS))
     wanted = soft_labels(*logits(len(TEXTS)), temperature=temperature, multi_label=multi_label)
     assert found["labels"].to_pylist() == wanted.tolist()
     assert found.schema == pa.schema([("input_ids", pa.list_(pa.int32())), ("labels", pa.list_(pa.float32()))])
@@ -114,22 +119,32 @@ def test_labels_are_the_soft_labels_of_the_logits(multi_label, temperature):
 def test_a_text_stands_as_often_as_in_the_corpus(occurrences):
     texts = sentences()[: len(occurrences)]
     tokenizer = make_tokenizer("bert")
-    once = rows_of(tokenizer)(part(texts)).to_pylist()
-    found = rows_of(tokenizer)(part(texts, occurrences)).to_pylist()
-    assert found == [row for row, times in zip(once, occurrences, strict=True) for _ in range(times)]
+    once = made(rows_of(tokenizer), part(texts)).to_pylist()
+    found = made(rows_of(tokenizer), part(texts, occurrences)).to_pylist()
+    wanted = [row for row, times in zip(once, occurrences, strict=True) for _ in range(times)]
+    assert sorted(found, key=str) == sorted(wanted, key=str)
+
+
+def test_copies_of_a_text_come_some_at_a_time_and_mixed_with_others(monkeypatch):
+    monkeypatch.setattr("raydistill.student_rows.SLICE_ROWS", 100)
+    slices = list(rows_of(make_tokenizer("bert"))(part(sentences()[:2], [500, 500])))
+    assert [table.num_rows for table in slices] == [100] * 10
+    first = [
+        sum(row == slices[0]["input_ids"][0].as_py() for row in table["input_ids"].to_pylist()) for table in slices
+    ]
+    assert all(20 < number < 80 for number in first)
 
 
 @pytest.mark.parametrize("tokenizer", [make_tokenizer("bert"), slow_tokenizer()], ids=["fast", "slow"])
 def test_no_texts_are_no_rows(tokenizer):
-    found = rows_of(tokenizer)(part([]))
+    found = made(rows_of(tokenizer), part([]))
     assert found.num_rows == 0
     assert found.column_names == ["input_ids", "labels"]
 
 
 def test_a_slice_of_a_part_gives_those_rows():
     rows = rows_of(make_tokenizer("bert"))
-    whole = rows(part(TEXTS, [1, 2, 1, 0, 1, 3, 1, 1, 1, 1]))
-    tail = rows(part(TEXTS, [1, 2, 1, 0, 1, 3, 1, 1, 1, 1]).slice(5))
+    whole, tail = made(rows, part(TEXTS)), made(rows, part(TEXTS).slice(5))
     assert tail.to_pylist() == whole.to_pylist()[5:]
 
 
@@ -145,7 +160,7 @@ def table(ids):
 @pytest.mark.parametrize("family", ["bert", "roberta"])
 def test_padded_rows_equal_the_tokenizers_padding(side, family):
     tokenizer = make_tokenizer(family, padding_side=side)
-    rows = rows_of(tokenizer)(part(TEXTS))
+    rows = made(rows_of(tokenizer), part(TEXTS))
     found = pad_rows(rows, tokenizer.pad_token_id, CLASSES, left=side == "left")
     wanted = tokenizer(TEXTS, truncation=True, max_length=20, padding=True)
     assert found["input_ids"].tolist() == wanted["input_ids"]

@@ -6,7 +6,9 @@ import contextlib
 import importlib.util
 import logging
 import os
+import signal
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -54,6 +56,7 @@ def connection(address: str | None, *, worker_output: bool = False) -> Iterator[
     if ray.is_initialized():
         yield
         return
+    on_terminate = signal.getsignal(signal.SIGTERM)
     settings: dict[str, Any] = {"log_to_driver": worker_output, "logging_level": logging.WARNING}
     if address in (None, "local"):
         for name, value in (PRIVATE_ENVIRONMENT | WORKER_ENVIRONMENT).items():
@@ -72,6 +75,8 @@ def connection(address: str | None, *, worker_output: bool = False) -> Iterator[
             ray.init(address=address, runtime_env=runtime_env, **settings)
         except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
             raise _no_cluster(address, first_line(error)) from None
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, on_terminate)  # Ray has put its own there
     try:
         yield
     finally:
@@ -140,7 +145,7 @@ def our_errors() -> Iterator[None]:
         ours = _find_ours(error)
         if ours is None or ours is error:
             raise
-        raise type(ours)(*ours.args) from None
+        raise type(ours)(str(ours).split("\n")[0]) from None  # Ray adds lines of advice on its own retries
 
 
 def _find_ours(error: BaseException | None) -> RaydistillError | None:

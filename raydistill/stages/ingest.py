@@ -30,7 +30,7 @@ class CorpusSource(Datasource):
         self._splits, self._text_column, self._block_bytes, self._known = splits, text_column, block_bytes, known
 
     def estimate_inmemory_data_size(self) -> int | None:
-        return sum(split.file.size for split in self._splits)
+        return sum({split.file.path: split.file.size for split in self._splits}.values())
 
     def get_read_tasks(
         self, parallelism: int, per_task_row_limit: int | None = None, data_context: Any = None
@@ -53,10 +53,10 @@ def read_blocks(split: Split, text_column: str, block_bytes: int, known_ref: ray
             texts[text] += 1
             size += len(text) + 1
             if size >= block_bytes:
-                yield distinct_texts(texts, known)
+                yield pack(distinct_texts(texts, known))
                 texts, size = Counter(), 0
     if texts:
-        yield distinct_texts(texts, known)
+        yield pack(distinct_texts(texts, known))
 
 
 def distinct_texts(texts: Counter[str], known: KnownTexts | None) -> pa.Table:
@@ -75,3 +75,19 @@ def distinct_texts(texts: Counter[str], known: KnownTexts | None) -> pa.Table:
             "known_index": pa.array(index, pa.int64()),
         }
     )
+
+
+def pack(block: pa.Table, effort: dict[str, Any] | None = None) -> pa.Table:
+    """A block as a single row, which Ray Data passes on as it is: rows it would gather or cut by their bytes."""
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, block.schema) as writer:
+        writer.write_table(block)
+    content = sink.getvalue()
+    bounds = pa.py_buffer(np.array([0, len(content)], dtype=np.int64))
+    columns = {"block": pa.Array.from_buffers(pa.large_binary(), 1, [None, bounds, content])}
+    return pa.table(columns | ({"effort": pa.array([effort])} if effort else {}))
+
+
+def unpack(packed: pa.Table) -> pa.Table:
+    """The reverse, without a copy."""
+    return pa.ipc.open_stream(packed["block"][0].as_buffer()).read_all()

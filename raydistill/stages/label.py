@@ -23,7 +23,7 @@ from raydistill.progress import Progress
 from raydistill.resources import Plan
 from raydistill.specs import Effort, TeacherSpec
 from raydistill.stages.cluster import data_settings, our_errors
-from raydistill.stages.ingest import CorpusSource
+from raydistill.stages.ingest import CorpusSource, pack, unpack
 
 SPLIT_BYTES = 64 << 20
 # A block is the unit of progress and of what a crash costs; its work is about its bytes times the number of classes.
@@ -36,18 +36,19 @@ class Counts:
     """What a pass over the corpus met. `texts` counts every occurrence, blanks left out."""
 
     texts: int = 0
-    distinct: int = 0
     blanks: int = 0
     known: int = 0
     labelled: int = 0
     pairs: int = 0
     tokens: int = 0
     padded_tokens: int = 0
+    tokenize_seconds: float = 0.0
+    forward_seconds: float = 0.0
 
     def add(self, receipt: dict[str, Any]) -> None:
         """Add what one block met."""
         for field in dataclasses.fields(self):
-            setattr(self, field.name, getattr(self, field.name) + int(receipt.get(field.name) or 0))
+            setattr(self, field.name, getattr(self, field.name) + (receipt.get(field.name) or 0))
 
 
 def label_corpus(
@@ -63,7 +64,8 @@ def label_corpus(
     counted = np.zeros(len(known), dtype=np.int64)
     counts, written = Counts(), set()
     spec = dataclasses.replace(spec, use_gpu=plan.teacher_gpus > 0, threads=plan.teacher_threads)
-    with our_errors(), data_settings(target_max_block_size=block_bytes(files, len(spec.class_names), plan) // 2):
+    store.folder.sweep()
+    with our_errors(), data_settings(target_max_block_size=1):  # a packed block is a row: neither merged nor cut
         for receipt in _receipts(files, text_column, spec, store, known, plan):
             counts.add(receipt)
             if receipt["part"]:
@@ -74,7 +76,6 @@ def label_corpus(
         store.folder.delete(orphan)  # left by a task that died after writing and was run again
     store.correct_occurrences(earlier, known, counted)
     counts.known = int((counted > 0).sum())
-    counts.distinct = int((store.known_texts(store.parts()).occurrences > 0).sum())
     return counts
 
 
@@ -121,8 +122,9 @@ class TeacherActor:
 
         self.teacher = Teacher.load(spec)
 
-    def __call__(self, block: pa.Table) -> pa.Table:
+    def __call__(self, packed: pa.Table) -> pa.Table:
         """Adds columns entailment and contradiction (null where there was nothing to score) and what it took."""
+        block = unpack(packed)
         texts = block["text"].to_pylist()
         rows = [i for i, text in enumerate(texts) if text]
         effort = Effort()
@@ -135,10 +137,11 @@ class TeacherActor:
                 "try --teacher-precision fp32."
             ) from None
         where = _positions(rows, len(texts))
-        return (
-            block.append_column("entailment", logits_column(entailment).take(where))
-            .append_column("contradiction", logits_column(contradiction).take(where))
-            .append_column("effort", pa.array([dataclasses.asdict(effort)] + [None] * (len(texts) - 1)))
+        return pack(
+            block.append_column("entailment", logits_column(entailment).take(where)).append_column(
+                "contradiction", logits_column(contradiction).take(where)
+            ),
+            dataclasses.asdict(effort),
         )
 
 
@@ -149,14 +152,13 @@ def _positions(rows: Sequence[int], length: int) -> pa.Array:
     return pa.array(where, mask=where < 0)
 
 
-def write_block(block: pa.Table, store: LabelStore) -> pa.Table:
+def write_block(packed: pa.Table, store: LabelStore) -> pa.Table:
     """Write the scored rows as a part of the store; return one row that says what the block held."""
+    block, effort = unpack(packed), packed["effort"][0].as_py()
     scored = block.filter(block["entailment"].is_valid())
     known = block.filter(pc.greater_equal(block["known_index"], 0))
     blanks = block.filter(pc.equal(block["text"], ""))
     part = store.write_part(scored) if scored.num_rows else None
-    efforts = [effort for effort in block["effort"].to_pylist() if effort]
-    spent = {name: sum(effort[name] for effort in efforts) for name in Effort.__dataclass_fields__}
     receipt = {
         "part": part,
         "texts": _sum(scored["occurrences"]) + _sum(known["occurrences"]),
@@ -164,7 +166,7 @@ def write_block(block: pa.Table, store: LabelStore) -> pa.Table:
         "blanks": _sum(blanks["occurrences"]),
         "known_index": known["known_index"].to_pylist(),
         "known_occurrences": known["occurrences"].to_pylist(),
-        **spent,
+        **effort,
     }
     return pa.table({name: pa.array([value], RECEIPT.field(name).type) for name, value in receipt.items()})
 

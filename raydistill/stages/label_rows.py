@@ -62,7 +62,7 @@ class LabelSource(Datasource):
         parts = list(self.parts)
         if self._seed is not None:
             # Ray Data counts the executions of a dataset: each is an epoch.
-            epoch = self._first_epoch + getattr(data_context, "_execution_idx", 0)
+            epoch = self._first_epoch + (data_context._execution_idx if data_context else 0)
             np.random.default_rng([self._seed, epoch]).shuffle(parts)
         return [ReadTask(partial(_read_part, self.store, name), unknown) for name in parts]
 

@@ -6,12 +6,14 @@ classes, models, output directory) is one of the cluster's.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import threading
 from collections.abc import Callable
 from typing import Any, TextIO, TypeVar, cast
 
 import ray
+from ray.exceptions import RayError
 from ray.util import client
 
 from raydistill.progress import Chatter, Console
@@ -50,7 +52,8 @@ def run_behind_client(address: str | None, work: Callable[[Console, Chatter], T]
             ray.cancel(result)
             raise
         finally:
-            _show(console, ray.get(screen.take.remote()))
+            with contextlib.suppress(RayError):  # the cluster may be gone, and says so itself
+                _show(console, ray.get(screen.take.remote()))
 
 
 class Screen:

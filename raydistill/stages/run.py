@@ -7,12 +7,10 @@ import dataclasses
 import hashlib
 import importlib.metadata
 import json
-import os
 import platform
 import shutil
 import sys
 import time
-import uuid
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -22,15 +20,22 @@ from raydistill.class_names import read_class_names
 from raydistill.config import LABELS_PRODUCT, STUDENT_PRODUCT, DistillConfig
 from raydistill.corpus import check_readable, estimate_texts
 from raydistill.corpus_files import CorpusFile, find_files
-from raydistill.errors import ConfigError, CorpusError, RunDirError
-from raydistill.files import located
+from raydistill.errors import ConfigError, CorpusError
 from raydistill.label_store import LabelStore
 from raydistill.progress import Chatter, Console, duration
 from raydistill.resources import Plan, Request, make_plan
 from raydistill.run_dir import CHECKPOINTS, RunDir
-from raydistill.specs import StudentSpec, TeacherSpec
+from raydistill.specs import TeacherSpec
+from raydistill.stages.checks import (
+    LABEL,
+    TRAIN,
+    check_models,
+    expect_corpus_elsewhere,
+    expect_same_labelling,
+    student_spec,
+    teacher_spec,
+)
 
-LABEL, TRAIN = "label", "train"
 PRODUCTS = {LABEL: LABELS_PRODUCT, TRAIN: STUDENT_PRODUCT}
 
 
@@ -43,11 +48,11 @@ class DistillResult:
         labels: the label store.
         counts: texts, distinct, duplicates, blanks, pairs, … of the corpus.
         figures: single-label: agreement; multi-label: mean_absolute_difference, f1_macro and f1/<class>; and loss.
-        seconds: of each stage that ran, and in all.
+        seconds: of each stage that had something to do this time, and in all.
     """
 
     output_dir: Path
-    labels: Path
+    labels: str
     counts: dict[str, int]
     figures: dict[str, float]
     seconds: dict[str, float]
@@ -108,7 +113,9 @@ class Job:
     store: LabelStore
     class_names: list[str]
     files: list[CorpusFile]
+    texts: tuple[int, bool]
     labelling: dict[str, Any]
+    seconds: dict[str, float] = dataclasses.field(default_factory=dict)  # of the stages that had something to do
 
     @classmethod
     def prepare(cls, config: DistillConfig, stages: tuple[str, ...]) -> Job:
@@ -116,10 +123,17 @@ class Job:
         labelled_here = LABEL in stages
         config.check(["data_file", "class_names_file", "output_dir"] if labelled_here else ["output_dir"])
         files: list[CorpusFile] = []
+        texts = (0, True)
         if labelled_here:
+            if config.labels:
+                raise ConfigError("--labels names a store that is there already: it is for `raydistill train` alone.")
             class_names = read_class_names(config.class_names_file)
             files = find_files(config.data_file)
+            expect_corpus_elsewhere(config, files)
             check_readable(files, config.text_column)
+            texts = estimate_texts(files, config.text_column)
+            if texts == (0, True):
+                raise CorpusError(f"--data-file {config.data_file[0]}: holds no text but blank ones.")
         run_dir = RunDir.claim(config, [PRODUCTS[stage] for stage in stages])
         store = LabelStore(run_dir.labels_path if labelled_here or not config.labels else config.labels)
         if not labelled_here:
@@ -129,16 +143,16 @@ class Job:
                 f"there is only one class, {class_names[0]!r}: against no other, its probability is always 1. Name a "
                 "second class, or use --multi-label to judge it by itself."
             )
-        labelling = _check_models(config, stages, class_names)
+        labelling = check_models(config, stages, class_names)
         fresh = config.overwrite_output_dir and labelled_here
         if labelled_here and not fresh and (record := store.record()):
-            _expect_same_labelling(record["labelling"], labelling, store)
-        return cls(config, stages, run_dir, store, class_names, files, labelling)
+            expect_same_labelling(record["labelling"], labelling, store)
+        return cls(config, stages, run_dir, store, class_names, files, texts, labelling)
 
     @property
     def teacher_spec(self) -> TeacherSpec:
         """The teacher as workers load it."""
-        return _teacher_spec(self.config, self.class_names)
+        return teacher_spec(self.config, self.class_names)
 
     def execute(self, console: Console, chatter: Chatter | None = None) -> DistillResult:
         """Start or join Ray, plan, and run the stages; with `dry_run`, print the plan only.
@@ -156,25 +170,25 @@ class Job:
         started = time.monotonic()
         with connection(self.config.address, worker_output=chatter is not None):
             plan = make_plan(free_nodes(), _request(self.config))
-            texts = self._announce(console, plan)
+            self._announce(console, plan)
             if self.config.dry_run:
-                return DistillResult(self.run_dir.path, Path(self.store.path), {}, {}, {})
+                return DistillResult(self.run_dir.path, self.store.path, {}, {}, {})
             products = [PRODUCTS[stage] for stage in self.stages]
-            self.run_dir.begin(self.config, products, versions=versions(), plan=dataclasses.asdict(plan))
-            if chatter:
-                chatter.keep_in(self.run_dir.log_path)
-            if LABEL in self.stages:
-                self._label(plan, console, texts)
-            if TRAIN in self.stages:
-                self._train(plan, console)
-        self.run_dir.update(seconds=round(time.monotonic() - started, 3))
+            with self.run_dir.held():
+                self.run_dir.begin(self.config, products, versions=versions(), plan=dataclasses.asdict(plan))
+                if chatter:
+                    chatter.keep_in(self.run_dir.log_path)
+                if LABEL in self.stages:
+                    self._label(plan, console)
+                if TRAIN in self.stages:
+                    self._train(plan, console)
+                self.run_dir.update(seconds=round(time.monotonic() - started, 3))
         return self._finish(console)
 
-    def _announce(self, console: Console, plan: Plan) -> int | None:
-        """Say what is to be done; returns the number of texts, which may be an estimate, or None for none to label."""
-        texts = None
+    def _announce(self, console: Console, plan: Plan) -> None:
+        """Say what is to be done."""
         if LABEL in self.stages:
-            texts, exact = estimate_texts(self.files, self.config.text_column)
+            texts, exact = self.texts
             about = "" if exact else "about "
             pairs = texts * len(self.class_names)
             console.say(
@@ -182,33 +196,40 @@ class Job:
                 f"in {_count(len(self.files), 'file')}"
             )
         console.say(f"plan   {describe_plan(plan, self.stages)}")
-        return texts
 
-    def _label(self, plan: Plan, console: Console, texts: int | None) -> None:
+    def _label(self, plan: Plan, console: Console) -> None:
         from raydistill.stages.label import label_corpus
 
         corpus = corpus_signature(self.files, self.config.text_column)
-        record = self.store.record()
-        if record and (record.get("complete") or {}).get("corpus") == corpus:
-            console.say(f"label  done before: {record['complete']['texts']:,} texts in {self.store.path}")
+        earlier = (self.store.record() or {}).get("complete") or {}
+        if earlier.get("corpus") == corpus and self.store.count_texts() == earlier["texts"]:
+            console.say(f"label  done before: {earlier['texts']:,} texts in {self.store.path}")
+            self.run_dir.update(counts=_counts(earlier))
             return
         self.store.folder.create()
         self.store.write_record({"labelling": self.labelling, "versions": versions(), "complete": None})
-        with console.stage("label", "texts", texts) as progress:
+        with console.stage("label", "texts", self.texts[0]) as progress:
             counts = label_corpus(self.files, self.config.text_column, self.teacher_spec, self.store, plan, progress)
         if not counts.texts:
-            raise CorpusError(f"--data-file {self.config.data_file[0]}: holds blank texts only.")
+            raise CorpusError(f"--data-file {self.config.data_file[0]}: holds no text but blank ones.")
+        if counts.known:
+            console.say(f"       {counts.labelled:,} new texts; {counts.known:,} were labelled before")
+        held = self.store.known_texts(self.store.parts())
+        if (found := int(held.occurrences.sum())) != counts.texts:
+            raise RuntimeError(f"the label store holds {found} texts, but {counts.texts} were met")
+        distinct = int((held.occurrences > 0).sum())
         complete = {
-            "id": uuid.uuid4().hex,
+            "id": held.digest(),
             "corpus": corpus,
             "texts": counts.texts,
-            "distinct": counts.distinct,
-            "duplicates": counts.texts - counts.distinct,
+            "distinct": distinct,
+            "duplicates": counts.texts - distinct,
             "blanks": counts.blanks,
             "pairs": counts.texts * len(self.class_names),
         }
         self.store.write_record({"labelling": self.labelling, "versions": versions(), "complete": complete})
-        effort = dataclasses.asdict(counts) | {"seconds": round(progress.seconds, 3), "finished": True}
+        self.seconds[LABEL] = round(progress.seconds, 3)
+        effort = dataclasses.asdict(counts) | {"seconds": self.seconds[LABEL], "finished": True}
         self.run_dir.update(counts=_counts(complete), stages={LABEL: effort})
 
     def _train(self, plan: Plan, console: Console) -> None:
@@ -216,42 +237,46 @@ class Job:
 
         labels = self.store.complete_record()["complete"]
         self.run_dir.update(counts=_counts(labels))
+        workers = plan.train_workers
+        batch = int(self.config.training.get("per_device_train_batch_size") or 32)
+        least = batch if str(self.config.training.get("dataloader_drop_last")).lower() == "true" else 1
+        if labels["texts"] // workers < least:
+            raise ConfigError(
+                f"there are only {labels['texts']:,} texts for {_count(workers, 'train worker')}, and each needs "
+                f"{least} or more. Use fewer --train-workers or a smaller batch."
+            )
         earlier = self.run_dir.record.get("stages", {}).get(TRAIN, {})
         checkpoints = self.run_dir.path / CHECKPOINTS
         if earlier.get("labels") == labels["id"] and earlier.get("finished"):
             console.say(f"train  done before: {self.run_dir.path}")
         else:
             if earlier.get("labels") != labels["id"]:
+                if earlier.get("finished"):
+                    console.say("train  begins anew: the labels have changed")
                 shutil.rmtree(checkpoints, ignore_errors=True)  # they were trained on other labels
-            self.run_dir.update(stages={TRAIN: {"labels": labels["id"], "finished": False}})
-            spec = StudentSpec(
-                name_or_path=located(self.config.student_name_or_path),
-                class_names=tuple(self.class_names),
-                multi_label=self.config.multi_label,
-                temperature=self.config.temperature,
-                max_length=self.config.student_max_length,
-                use_fast_tokenizer=self.config.use_fast_tokenizer,
-                shuffle_buffer=self.config.shuffle_buffer,
-                training=self.config.training,
-            )
+            elif earlier.get("workers") != workers and checkpoints.exists():
+                # Updates, schedule and shares of the rows depend on it.
+                console.say(f"train  begins anew: it was begun with {earlier['workers']} workers, not {workers}")
+                shutil.rmtree(checkpoints, ignore_errors=True)
+            self.run_dir.update(stages={TRAIN: {"labels": labels["id"], "workers": workers, "finished": False}})
+            spec = student_spec(self.config, self.class_names)
             with console.stage("train", "steps") as progress:
                 student = train_student(spec, self.store, labels["texts"], plan, self.run_dir.path, progress)
             self.run_dir.publish(student.folder)
-            seconds = round(progress.seconds, 3)
-            stage = {"labels": labels["id"], "finished": True, "updates": student.updates, "seconds": seconds}
-            self.run_dir.update(figures=student.figures, stages={TRAIN: stage})
+            self.seconds[TRAIN] = round(progress.seconds, 3)
+            stage = {"finished": True, "updates": student.updates, "seconds": self.seconds[TRAIN]}
+            self.run_dir.update(figures=student.figures, stages={TRAIN: self.run_dir.record["stages"][TRAIN] | stage})
         if not int(self.config.training.get("save_total_limit") or 0):
             shutil.rmtree(checkpoints, ignore_errors=True)
 
     def _finish(self, console: Console) -> DistillResult:
         record = self.run_dir.record
-        seconds = {name: stage["seconds"] for name, stage in record.get("stages", {}).items() if "seconds" in stage}
         result = DistillResult(
             output_dir=self.run_dir.path,
-            labels=Path(self.store.path),
+            labels=self.store.path,
             counts=record.get("counts", {}),
             figures=record.get("figures", {}) if TRAIN in self.stages else {},
-            seconds=seconds | {"total": record["seconds"]},
+            seconds=self.seconds | {"total": record["seconds"]},
         )
         counts = result.counts
         rows = [
@@ -263,7 +288,7 @@ class Job:
         rows += [("pairs", f"{counts['pairs']:,}")]
         rows += [(name.replace("_", " "), f"{value:.4f}") for name, value in result.figures.items()]
         rows += [("time", ", ".join(f"{name} {duration(value)}" for name, value in result.seconds.items()))]
-        rows += [("labels", str(result.labels))]
+        rows += [("labels", result.labels)]
         rows += [("student", str(result.output_dir))] if TRAIN in self.stages else []
         rows += [("log", str(self.run_dir.log_path))] if self.run_dir.log_path.exists() else []
         console.say("done")
@@ -315,51 +340,3 @@ def _counts(complete: dict[str, Any]) -> dict[str, int]:
 
 def _request(config: DistillConfig) -> Request:
     return Request(**{field.name: getattr(config, field.name) for field in dataclasses.fields(Request)})
-
-
-def _check_models(config: DistillConfig, stages: Sequence[str], class_names: Sequence[str]) -> dict[str, Any]:
-    """What the labels are made with, if they are made here. Raises ModelError and ConfigError.
-
-    The heavy imports begin here, after all that can be told without them.
-    """
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    if config.training or TRAIN in stages:
-        from raydistill.training_arguments import training_arguments
-
-        training_arguments(config.training, output_dir="unused", use_cpu=True)
-    if TRAIN in stages:
-        from raydistill.student import student_config
-
-        student_config(located(config.student_name_or_path), class_names, multi_label=config.multi_label)
-    if LABEL not in stages:
-        return {}
-    from raydistill.teacher import describe_teacher
-
-    return describe_teacher(_teacher_spec(config, class_names))
-
-
-def _teacher_spec(config: DistillConfig, class_names: Sequence[str]) -> TeacherSpec:
-    return TeacherSpec(
-        name_or_path=located(config.teacher_name_or_path),
-        class_names=tuple(class_names),
-        hypothesis_template=config.hypothesis_template,
-        batch_size=config.teacher_batch_size,
-        max_length=config.teacher_max_length,
-        precision=config.teacher_precision,
-        entailment_id=config.entailment_id,
-        contradiction_id=config.contradiction_id,
-        use_fast_tokenizer=config.use_fast_tokenizer,
-    )
-
-
-def _expect_same_labelling(then: dict[str, Any], now: dict[str, Any], store: LabelStore) -> None:
-    differences = [
-        f"{name} was {then.get(name)}, now {now[name]}"
-        for name in now
-        if then.get(name) != now[name] and name != "teacher"  # wherever it lies now: its fingerprint is what counts
-    ]
-    if differences:
-        raise RunDirError(
-            f"{store.path}: its labels were made otherwise ({'; '.join(differences)}). Use another --output-dir, or "
-            "start anew with --overwrite-output-dir."
-        )

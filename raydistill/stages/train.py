@@ -3,26 +3,35 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import ray
 import ray.train
 from ray.train import CheckpointConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from raydistill.label_store import LabelStore
-from raydistill.pretrained import load_tokenizer, longest_input, skeleton
 from raydistill.progress import Progress
 from raydistill.resources import Plan
-from raydistill.run_dir import CHECKPOINTS, MODEL
+from raydistill.run_dir import CHECKPOINTS, MODEL, RESULT
 from raydistill.specs import StudentSpec
 from raydistill.stages.board import followed_board
 from raydistill.stages.cluster import data_settings, our_errors
 from raydistill.stages.label_rows import EvenOrWhole, label_rows
-from raydistill.student import student_config
-from raydistill.student_rows import StudentRows
-from raydistill.training_arguments import training_arguments
+from raydistill.student import student_rows
+from raydistill.training_arguments import checked_arguments
+
+
+class _Trainer(TorchTrainer):
+    """Leaves Ctrl-C to Python: Ray's own handler ends the process, and stays in place when training is over."""
+
+    controller: Any = None
+
+    def _register_sigint_handler(self, controller: Any) -> None:
+        self.controller = controller
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,9 +55,9 @@ def train_student(
     Raises:
         ModelError, ConfigError.
     """
-    arguments = training_arguments(spec.training, output_dir="unused", use_cpu=True)
+    arguments = checked_arguments(spec.training)
     rows = student_rows(spec)
-    keep = max(arguments.save_total_limit or 0, 1) + 1  # the newest, or as many as asked for, and the finished model
+    keep = max(arguments.save_total_limit or 0, 1) + 2  # the newest, or as many as asked for, and the student, twice
     datasets: dict[str, Any] = {
         "train": partial(label_rows, store, rows, plan, seed=arguments.seed, storage=storage),
         "evaluation": partial(label_rows, store, rows, plan),
@@ -62,7 +71,7 @@ def train_student(
         train_worker(loop)
 
     with our_errors(), data_settings(), followed_board(progress) as board:
-        trainer = TorchTrainer(
+        trainer = _Trainer(
             work,
             train_loop_config={
                 "spec": spec,
@@ -84,21 +93,13 @@ def train_student(
                 name=CHECKPOINTS, storage_path=str(storage), checkpoint_config=CheckpointConfig(num_to_keep=keep)
             ),
         )
-        result = trainer.fit()
+        try:
+            result = trainer.fit()
+        except KeyboardInterrupt:
+            if trainer.controller is not None:
+                ray.kill(trainer.controller)
+            raise
     assert result.checkpoint is not None
-    assert result.metrics is not None
-    return TrainedStudent(Path(result.checkpoint.path) / MODEL, result.metrics["figures"], result.metrics["updates"])
-
-
-def student_rows(spec: StudentSpec) -> StudentRows:
-    """How rows of the label store become the student's. Loads the model's config and tokenizer, not its weights."""
-    config = student_config(spec.name_or_path, spec.class_names, multi_label=spec.multi_label)
-    tokenizer = load_tokenizer(spec.name_or_path, spec.use_fast_tokenizer)
-    limit = longest_input(tokenizer, skeleton(config))
-    return StudentRows.of(
-        tokenizer,
-        max_length=min(spec.max_length or limit, limit),
-        num_classes=len(spec.class_names),
-        temperature=spec.temperature,
-        multi_label=spec.multi_label,
-    )
+    finished = Path(result.checkpoint.path)
+    came_of_it = json.loads((finished / RESULT).read_text())
+    return TrainedStudent(finished / MODEL, came_of_it["figures"], came_of_it["updates"])

@@ -23,7 +23,7 @@ from ray.train import Checkpoint
 from transformers import TrainerCallback, set_seed
 from transformers.trainer_utils import get_last_checkpoint
 
-from raydistill.run_dir import MODEL, TRAINER
+from raydistill.run_dir import BEST, MODEL, RESULT, TRAINER
 from raydistill.specs import StudentSpec
 from raydistill.stages.board import POLL_SECONDS
 from raydistill.student import Batch, DistillationTrainer, EpochStream, load_student
@@ -43,13 +43,14 @@ def train_worker(loop: dict[str, Any]) -> None:
     if world == 1:
         _leave_process_group()
     with tempfile.TemporaryDirectory() as folder, _downloaded(ray.train.get_checkpoint()) as checkpoint:
-        if checkpoint and (checkpoint / MODEL).is_dir():
+        earlier = read_result(checkpoint) if checkpoint and (checkpoint / MODEL).is_dir() else None
+        if earlier and "figures" in earlier:
             return  # the student was finished and only the driver was lost
         arguments = training_arguments(spec.training, output_dir=folder, use_cpu=not loop["use_gpu"])
         arguments.save_total_limit = max(arguments.save_total_limit or 0, 1)  # this copy; Ray Train keeps the others
         set_seed(arguments.seed)
         model, tokenizer = load_student(
-            spec.name_or_path,
+            str(checkpoint / MODEL) if checkpoint and earlier else spec.name_or_path,
             spec.class_names,
             multi_label=spec.multi_label,
             use_fast_tokenizer=spec.use_fast_tokenizer,
@@ -79,28 +80,41 @@ def train_worker(loop: dict[str, Any]) -> None:
             train_batches=EpochStream(
                 train_batches,
                 share // batch_size if arguments.dataloader_drop_last else math.ceil(share / batch_size),
-                first_epoch=_epoch(checkpoint),
+                first_epoch=_epoch(checkpoint) if not earlier else 0,
             ),
             eval_batches=lambda: _sorted_batches("evaluation", collate, arguments.per_device_eval_batch_size),
+            texts=loop["texts"],
             class_names=spec.class_names,
             multi_label=spec.multi_label,
             callbacks=[ReportCheckpoints(rank), *([TellBoard(loop["board"])] if rank == 0 else [])],
         )
-        if arguments.do_train:
-            trainer.train(resume_from_checkpoint=str(checkpoint / TRAINER) if checkpoint else None)
+        if arguments.do_train and not earlier:
+            trainer.train(resume_from_checkpoint=str(_with_best(checkpoint)) if checkpoint else None)
             if arguments.load_best_model_at_end and world > 1:
                 for tensor in model.state_dict().values():  # only rank 0 has the best checkpoint on its disk
                     dist.broadcast(tensor, src=0)
-        metrics = trainer.evaluate() if arguments.do_eval else {}
-        figures = {name.removeprefix("eval_"): value for name, value in metrics.items()}
+        result = earlier or {"updates": trainer.state.global_step}
         finished = Path(folder, "finished")
         if rank == 0:
             model.save_pretrained(finished / MODEL)
             tokenizer.save_pretrained(finished / MODEL)
-        ray.train.report(
-            {"figures": figures, "updates": trainer.state.global_step, "epoch": 0},
-            checkpoint=Checkpoint.from_directory(finished) if rank == 0 else None,
-        )
+        if arguments.do_eval:
+            _hand_over(finished, rank, result)  # before an evaluation that may run out of memory
+            metrics = trainer.evaluate()
+            figures = {name.removeprefix("eval_"): value for name, value in metrics.items()}
+        _hand_over(finished, rank, result | {"figures": figures if arguments.do_eval else {}})
+
+
+def read_result(checkpoint: Path) -> dict[str, Any]:
+    """What came of training: `updates`, and `figures` once the student is evaluated."""
+    return json.loads((checkpoint / RESULT).read_text())
+
+
+def _hand_over(finished: Path, rank: int, result: dict[str, Any]) -> None:
+    """Report the student with its result. Every worker reports, rank 0 alone sends files."""
+    if rank == 0:
+        (finished / RESULT).write_text(json.dumps(result))
+    ray.train.report({"epoch": 0}, checkpoint=Checkpoint.from_directory(finished) if rank == 0 else None)
 
 
 def _leave_process_group() -> None:
@@ -146,6 +160,25 @@ def _epoch(checkpoint: Path | None) -> int:
     return int(json.loads((checkpoint / TRAINER / "trainer_state.json").read_text())["epoch"])
 
 
+def _with_best(checkpoint: Path) -> Path:
+    """Trainer's checkpoint, with the best one so far named where it lies now."""
+    folder = checkpoint / TRAINER
+    state = json.loads((folder / "trainer_state.json").read_text())
+    if state.get("best_model_checkpoint"):
+        best = checkpoint / BEST
+        state["best_model_checkpoint"] = str(best if best.is_dir() else folder)
+        (folder / "trainer_state.json").write_text(json.dumps(state))
+    return folder
+
+
+def _link(source: str, target: str) -> None:
+    """Link a file, or copy it to another file system."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
+
+
 class ReportCheckpoints(TrainerCallback):
     """Hands Trainer's checkpoints to Ray Train's storage. Every worker reports, rank 0 alone sends files."""
 
@@ -159,7 +192,10 @@ class ReportCheckpoints(TrainerCallback):
             return
         with tempfile.TemporaryDirectory(dir=args.output_dir) as folder:
             # Links: Trainer may want its own copy back at the end, to load the best one.
-            shutil.copytree(get_last_checkpoint(args.output_dir), Path(folder, TRAINER), copy_function=os.link)
+            last, best = get_last_checkpoint(args.output_dir), state.best_model_checkpoint
+            shutil.copytree(last, Path(folder, TRAINER), copy_function=_link)
+            if best and args.load_best_model_at_end and best != last:
+                shutil.copytree(best, Path(folder, BEST), copy_function=_link)
             ray.train.report(metrics, checkpoint=Checkpoint.from_directory(folder))
 
 

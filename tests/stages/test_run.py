@@ -263,5 +263,5 @@ def test_a_label_fault_in_a_worker_names_the_text(
 
 def test_a_corpus_of_blank_lines_is_refused(tmp_path: Path, make_config: MakeConfig) -> None:
     (tmp_path / "blank.txt").write_text("\n   \n\t\n")
-    with pytest.raises(RaydistillError, match="holds blank texts only"):
+    with pytest.raises(RaydistillError, match="holds no text but blank ones"):
         label(make_config(tmp_path / "out", data_file=str(tmp_path / "blank.txt")))

@@ -1,0 +1,91 @@
+"""What is checked before a run starts, and what its models are to workers."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from raydistill.config import DistillConfig
+from raydistill.corpus_files import CorpusFile
+from raydistill.errors import ConfigError, RunDirError
+from raydistill.files import is_uri, located
+from raydistill.label_store import LabelStore
+from raydistill.specs import StudentSpec, TeacherSpec
+
+LABEL, TRAIN = "label", "train"
+
+
+def check_models(config: DistillConfig, stages: Sequence[str], class_names: Sequence[str]) -> dict[str, Any]:
+    """What the labels are made with, if they are made here. Raises ModelError and ConfigError.
+
+    The heavy imports begin here, after all that can be told without them.
+    """
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    if config.training or TRAIN in stages:
+        from raydistill.training_arguments import checked_arguments
+
+        checked_arguments(config.training)
+    if TRAIN in stages:
+        from raydistill.student import student_rows
+
+        student_rows(student_spec(config, class_names))
+    if LABEL not in stages:
+        return {}
+    from raydistill.teacher import describe_teacher
+
+    return describe_teacher(teacher_spec(config, class_names))
+
+
+def teacher_spec(config: DistillConfig, class_names: Sequence[str]) -> TeacherSpec:
+    return TeacherSpec(
+        name_or_path=located(config.teacher_name_or_path),
+        class_names=tuple(class_names),
+        hypothesis_template=config.hypothesis_template,
+        batch_size=config.teacher_batch_size,
+        max_length=config.teacher_max_length,
+        precision=config.teacher_precision,
+        entailment_id=config.entailment_id,
+        contradiction_id=config.contradiction_id,
+        use_fast_tokenizer=config.use_fast_tokenizer,
+    )
+
+
+def student_spec(config: DistillConfig, class_names: Sequence[str]) -> StudentSpec:
+    return StudentSpec(
+        name_or_path=located(config.student_name_or_path),
+        class_names=tuple(class_names),
+        multi_label=config.multi_label,
+        temperature=config.temperature,
+        max_length=config.student_max_length,
+        use_fast_tokenizer=config.use_fast_tokenizer,
+        shuffle_buffer=config.shuffle_buffer,
+        training=config.training,
+    )
+
+
+def expect_corpus_elsewhere(config: DistillConfig, files: Sequence[CorpusFile]) -> None:
+    """Raise ConfigError where a later run would take what this one writes for a part of the corpus."""
+    output_dir = Path(config.output_dir or "").expanduser().absolute()
+    folders = [Path(entry).expanduser().absolute() for entry in config.data_file if not is_uri(entry)]
+    inside = [folder for folder in folders if folder.is_dir() and output_dir.is_relative_to(folder)]
+    inside += [Path(file.path) for file in files if Path(file.path).is_relative_to(output_dir)]
+    if inside:
+        raise ConfigError(
+            f"--output-dir {output_dir} and --data-file {inside[0]}: one lies in the other. Give the output a folder "
+            "of its own."
+        )
+
+
+def expect_same_labelling(then: dict[str, Any], now: dict[str, Any], store: LabelStore) -> None:
+    differences = [
+        f"{name} was {then.get(name)}, now {now[name]}"
+        for name in now
+        if then.get(name) != now[name] and name != "teacher"  # wherever it lies now: its fingerprint is what counts
+    ]
+    if differences:
+        raise RunDirError(
+            f"{store.path}: its labels were made otherwise ({'; '.join(differences)}). Use another --output-dir, or "
+            "start anew with --overwrite-output-dir."
+        )
