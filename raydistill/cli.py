@@ -219,7 +219,14 @@ def _execute(ctx: click.Context, flags: dict[str, Any], stages: tuple[str, ...])
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code: 0, 2 for what the user can mend, 130 or 143 when interrupted."""
-    signal.signal(signal.SIGTERM, _terminate)
+    stop = signal.SIGINT
+
+    def terminate(number: int, frame: Any) -> None:
+        nonlocal stop
+        stop = signal.SIGTERM
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, terminate)
     try:
         result = cli.main(
             args=list(arguments) if arguments is not None else None, prog_name="raydistill", standalone_mode=False
@@ -231,19 +238,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(error.format_message(), error.exit_code)
     except RaydistillError as error:
         return _fail(str(error), 2)
-    except (KeyboardInterrupt, click.Abort) as error:
-        terminated = isinstance(error, Terminated) or isinstance(error.__cause__, Terminated)
-        stop = signal.SIGTERM if terminated else signal.SIGINT
+    except (KeyboardInterrupt, click.Abort):
         return _fail("stopped. What is finished is kept: the same command goes on from there.", 128 + stop)
     return result if isinstance(result, int) else 0
-
-
-class Terminated(KeyboardInterrupt):
-    """SIGTERM came: the run stops as it does for Ctrl-C."""
-
-
-def _terminate(number: int, frame: Any) -> None:
-    raise Terminated
 
 
 def _fail(message: str, code: int) -> int:

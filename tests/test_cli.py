@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,20 @@ def edited(folder: Path, original: Path, **config: Any) -> str:
     shutil.copytree(original, folder)
     path = folder / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | config))
+    return str(folder)
+
+
+def without(folder: Path, original: str, name: str) -> str:
+    """A copy of a model that lacks a file."""
+    shutil.copytree(original, folder)
+    (folder / name).unlink()
+    return str(folder)
+
+
+def lfs_pointer(folder: Path, original: str) -> str:
+    """A copy of a model with a pointer in place of its weights."""
+    shutil.copytree(original, folder)
+    (folder / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
     return str(folder)
 
 
@@ -150,6 +165,39 @@ BAD_INPUT: dict[str, Case] = {
     "address of no form": (lambda t, g: {"--address": "there"}, ["--address there", "host:port"]),
     "config file missing": (lambda t, g: {"--config": str(t / "no.yaml")}, ["--config", "no.yaml"]),
     "config file broken": (lambda t, g: {"--config": written(t / "c.yaml", "a: [")}, ["--config", "not YAML"]),
+    "corpus of blank lines": (lambda t, g: {"--data-file": written(t / "c.txt", "\n  \n")}, ["no text but blank"]),
+    "corpus not named": (lambda t, g: {"--data-file": ""}, ["--data-file is empty"]),
+    "output within the corpus": (
+        lambda t, g: {"--data-file": str(Path(written(t / "c.txt", "x")).parent), "--output-dir": str(t / "out")},
+        ["one lies in the other"],
+    ),
+    "labels for a run that makes them": (lambda t, g: {"--labels": str(t)}, ["--labels", "raydistill train"]),
+    "teacher without weights": (
+        lambda t, g: {"--teacher-name-or-path": without(t / "m", g["--teacher-name-or-path"], "model.safetensors")},
+        ["--teacher-name-or-path", "no weights"],
+    ),
+    "weights that git lfs has not fetched": (
+        lambda t, g: {"--student-name-or-path": lfs_pointer(t / "m", g["--student-name-or-path"])},
+        ["model.safetensors", "git lfs pull"],
+    ),
+    "student without a tokenizer": (
+        lambda t, g: {"--student-name-or-path": without(t / "m", g["--student-name-or-path"], "tokenizer.json")},
+        ["has no tokenizer"],
+    ),
+    "student that sees images": (
+        lambda t, g: {"--student-name-or-path": edited(t / "m", g["--student-name-or-path"], model_type="vit")},
+        ["vit", "does not classify texts"],
+    ),
+    "student max length of special tokens": (
+        lambda t, g: {"--student-max-length": "2"},
+        ["--student-max-length 2 must be above 2"],
+    ),
+    "batch of nothing": (
+        lambda t, g: {"--per-device-train-batch-size": "0"},
+        ["--per-device-train-batch-size 0 must be 1 or more"],
+    ),
+    "reports to nowhere": (lambda t, g: {"--report_to": "nowhere"}, ["--report-to", "installed here"]),
+    "training in shards": (lambda t, g: {"--fsdp": "full_shard"}, ["--fsdp does not go with raydistill", "DDP"]),
     "option missing": (lambda t, g: {"--data-file": None}, ["--data-file is missing"]),
     "several faults at once": (
         lambda t, g: {"--temperature": "0", "--teacher-batch-size": "0", "--class-names-file": None},
@@ -266,19 +314,29 @@ def test_help_groups_options_and_points_at_training_arguments(capsys: pytest.Cap
     assert "--adam-beta1" in capsys.readouterr().out
 
 
-def test_interrupt_stops_with_130_and_says_how_to_go_on(tmp_path: Path, good: dict) -> None:
-    import signal
-    import time
-
+@pytest.mark.parametrize(
+    ("stage", "sent"), [("label", signal.SIGINT), ("train", signal.SIGINT), ("train", signal.SIGTERM)]
+)
+def test_a_signal_stops_a_run_which_says_how_to_go_on(
+    stage: str, sent: signal.Signals, tmp_path: Path, good: dict
+) -> None:
     base = [token for pair in good.items() for token in pair]
     process = subprocess.Popen(
-        [sys.executable, "-m", "raydistill", "run", *base], stderr=subprocess.PIPE, text=True, env=dict(os.environ)
+        [sys.executable, "-m", "raydistill", "run", *base, "--num_train_epochs", "100000"],
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
-    deadline = time.monotonic() + 120
-    while not (tmp_path / "out" / "run.json").exists() and time.monotonic() < deadline:
-        time.sleep(0.2)
-    process.send_signal(signal.SIGINT)
-    said = process.communicate(timeout=60)[1]
-    assert process.returncode == 130
+    assert process.stderr is not None
+    said = ""
+    while not said.endswith(f"{stage.ljust(6)} starting\n"):
+        line = process.stderr.readline()
+        assert line, said
+        said += line
+    time.sleep(5)  # somewhere in the midst of it
+    process.send_signal(sent)
+    said += process.communicate(timeout=60)[1]
+    assert process.returncode == 128 + sent, said
+    assert said.splitlines()[-1].startswith("Error: stopped.")
     assert "the same command goes on" in said
     assert "Traceback" not in said

@@ -27,6 +27,8 @@ from raydistill.resources import Node
 
 CONNECT_SECONDS = 10
 CLIENT_SCHEME = "ray://"
+# The head starts a server for each client, which now and then hangs in its fork; the next one does well.
+CLIENT_ATTEMPTS, STARTUP_FAULT = 3, "Initialization failure from server"
 # What our workers need of their environment. With OpenMP's default, threads spin at barriers: where another process
 # wants the same core, a forward pass of two threads took three times as long as one of passive ones.
 WORKER_ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE"}
@@ -71,10 +73,14 @@ def connection(address: str | None, *, worker_output: bool = False) -> Iterator[
             maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
         package = str(Path(raydistill.__file__).parent)
         runtime_env = {"py_modules": [package], "env_vars": WORKER_ENVIRONMENT | forwarded}
-        try:
-            ray.init(address=address, runtime_env=runtime_env, **settings)
-        except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
-            raise _no_cluster(address, first_line(error)) from None
+        attempts = CLIENT_ATTEMPTS if address.startswith(CLIENT_SCHEME) else 1
+        for attempt in range(1, attempts + 1):
+            try:
+                ray.init(address=address, runtime_env=runtime_env, **settings)
+                break
+            except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
+                if attempt == attempts or STARTUP_FAULT not in str(error):
+                    raise _no_cluster(address, first_line(error)) from None
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, on_terminate)  # Ray has put its own there
     try:

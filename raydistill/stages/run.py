@@ -256,7 +256,9 @@ class Job:
                 shutil.rmtree(checkpoints, ignore_errors=True)  # they were trained on other labels
             elif earlier.get("workers") != workers and checkpoints.exists():
                 # Updates, schedule and shares of the rows depend on it.
-                console.say(f"train  begins anew: it was begun with {earlier['workers']} workers, not {workers}")
+                console.say(
+                    f"train  begins anew: it was begun with {_count(earlier['workers'], 'worker')}, not {workers}"
+                )
                 shutil.rmtree(checkpoints, ignore_errors=True)
             self.run_dir.update(stages={TRAIN: {"labels": labels["id"], "workers": workers, "finished": False}})
             spec = student_spec(self.config, self.class_names)

@@ -143,6 +143,24 @@ def test_model_folders_may_be_named_relatively(
     result = distill(make_config(Path("out"), max_steps=1, **models))
     assert (tmp_path / "out" / "model.safetensors").is_file()
     assert result.output_dir == tmp_path / "out"
+    again = train(make_config(Path("again"), labels="out/labels", max_steps=1, **models))
+    assert again.figures["loss"] == pytest.approx(result.figures["loss"], abs=1e-5)
+
+
+def test_training_that_was_begun_with_other_workers_begins_anew(
+    tmp_path: Path, make_config: MakeConfig, finished: DistillResult, corpus_counts, console: Console
+) -> None:
+    options = {"labels": finished.labels, "save_total_limit": 1, "num_train_epochs": 1}
+    train(make_config(tmp_path, **options))
+    record = json.loads((tmp_path / "run.json").read_text())
+    record["stages"]["train"]["finished"] = False  # as after a kill
+    (tmp_path / "run.json").write_text(json.dumps(record))
+
+    train(make_config(tmp_path, train_workers=2, **options), console)
+
+    assert "begins anew: it was begun with 1 worker, not 2" in console.stream.getvalue()
+    updates = json.loads((tmp_path / "run.json").read_text())["stages"]["train"]["updates"]
+    assert updates == math.ceil(corpus_counts.texts // 2 / 16)
 
 
 def test_multi_label_student_learns_each_class_by_itself(
@@ -215,9 +233,9 @@ class TestResume:
         kept = texts_of.keys() - {lost}
         missing = texts_of[lost].difference(*(texts_of[path] for path in kept))
         lost.unlink()
-        record = json.loads((killed / "labels" / "_labels.json").read_text())
-        (killed / "labels" / "_labels.json").write_text(json.dumps(record | {"complete": None}))
 
+        with pytest.raises(RaydistillError, match=r"holds \d+ of its 230 texts"):
+            train(make_config(killed, data_file=str(corpus)))
         again = label(make_config(killed, data_file=str(corpus)))
 
         assert again.counts == whole.counts
