@@ -88,6 +88,7 @@ def test_training_that_was_killed_goes_on_from_its_checkpoint_to_the_same_studen
     corpus.write_text("".join(f"text {i} about {['money', 'art', 'sport'][i % 3]}\n" for i in range(400)))
     label(make_config(tmp_path / "labelled", data_file=str(corpus)))
     options = {"labels": str(tmp_path / "labelled" / "labels"), "per_device_train_batch_size": 4, "save_steps": 30}
+    options |= {"eval_strategy": "steps", "eval_steps": 30, "load_best_model_at_end": True}
     whole, killed = (make_config(tmp_path / name, **options) for name in ("whole", "killed"))
     run(whole, "train")
 
