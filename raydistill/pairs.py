@@ -9,6 +9,7 @@ pattern is called for each pair instead.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -18,6 +19,7 @@ import numpy.typing as npt
 from raydistill.errors import ModelError
 
 Ints = npt.NDArray[np.int64]
+ENCODED = 1024  # texts tokenised at a time: a tokenizer's encodings take several kilobytes each
 PROBE = "A probe, of some words."
 
 
@@ -91,19 +93,22 @@ class PairEncoder:
         """Tokenise texts once, for all hypotheses; cut to what the shortest hypothesis leaves room for."""
         if not len(texts):
             return TokenizedTexts(texts, *(np.empty(0, dtype=np.int64) for _ in range(3)))
-        rows = self.tokenizer(
-            list(texts),
-            add_special_tokens=False,
-            truncation=True,
-            max_length=int(self.room.max()),
-            padding=False,
-            return_attention_mask=False,
-            return_token_type_ids=False,
-        )["input_ids"]
-        lengths = np.array([len(row) for row in rows], dtype=np.int64)
-        starts = np.concatenate([[0], np.cumsum(lengths)[:-1]])
-        tokens = np.concatenate([np.asarray(row, dtype=np.int64) for row in rows])
-        return TokenizedTexts(texts, tokens, starts, lengths)
+        lengths, tokens = [], []
+        for at in range(0, len(texts), ENCODED):
+            rows = self.tokenizer(
+                list(texts[at : at + ENCODED]),
+                add_special_tokens=False,
+                truncation=True,
+                max_length=int(self.room.max()),
+                padding=False,
+                return_attention_mask=False,
+                return_token_type_ids=False,
+            )["input_ids"]
+            lengths.append(np.array([len(row) for row in rows], dtype=np.int64))
+            tokens.append(np.fromiter(itertools.chain.from_iterable(rows), dtype=np.int64))
+        all_lengths = np.concatenate(lengths)
+        starts = np.cumsum(all_lengths) - all_lengths
+        return TokenizedTexts(texts, np.concatenate(tokens), starts, all_lengths)
 
     def lengths(self, texts: TokenizedTexts) -> Ints:
         """(N, K) int64: tokens of every pair, special ones included."""

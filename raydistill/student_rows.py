@@ -18,6 +18,7 @@ from raydistill.errors import ConfigError
 from raydistill.label_store import logits_column, logits_matrix
 
 SLICE_ROWS = 8192
+ENCODED = 1024  # texts at a time: a tokenizer's encodings take several kilobytes each
 _tokenizers: dict[int, Tokenizer] = {}  # by the hash of their JSON, once a process
 
 
@@ -73,13 +74,14 @@ class StudentRows:
             yield rows.take(order[at : at + SLICE_ROWS])
 
     def _token_ids(self, texts: list[str]) -> pa.Array:
+        kind = pa.list_(pa.int32())
+        ids = [pa.array(self._encode(texts[at : at + ENCODED]), kind) for at in range(0, len(texts), ENCODED)]
+        return pa.concat_arrays(ids) if ids else pa.array([], kind)
+
+    def _encode(self, texts: list[str]) -> list[list[int]]:
         if isinstance(self.tokenizer, str):
-            ids = [encoding.ids for encoding in self._fast().encode_batch_fast(texts)]
-        elif texts:
-            ids = self.tokenizer(texts, truncation=True, max_length=self.max_length)["input_ids"]
-        else:
-            ids = []
-        return pa.array(ids, pa.list_(pa.int32()))
+            return [encoding.ids for encoding in self._fast().encode_batch_fast(texts)]
+        return self.tokenizer(texts, truncation=True, max_length=self.max_length)["input_ids"]
 
     def _fast(self) -> Tokenizer:
         key = hash((self.tokenizer, self.max_length, self.truncation_side))

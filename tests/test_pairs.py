@@ -107,6 +107,11 @@ def test_a_text_is_tokenised_no_further_than_the_shortest_hypothesis_leaves_room
     assert length == 12 - len(["[CLS]", "[SEP]", "art", "[SEP]"])
 
 
+def test_texts_tokenised_some_at_a_time_are_encoded_as_the_tokenizer_would(monkeypatch):
+    monkeypatch.setattr("raydistill.pairs.ENCODED", 2)
+    assert_encodes_as_the_tokenizer(make_tokenizer("roberta"), 64)
+
+
 def test_no_texts_are_tokenised_to_nothing():
     encoder = PairEncoder(make_tokenizer("bert"), HYPOTHESES, 64)
     assert encoder.lengths(encoder.tokenize([])).shape == (0, 3)

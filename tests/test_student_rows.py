@@ -102,6 +102,13 @@ def test_rows_of_different_lengths_and_tokenizers_do_not_disturb_one_another():
         assert found == tokenizer(TEXTS, truncation=True, max_length=max_length)["input_ids"]
 
 
+def test_texts_tokenised_some_at_a_time_are_the_same(monkeypatch):
+    rows = rows_of(make_tokenizer("bert"))
+    whole = made(rows, part(TEXTS))
+    monkeypatch.setattr("raydistill.student_rows.ENCODED", 3)
+    assert made(rows, part(TEXTS)).equals(whole)
+
+
 # Labels and occurrences
 
 
