@@ -234,7 +234,7 @@ class DistillConfig:
     def that_change(self, product: str) -> dict[str, Any]:
         """The options that shape a product ("labels" or "student"), as plain JSON values."""
         values = self.options()
-        chosen = {f.name: _placed(values[f.name]) for f in option_fields() if f.metadata["changes"] == product}
+        chosen = {f.name: located(values[f.name]) for f in option_fields() if f.metadata["changes"] == product}
         if product == STUDENT_PRODUCT:
             given = values["training"].items()
             chosen["training"] = {name: value for name, value in given if not name.startswith(NOT_SHAPING)}
@@ -274,6 +274,18 @@ def read_config_file(path: str) -> dict[str, Any]:
     return {str(name).replace("-", "_"): value for name, value in values.items()}
 
 
+def located(value: Any) -> Any:
+    """The absolute path of what a text (or each of a list) names, if it is there; all else as it is.
+
+    The same file may be named in several ways, and workers have another current directory.
+    """
+    if isinstance(value, list):
+        return [located(item) for item in value]
+    if isinstance(value, str) and value and os.path.exists(os.path.expanduser(value)):
+        return os.path.abspath(os.path.expanduser(value))
+    return value
+
+
 def suggest(name: str, known: Iterable[str]) -> str:
     """' Did you mean …?' with the nearest known name, or ''."""
     near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
@@ -304,15 +316,6 @@ def _convert(field: dataclasses.Field[Any], value: Any) -> Any:
     value = str(value)
     if field.metadata["choices"] and value not in field.metadata["choices"]:
         raise ConfigError(f"{flag(field.name)} {value!r} must be one of {', '.join(field.metadata['choices'])}.")
-    return value
-
-
-def _placed(value: Any) -> Any:
-    """The absolute path of what a text names, if it is there: the same file may be named in several ways."""
-    if isinstance(value, list):
-        return [_placed(item) for item in value]
-    if isinstance(value, str) and value and os.path.exists(os.path.expanduser(value)):
-        return os.path.abspath(os.path.expanduser(value))
     return value
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import uuid
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -24,12 +23,6 @@ def open_path(path: str) -> tuple[pafs.FileSystem, str]:
     if is_uri(path):
         return pafs.FileSystem.from_uri(path)
     return pafs.LocalFileSystem(), os.path.abspath(os.path.expanduser(path))
-
-
-def located(name_or_path: str) -> str:
-    """A model's name, or where its folder lies: workers may have another current directory."""
-    folder = Path(name_or_path).expanduser()
-    return str(folder.absolute()) if folder.is_dir() else name_or_path
 
 
 class Folder:

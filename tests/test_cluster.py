@@ -45,15 +45,21 @@ def start_cluster(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[C
         cluster.shutdown()
 
 
-def run(address: str, output_dir: Path, *more: str, **files: Any) -> subprocess.CompletedProcess[str]:
-    flags = {
-        "--data-file": files["corpus_file"],
-        "--class-names-file": files["class_names_file"],
-        "--teacher-name-or-path": files["tiny_teacher_dir"],
-        "--student-name-or-path": files["tiny_student_dir"],
-        "--output-dir": output_dir,
-        "--address": address,
+@pytest.fixture
+def inputs(
+    corpus_file: Path, class_names_file: Path, tiny_teacher_dir: Path, tiny_student_dir: Path
+) -> dict[str, Path]:
+    """What a run is made of, by flag."""
+    return {
+        "--data-file": corpus_file,
+        "--class-names-file": class_names_file,
+        "--teacher-name-or-path": tiny_teacher_dir,
+        "--student-name-or-path": tiny_student_dir,
     }
+
+
+def run(address: str, output_dir: Path, inputs: dict[str, Path], *more: str) -> subprocess.CompletedProcess[str]:
+    flags = {**inputs, "--output-dir": output_dir, "--address": address}
     tokens = [str(token) for pair in flags.items() for token in pair]
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     return subprocess.run(
@@ -70,21 +76,15 @@ def test_a_cluster_that_is_there_does_the_work_and_is_left_running(
     cpus: tuple[int, ...],
     start_cluster: Callable[..., Cluster],
     tmp_path: Path,
-    corpus_file: Path,
-    class_names_file: Path,
-    tiny_teacher_dir: Path,
-    tiny_student_dir: Path,
+    inputs: dict[str, Path],
     corpus_counts: Any,
 ) -> None:
     cluster = start_cluster(*cpus)
     done = run(
         cluster.address,
         tmp_path / "out",
+        inputs,
         *(["--train-workers", "2"] if len(cpus) > 1 else []),
-        corpus_file=corpus_file,
-        class_names_file=class_names_file,
-        tiny_teacher_dir=tiny_teacher_dir,
-        tiny_student_dir=tiny_student_dir,
     )
     assert done.returncode == 0, done.stderr
     record = json.loads((tmp_path / "out" / "run.json").read_text())
@@ -99,30 +99,21 @@ def test_a_cluster_that_is_there_does_the_work_and_is_left_running(
 def test_behind_a_ray_client_the_run_and_its_errors_come_through(
     start_cluster: Callable[..., Cluster],
     tmp_path: Path,
-    corpus_file: Path,
-    class_names_file: Path,
-    tiny_teacher_dir: Path,
-    tiny_student_dir: Path,
+    inputs: dict[str, Path],
     corpus_counts: Any,
 ) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     start_cluster(2, ray_client_server_port=port)
-    files = {
-        "corpus_file": corpus_file,
-        "class_names_file": class_names_file,
-        "tiny_teacher_dir": tiny_teacher_dir,
-        "tiny_student_dir": tiny_student_dir,
-    }
-    done = run(f"ray://127.0.0.1:{port}", tmp_path / "out", **files)
+    done = run(f"ray://127.0.0.1:{port}", tmp_path / "out", inputs)
     assert done.returncode == 0, done.stderr
     lines = done.stderr.splitlines()
     assert lines[0].startswith(f"corpus {corpus_counts.texts} texts")
     assert any(line.startswith(f"  texts      {corpus_counts.texts},") for line in lines)
     assert json.loads((tmp_path / "out" / "run.json").read_text())["stages"]["train"]["finished"]
 
-    refused = run(f"ray://127.0.0.1:{port}", tmp_path / "out", "--temperature", "3", **files)
+    refused = run(f"ray://127.0.0.1:{port}", tmp_path / "out", inputs, "--temperature", "3")
     assert refused.returncode == 2
     assert "--temperature was 1.0, now 3.0" in refused.stderr
     assert "Traceback" not in refused.stderr

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from raydistill.config import DistillConfig
+from raydistill.config import DistillConfig, located
 from raydistill.corpus_files import CorpusFile
 from raydistill.errors import ConfigError, RunDirError
-from raydistill.files import is_uri, located
+from raydistill.files import is_uri
 from raydistill.label_store import LabelStore
 from raydistill.specs import StudentSpec, TeacherSpec
 

@@ -74,11 +74,12 @@ def prepare_demo(folder: str, texts: int = TEXTS, address: str | None = None) ->
         aside = files.folder / ".teacher.tmp"
         build_demo_teacher(encoder, aside)
         aside.rename(files.teacher)
-    if not files.corpus.exists():
+    corpus = "".join(f"{text}\n" for text, _ in news[HELD_OUT:][:texts])
+    if not files.corpus.exists() or files.corpus.read_text(encoding="utf-8") != corpus:
         files.class_names.write_text("\n".join(CLASSES) + "\n", encoding="utf-8")
         with files.held_out.open("w", encoding="utf-8", newline="") as stream:
             csv.writer(stream).writerows([("text", "topic"), *news[:HELD_OUT]])
-        files.corpus.write_text("".join(f"{text}\n" for text, _ in news[HELD_OUT:][:texts]), encoding="utf-8")
+        files.corpus.write_text(corpus, encoding="utf-8")
     config = DistillConfig(
         data_file=str(files.corpus),
         class_names_file=str(files.class_names),

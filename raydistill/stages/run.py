@@ -234,12 +234,12 @@ class Job:
 
     def _train(self, plan: Plan, console: Console) -> None:
         from raydistill.stages.train import train_student
+        from raydistill.training_arguments import checked_arguments
 
         labels = self.store.complete_record()["complete"]
         self.run_dir.update(counts=_counts(labels))
-        workers = plan.train_workers
-        batch = int(self.config.training.get("per_device_train_batch_size") or 32)
-        least = batch if str(self.config.training.get("dataloader_drop_last")).lower() == "true" else 1
+        workers, arguments = plan.train_workers, checked_arguments(self.config.training)
+        least = arguments.per_device_train_batch_size if arguments.dataloader_drop_last else 1
         if labels["texts"] // workers < least:
             raise ConfigError(
                 f"there are only {labels['texts']:,} texts for {_count(workers, 'train worker')}, and each needs "
@@ -268,7 +268,7 @@ class Job:
             self.seconds[TRAIN] = round(progress.seconds, 3)
             stage = {"finished": True, "updates": student.updates, "seconds": self.seconds[TRAIN]}
             self.run_dir.update(figures=student.figures, stages={TRAIN: self.run_dir.record["stages"][TRAIN] | stage})
-        if not int(self.config.training.get("save_total_limit") or 0):
+        if not arguments.save_total_limit:
             shutil.rmtree(checkpoints, ignore_errors=True)
 
     def _finish(self, console: Console) -> DistillResult:
