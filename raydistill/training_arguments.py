@@ -47,6 +47,7 @@ LIMITS: list[tuple[str, str, Callable[[Any], bool]]] = [  # what would only be m
     ("learning_rate", "a finite number", math.isfinite),
     ("label_smoothing_factor", "from 0 to 1", lambda value: 0 <= value <= 1),
     ("seed", "from 0 to 4294967295", lambda value: 0 <= value < 1 << 32),
+    ("train_sampling_strategy", "random or group_by_length", lambda value: value in ("random", "group_by_length")),
     ("report_to", "what is installed here", lambda value: set(value) <= set(get_available_reporting_integrations())),
 ]
 

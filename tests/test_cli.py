@@ -197,6 +197,10 @@ BAD_INPUT: dict[str, Case] = {
         ["--per-device-train-batch-size 0 must be 1 or more"],
     ),
     "reports to nowhere": (lambda t, g: {"--report_to": "nowhere"}, ["--report-to", "installed here"]),
+    "rows in file order": (
+        lambda t, g: {"--train_sampling_strategy": "sequential"},
+        ["--train-sampling-strategy sequential must be random or group_by_length"],
+    ),
     "training in shards": (lambda t, g: {"--fsdp": "full_shard"}, ["--fsdp does not go with raydistill", "DDP"]),
     "option missing": (lambda t, g: {"--data-file": None}, ["--data-file is missing"]),
     "several faults at once": (

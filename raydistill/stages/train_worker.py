@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import ray.train
@@ -30,7 +31,7 @@ from raydistill.student import Batch, DistillationTrainer, EpochStream, load_stu
 from raydistill.student_rows import StudentRows, pad_rows
 from raydistill.training_arguments import training_arguments
 
-SORTED_BATCHES = 32
+GROUPED_BATCHES = 50  # that are made together, to be of like length
 
 
 def train_worker(loop: dict[str, Any]) -> None:
@@ -63,14 +64,20 @@ def train_worker(loop: dict[str, Any]) -> None:
         )
         batch_size, share = arguments.per_device_train_batch_size, loop["texts"] // world
 
+        grouped = arguments.train_sampling_strategy == "group_by_length"
+        window = max(1, min(GROUPED_BATCHES, share // (4 * batch_size))) if grouped else 1  # as Trainer's own sampler
+
         def train_batches(epoch: int) -> Iterator[Batch]:
+            seed = arguments.seed + epoch * world + rank
             return _batches(
                 "train",
                 collate,
-                batch_size=batch_size,
+                batch_size,
+                window=window,
+                mixed=np.random.default_rng(seed),
                 drop_last=arguments.dataloader_drop_last,
                 local_shuffle_buffer_size=max(spec.shuffle_buffer, batch_size),
-                local_shuffle_seed=arguments.seed + epoch * world + rank,
+                local_shuffle_seed=seed,
             )
 
         trainer = DistillationTrainer(
@@ -82,7 +89,9 @@ def train_worker(loop: dict[str, Any]) -> None:
                 share // batch_size if arguments.dataloader_drop_last else math.ceil(share / batch_size),
                 first_epoch=_epoch(checkpoint) if not earlier else 0,
             ),
-            eval_batches=lambda: _sorted_batches("evaluation", collate, arguments.per_device_eval_batch_size),
+            eval_batches=lambda: _batches(
+                "evaluation", collate, arguments.per_device_eval_batch_size, window=GROUPED_BATCHES
+            ),
             texts=loop["texts"],
             class_names=spec.class_names,
             multi_label=spec.multi_label,
@@ -130,18 +139,32 @@ def collate_rows(table: pa.Table, pad_id: int, num_classes: int, left: bool) -> 
     return {name: torch.from_numpy(array) for name, array in pad_rows(table, pad_id, num_classes, left=left).items()}
 
 
-def _batches(shard: str, collate: Callable[[pa.Table], Batch], **iteration: Any) -> Iterator[Batch]:
-    for table in ray.train.get_dataset_shard(shard).iter_batches(batch_format="pyarrow", **iteration):
-        yield collate(table)
+def _batches(
+    shard: str,
+    collate: Callable[[pa.Table], Batch],
+    batch_size: int,
+    *,
+    window: int = 1,
+    mixed: np.random.Generator | None = None,
+    drop_last: bool = False,
+    **iteration: Any,
+) -> Iterator[Batch]:
+    """Batches of a shard: within every `window` of them of like length, and then in a mixed order if asked for.
 
-
-def _sorted_batches(shard: str, collate: Callable[[pa.Table], Batch], batch_size: int) -> Iterator[Batch]:
-    """Batches of like length, for where the order does not matter: sorted within some thousand rows."""
-    window = batch_size * SORTED_BATCHES
-    for table in ray.train.get_dataset_shard(shard).iter_batches(batch_format="pyarrow", batch_size=window):
-        by_length = table.take(pc.sort_indices(pc.list_value_length(table["input_ids"])))
-        for at in range(0, by_length.num_rows, batch_size):
-            yield collate(by_length.slice(at, batch_size))
+    Args:
+        iteration: how Ray Data goes over the rows.
+    """
+    if "local_shuffle_buffer_size" in iteration:
+        iteration["local_shuffle_buffer_size"] = max(iteration["local_shuffle_buffer_size"], window * batch_size)
+    rows = ray.train.get_dataset_shard(shard)
+    for table in rows.iter_batches(batch_format="pyarrow", batch_size=window * batch_size, **iteration):
+        if window > 1:
+            table = table.take(pc.sort_indices(pc.list_value_length(table["input_ids"])))
+        starts = np.arange(0, table.num_rows, batch_size)
+        for at in mixed.permutation(starts) if mixed is not None else starts:
+            batch = table.slice(at, batch_size)
+            if batch.num_rows == batch_size or not drop_last:
+                yield collate(batch)
 
 
 @contextlib.contextmanager

@@ -197,6 +197,35 @@ def test_two_workers_share_the_rows_and_count_their_steps(
     )
 
 
+def test_batches_of_like_length_are_as_many_and_less_padded(
+    tmp_path: Path, make_config: MakeConfig, finished: DistillResult, corpus_counts
+) -> None:
+    import ray.data
+
+    from raydistill.stages.train_worker import _batches
+
+    options = {"train_sampling_strategy": "group_by_length", "dataloader_drop_last": True}
+    result = train(make_config(tmp_path, labels=finished.labels, **options))
+    updates = json.loads((result.output_dir / "run.json").read_text())["stages"]["train"]["updates"]
+    assert updates == 2 * (corpus_counts.texts // 16)
+
+    rows = [{"input_ids": [i] * (1 + i % 7)} for i in range(70)]
+    shards = {"train": ray.data.from_items(rows)}
+
+    def padded(window: int) -> tuple[list[int], int]:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("ray.train.get_dataset_shard", shards.get)
+            batches = list(_batches("train", lambda table: table, 8, window=window, mixed=np.random.default_rng(0)))
+        ids = [row for batch in batches for row in batch["input_ids"].to_pylist()]
+        assert sorted(ids) == sorted(row["input_ids"] for row in rows)
+        lengths = [[len(row) for row in batch["input_ids"].to_pylist()] for batch in batches]
+        return [len(batch) for batch in lengths], sum(len(batch) * max(batch) for batch in lengths)
+
+    (sizes, waste), (grouped_sizes, grouped_waste) = padded(1), padded(4)
+    assert sorted(grouped_sizes) == sorted(sizes) == [6] + [8] * 8
+    assert grouped_waste < 0.8 * waste
+
+
 def test_bad_line_in_the_middle_is_told_with_its_number_and_the_store_stays_open(
     tmp_path: Path, make_config: MakeConfig
 ) -> None:
