@@ -62,25 +62,30 @@ def longest_input(tokenizer: Any, model: Any, asked: int | None = None) -> int:
     return int(min([*(limits or [512]), *([asked] if asked else [])]))
 
 
-def ensure_pad_token(tokenizer: Any, model: Any) -> bool:
-    """Give a tokenizer without a padding token its end token for one, and tell the model. True where needed."""
-    if tokenizer.pad_token_id is not None:
-        return False
-    tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
+def ensure_pad_token(tokenizer: Any) -> int:
+    """The id of the padding token, which the model's config must name too.
+
+    A tokenizer without one gets its end token for it. Raises ModelError where it has none either.
+    """
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
     if tokenizer.pad_token_id is None:
         raise ModelError(
             f"{tokenizer.name_or_path}: its tokenizer has no padding token and no end token to stand in for one. "
             "Set tokenizer.pad_token and save it."
         )
-    model.config.pad_token_id = tokenizer.pad_token_id
-    return True
+    return int(tokenizer.pad_token_id)
 
 
-def fingerprint(name_or_path: str, config: Any) -> str:
-    """What a model is, beyond its name: the hub's commit, or a hash of a folder's config, weights and tokenizer."""
+def fingerprint(name_or_path: str, config: Any) -> str | None:
+    """What a model is, beyond its name: the hub's commit, or a hash of a folder's config, weights and tokenizer.
+
+    None where the hub's commit is not known.
+    """
     folder = Path(name_or_path).expanduser()
     if not folder.is_dir():
-        return f"commit:{getattr(config, '_commit_hash', None)}"
+        commit = getattr(config, "_commit_hash", None)
+        return f"commit:{commit}" if commit else None
     digest = hashlib.blake2b(digest_size=16)
     for path in sorted(path for path in folder.iterdir() if path.suffix in MODEL_FILES):
         digest.update(path.name.encode())

@@ -9,7 +9,10 @@ from typing import Any
 
 @dataclasses.dataclass(frozen=True)
 class TeacherSpec:
-    """All that a worker needs to load the teacher. Ids left at None are read off the model's config."""
+    """All that a worker needs to load the teacher. Ids left at None are read off the model's config.
+
+    `fingerprint` is what `pretrained.fingerprint` says of its weights: the name of its export in each node's cache.
+    """
 
     name_or_path: str
     class_names: tuple[str, ...]
@@ -17,6 +20,8 @@ class TeacherSpec:
     batch_size: int = 32
     max_length: int | None = None
     precision: str = "auto"
+    backend: str = "auto"
+    fingerprint: str | None = None
     entailment_id: int | None = None
     contradiction_id: int | None = None
     use_fast_tokenizer: bool = True
@@ -40,10 +45,11 @@ class StudentSpec:
 
 @dataclasses.dataclass
 class Effort:
-    """What scoring took: pairs, tokens, tokens with padding, and seconds of tokenising and of forward passes."""
+    """What scoring took, and which engine did it; tokens with padding, seconds of tokenising and of forward passes."""
 
     pairs: int = 0
     tokens: int = 0
     padded_tokens: int = 0
     tokenize_seconds: float = 0.0
     forward_seconds: float = 0.0
+    engine: str = ""

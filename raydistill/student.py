@@ -63,7 +63,7 @@ def load_student(
     model = AutoModelForSequenceClassification.from_pretrained(
         name_or_path, config=config, dtype=torch.float32, ignore_mismatched_sizes=True
     )
-    ensure_pad_token(tokenizer, model)
+    model.config.pad_token_id = ensure_pad_token(tokenizer)
     return model, tokenizer
 
 

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from transformers import AutoModelForSequenceClassification
 
+from raydistill.engines.engine import EXACT, Engine, Inputs
+from raydistill.engines.load import EngineRequest, load_engine
 from raydistill.errors import ModelError
 from raydistill.pairs import Ints, PairEncoder, budget_batches
 from raydistill.pretrained import ensure_pad_token, fingerprint, load_config, load_tokenizer, longest_input, skeleton
@@ -19,61 +20,55 @@ from raydistill.specs import Effort, TeacherSpec
 
 logger = logging.getLogger(__name__)
 
-# On a CPU a small batch stays in the cache: with a 22M-parameter teacher 1,000 to 2,000 tokens were fastest, and
-# 16,000 were 1.3 times slower.
+# On a CPU a small batch stays in the cache: with teachers of 22M and 110M parameters 2,048 tokens were within a few
+# percent of the best for PyTorch and OpenVINO alike, and 16,000 up to 1.3 times slower.
 CPU_TOKEN_BUDGET = 2048
-PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+# What an engine is tried with: short and long pairs, with padding.
+PROBE_TEXTS = ("A probe.", "The match was won in the last minute, and nobody had expected it. " * 8)
 
 
 class Teacher:
     """An NLI sequence classifier that scores every (text, hypothesis) pair.
 
     Args:
-        model: a sequence classifier, on its device, in its number format.
-        tokenizer: its tokenizer.
-        hypotheses: one for each of K classes.
-        entailment_id, contradiction_id: indices into the model's logits.
-        max_length: longest pair in tokens.
+        engine: what runs the classifier.
+        encoder: makes its inputs.
+        entailment_id, contradiction_id: indices into the logits.
         token_budget: most tokens of one forward pass, padding included.
     """
 
     def __init__(
-        self,
-        model: Any,
-        tokenizer: Any,
-        hypotheses: Sequence[str],
-        *,
-        entailment_id: int,
-        contradiction_id: int,
-        max_length: int,
-        token_budget: int,
+        self, engine: Engine, encoder: PairEncoder, *, entailment_id: int, contradiction_id: int, token_budget: int
     ) -> None:
-        self.model, self.token_budget = model.eval(), token_budget
+        self.engine, self.encoder, self.token_budget = engine, encoder, token_budget
         self.label_ids = [entailment_id, contradiction_id]
-        self.encoder = PairEncoder(tokenizer, hypotheses, max_length)
 
     @classmethod
     def load(cls, spec: TeacherSpec) -> Teacher:
-        """Load by name. Raises ModelError for what is not an NLI classifier or cannot be found."""
+        """Load by name. Raises ModelError for what is not an NLI classifier or cannot be found, and ConfigError."""
         if spec.threads:
             torch.set_num_threads(spec.threads)
         config = teacher_config(spec.name_or_path)
         entailment_id, contradiction_id = nli_label_ids(config.label2id, config.num_labels, spec)
         tokenizer = load_tokenizer(spec.name_or_path, spec.use_fast_tokenizer)
-        device = torch.device("cuda" if spec.use_gpu else "cpu")
-        model = AutoModelForSequenceClassification.from_pretrained(
-            spec.name_or_path, dtype=resolve_precision(spec.precision, device)
+        pad_token_id = ensure_pad_token(tokenizer)
+        max_length = longest_input(tokenizer, skeleton(config), spec.max_length)
+        encoder = PairEncoder(tokenizer, make_hypotheses(spec.hypothesis_template, spec.class_names), max_length)
+        request = EngineRequest(
+            name_or_path=spec.name_or_path,
+            fingerprint=spec.fingerprint,
+            backend=spec.backend,
+            precision=resolve_precision(spec.precision, use_gpu=spec.use_gpu),
+            pad_token_id=pad_token_id,
+            use_gpu=spec.use_gpu,
+            threads=spec.threads,
         )
-        ensure_pad_token(tokenizer, model)
-        max_length = longest_input(tokenizer, model, spec.max_length)
         budget = spec.batch_size * max_length
         return cls(
-            model.to(device),
-            tokenizer,
-            make_hypotheses(spec.hypothesis_template, spec.class_names),
+            load_engine(request, probe_batches(encoder)),
+            encoder,
             entailment_id=entailment_id,
             contradiction_id=contradiction_id,
-            max_length=max_length,
             token_budget=budget if spec.use_gpu else min(budget, CPU_TOKEN_BUDGET),
         )
 
@@ -108,6 +103,7 @@ class Teacher:
         while len(waiting):
             waiting = self._score_pairs(tokenized, lengths, waiting, logits, effort)
         effort.forward_seconds += time.perf_counter() - started
+        effort.engine = self.engine.name
         effort.pairs += len(lengths)
         effort.tokens += int(lengths.sum())
 
@@ -117,7 +113,6 @@ class Teacher:
         by_text = logits.reshape(len(texts), num_classes, 2)
         return by_text[..., 0].copy(), by_text[..., 1].copy()
 
-    @torch.inference_mode()
     def _score_pairs(
         self, tokenized: Any, lengths: Ints, waiting: Ints, logits: npt.NDArray[np.float32], effort: Effort
     ) -> Ints:
@@ -130,25 +125,17 @@ class Teacher:
                 pairs = waiting[batch]
                 inputs = self.encoder.encode(tokenized, pairs // num_classes, pairs % num_classes)
                 effort.padded_tokens += inputs["input_ids"].size
-                logits[pairs] = self._forward(inputs)
+                logits[pairs] = self.engine.logits(inputs)[:, self.label_ids]
                 done += 1
-        except torch.OutOfMemoryError:
+        except self.engine.memory_error:
             if len(batches[done]) == 1:
                 raise
             out_of_memory = True
         if out_of_memory:  # out here: within the handler, the traceback would keep the activations alive
-            torch.cuda.empty_cache()
+            self.engine.release_memory()
             self.token_budget = max(1, self.token_budget // 2)
-            logger.warning("the GPU ran out of memory: %d tokens a batch from here on", self.token_budget)
+            logger.warning("the memory ran out: %d tokens a batch from here on", self.token_budget)
         return waiting[np.concatenate(batches[done:])] if done < len(batches) else waiting[:0]
-
-    def _forward(self, inputs: Mapping[str, Ints]) -> npt.NDArray[np.float32]:
-        """(B, 2) float32: entailment and contradiction logits of one batch."""
-        device = self.model.device
-        tensors = {name: torch.from_numpy(array) for name, array in inputs.items()}
-        if device.type == "cuda":
-            tensors = {name: tensor.pin_memory().to(device, non_blocking=True) for name, tensor in tensors.items()}
-        return self.model(**tensors).logits[:, self.label_ids].float().cpu().numpy()
 
 
 def describe_teacher(spec: TeacherSpec) -> dict[str, Any]:
@@ -160,10 +147,12 @@ def describe_teacher(spec: TeacherSpec) -> dict[str, Any]:
     config = teacher_config(spec.name_or_path)
     entailment_id, contradiction_id = nli_label_ids(config.label2id, config.num_labels, spec)
     tokenizer = load_tokenizer(spec.name_or_path, spec.use_fast_tokenizer)
-    max_length = longest_input(tokenizer, skeleton(config), spec.max_length)
+    bare = skeleton(config)
+    max_length = longest_input(tokenizer, bare, spec.max_length)
     PairEncoder(tokenizer, make_hypotheses(spec.hypothesis_template, spec.class_names), max_length)
     return {
         "teacher": spec.name_or_path,
+        "teacher_parameters": bare.num_parameters(),
         "teacher_fingerprint": fingerprint(spec.name_or_path, config),
         "hypothesis_template": spec.hypothesis_template,
         "class_names": list(spec.class_names),
@@ -179,13 +168,25 @@ def make_hypotheses(template: str, class_names: Sequence[str]) -> list[str]:
     return [template.format(name) for name in class_names]
 
 
-def resolve_precision(precision: str, device: torch.device) -> torch.dtype:
-    """The number format for a device; "auto" is the fastest that keeps the ranking: bf16, else fp16, on GPUs."""
+def probe_batches(encoder: PairEncoder) -> list[Inputs]:
+    """A few batches of pairs: one of short and long ones together, and one of long ones alone, of about 500 tokens."""
+    num_classes = len(encoder.hypotheses)
+    tokenized = encoder.tokenize(PROBE_TEXTS)
+    longest = int(encoder.lengths(tokenized)[1].max())
+    rows = np.arange(max(2, 512 // longest))
+    mixed = encoder.encode(tokenized, np.array([0, 1]), np.array([0, num_classes - 1]))
+    return [mixed, encoder.encode(tokenized, np.ones_like(rows), rows % num_classes)]
+
+
+def resolve_precision(precision: str, *, use_gpu: bool) -> str:
+    """The number format for a device; "auto" is exact on a CPU, and bf16, else fp16, on GPUs."""
     if precision != "auto":
-        return PRECISIONS[precision]
-    if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
-    return torch.float32
+        return precision
+    if not use_gpu:
+        return EXACT
+    from raydistill.engines.torch_engine import preferred_gpu_precision
+
+    return preferred_gpu_precision()
 
 
 def teacher_config(name_or_path: str) -> Any:

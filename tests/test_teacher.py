@@ -22,7 +22,9 @@ from tiny_models import (
 )
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertForMaskedLM, CanineTokenizer
 
+from raydistill.engines.torch_engine import TorchEngine
 from raydistill.errors import ModelError
+from raydistill.pairs import PairEncoder
 from raydistill.pretrained import ensure_pad_token, longest_input, skeleton
 from raydistill.specs import Effort, TeacherSpec
 from raydistill.teacher import Teacher, describe_teacher, make_hypotheses, nli_label_ids, resolve_precision
@@ -34,7 +36,7 @@ PLAIN_BATCH = 32
 
 
 def spec_of(path, **changes):
-    return TeacherSpec(str(path), CLASSES, TEMPLATE, **changes)
+    return TeacherSpec(str(path), CLASSES, TEMPLATE, **{"backend": "torch", **changes})
 
 
 def plain_logits(folder, texts=TEXTS, classes=CLASSES, max_length=MAX_LENGTH):
@@ -138,7 +140,7 @@ def test_the_batch_size_does_not_change_scores(batch_size, tiny_teacher_dir, tin
 def test_a_forward_pass_holds_no_more_tokens_than_the_batch_size_at_full_length(tiny_teacher_dir):
     teacher = Teacher.load(spec_of(tiny_teacher_dir, batch_size=2))
     sizes = []
-    teacher.model = Wrapped(teacher.model, lambda inputs: sizes.append(inputs["input_ids"].numel()))
+    teacher.engine.model = Wrapped(teacher.engine.model, lambda inputs: sizes.append(inputs["input_ids"].numel()))
     teacher.score(TEXTS)
     assert max(sizes) <= 2 * MAX_LENGTH
     assert sizes
@@ -191,7 +193,7 @@ def test_a_tokenizer_without_a_padding_token_scores_as_a_plain_loop_of_single_pa
 def test_a_logit_that_is_not_finite_is_an_error_with_the_index_of_the_text(value, tiny_teacher):
     token = tiny_teacher.encoder.tokenizer.convert_tokens_to_ids("farmer")
     with torch.no_grad():
-        tiny_teacher.model.bert.embeddings.word_embeddings.weight[token] = value
+        tiny_teacher.engine.model.bert.embeddings.word_embeddings.weight[token] = value
     texts = ["the striker scored.", "a " * 40, "our bank", "the old farmer lost.", "a", "a farmer"]
     with pytest.raises(FloatingPointError, match="not finite") as error:
         tiny_teacher.score(texts)
@@ -200,7 +202,7 @@ def test_a_logit_that_is_not_finite_is_an_error_with_the_index_of_the_text(value
 
 def test_a_contradiction_logit_that_is_not_finite_is_an_error_too(tiny_teacher):
     with torch.no_grad():
-        tiny_teacher.model.classifier.bias[0] = float("nan")
+        tiny_teacher.engine.model.classifier.bias[0] = float("nan")
     with pytest.raises(FloatingPointError) as error:
         tiny_teacher.score(TEXTS)
     assert error.value.args[1] == 0
@@ -208,7 +210,7 @@ def test_a_contradiction_logit_that_is_not_finite_is_an_error_too(tiny_teacher):
 
 def test_a_logit_that_nobody_reads_may_be_anything(tiny_teacher):
     with torch.no_grad():
-        tiny_teacher.model.classifier.bias[1] = float("nan")
+        tiny_teacher.engine.model.classifier.bias[1] = float("nan")
     assert np.isfinite(tiny_teacher.score(TEXTS)).all()
 
 
@@ -227,7 +229,7 @@ def refuse_rows_above(rows, seen):
 @pytest.mark.parametrize("rows", [1, 2, 7])
 def test_when_memory_runs_out_smaller_batches_give_the_same_scores(rows, tiny_teacher, tiny_teacher_dir):
     wanted = plain_logits(tiny_teacher_dir)
-    tiny_teacher.model = Wrapped(tiny_teacher.model, refuse_rows_above(rows, []))
+    tiny_teacher.engine.model = Wrapped(tiny_teacher.engine.model, refuse_rows_above(rows, []))
     entailment, contradiction = tiny_teacher.score(TEXTS)
     np.testing.assert_allclose(entailment, wanted[..., 2], atol=1e-5)
     np.testing.assert_allclose(contradiction, wanted[..., 0], atol=1e-5)
@@ -236,7 +238,7 @@ def test_when_memory_runs_out_smaller_batches_give_the_same_scores(rows, tiny_te
 def test_when_memory_runs_out_the_budget_is_halved_and_stays_so(tiny_teacher):
     tiny_teacher.token_budget = 16 * MAX_LENGTH
     seen = []
-    tiny_teacher.model = Wrapped(tiny_teacher.model, refuse_rows_above(15, seen))
+    tiny_teacher.engine.model = Wrapped(tiny_teacher.engine.model, refuse_rows_above(15, seen))
     texts = ["a " * 100] * 20  # every pair is of full length
     tiny_teacher.score(texts)
     assert tiny_teacher.token_budget == 8 * MAX_LENGTH
@@ -244,7 +246,7 @@ def test_when_memory_runs_out_the_budget_is_halved_and_stays_so(tiny_teacher):
 
 
 def test_memory_that_does_not_suffice_for_one_pair_is_an_error(tiny_teacher):
-    tiny_teacher.model = Wrapped(tiny_teacher.model, refuse_rows_above(0, []))
+    tiny_teacher.engine.model = Wrapped(tiny_teacher.engine.model, refuse_rows_above(0, []))
     with pytest.raises(torch.OutOfMemoryError):
         tiny_teacher.score(TEXTS)
 
@@ -259,7 +261,7 @@ def test_what_was_scored_before_memory_ran_out_is_not_scored_again(tiny_teacher)
         done.append(len(inputs["input_ids"]))
 
     tiny_teacher.token_budget = 512
-    tiny_teacher.model = Wrapped(tiny_teacher.model, fail_once)
+    tiny_teacher.engine.model = Wrapped(tiny_teacher.engine.model, fail_once)
     tiny_teacher.score(TEXTS)
     assert sum(done) == len(TEXTS) * len(CLASSES)
 
@@ -378,19 +380,13 @@ def test_a_hypothesis_that_leaves_no_room_is_found_before_work_begins(load, tiny
 
 
 def test_precision_auto_is_fp32_on_a_cpu_and_any_other_is_as_asked():
-    cpu = torch.device("cpu")
-    found = {name: resolve_precision(name, cpu) for name in ("auto", "fp32", "bf16", "fp16")}
-    assert found == {
-        "auto": torch.float32,
-        "fp32": torch.float32,
-        "bf16": torch.bfloat16,
-        "fp16": torch.float16,
-    }
+    found = {name: resolve_precision(name, use_gpu=False) for name in ("auto", "fp32", "bf16", "fp16", "int8")}
+    assert found == {"auto": "fp32", "fp32": "fp32", "bf16": "bf16", "fp16": "fp16", "int8": "int8"}
 
 
 def test_the_precision_is_that_of_the_models_weights_and_scores_stay_near(tiny_teacher_dir, tiny_teacher):
-    teacher = Teacher.load(spec_of(tiny_teacher_dir, precision="bf16"))
-    assert teacher.model.dtype == torch.bfloat16
+    teacher = Teacher.load(spec_of(tiny_teacher_dir, precision="bf16", backend="torch"))
+    assert teacher.engine.model.dtype == torch.bfloat16
     entailment = teacher.score(TEXTS)[0]
     assert entailment.dtype == np.float32
     assert np.abs(entailment - tiny_teacher.score(TEXTS)[0]).mean() < 0.1
@@ -405,6 +401,7 @@ def test_the_description_says_what_labels_depend_on(tiny_teacher_dir):
     assert fingerprint.startswith("blake2b:")
     assert found == {
         "teacher": str(tiny_teacher_dir),
+        "teacher_parameters": AutoModelForSequenceClassification.from_pretrained(tiny_teacher_dir).num_parameters(),
         "hypothesis_template": TEMPLATE,
         "class_names": list(CLASSES),
         "max_length": 40,
@@ -476,38 +473,31 @@ def test_the_longest_input_is_the_tokenizers_where_that_is_less():
 
 def test_a_padding_token_is_left_as_it_is():
     tokenizer = make_tokenizer("bert")
-    model = make_classifier("bert", tokenizer)
-    assert ensure_pad_token(tokenizer, model) is False
-    assert tokenizer.pad_token == "[PAD]"
+    assert ensure_pad_token(tokenizer) == tokenizer.convert_tokens_to_ids("[PAD]")
 
 
 def test_the_end_token_pads_where_there_is_no_padding_token():
     tokenizer = make_tokenizer("roberta")
-    model = make_classifier("roberta", tokenizer)
     tokenizer.pad_token = None
-    assert ensure_pad_token(tokenizer, model) is True
+    assert ensure_pad_token(tokenizer) == tokenizer.convert_tokens_to_ids("</s>")
     assert tokenizer.pad_token == "</s>"
-    assert model.config.pad_token_id == tokenizer.pad_token_id == tokenizer.convert_tokens_to_ids("</s>")
 
 
 def test_a_tokenizer_with_nothing_to_pad_with_is_an_error():
     tokenizer = make_tokenizer("bert")
-    model = make_classifier("bert", tokenizer)
     tokenizer.pad_token = tokenizer.eos_token = tokenizer.unk_token = None
     with pytest.raises(ModelError, match="padding token"):
-        ensure_pad_token(tokenizer, model)
+        ensure_pad_token(tokenizer)
 
 
 def test_a_slow_tokenizer_scores_as_a_plain_loop(tmp_path):
     tokenizer = CanineTokenizer(model_max_length=MAX_LENGTH)
     model = make_classifier("bert", make_tokenizer("bert"), vocab_size=0xE010)
     teacher = Teacher(
-        model,
-        tokenizer,
-        ["about a"],
+        TorchEngine(model),
+        PairEncoder(tokenizer, ["about a"], MAX_LENGTH),
         entailment_id=2,
         contradiction_id=0,
-        max_length=MAX_LENGTH,
         token_budget=512,
     )
     with torch.inference_mode():

@@ -46,6 +46,7 @@ def teacher_spec(config: DistillConfig, class_names: Sequence[str]) -> TeacherSp
         batch_size=config.teacher_batch_size,
         max_length=config.teacher_max_length,
         precision=config.teacher_precision,
+        backend=config.teacher_backend,
         entailment_id=config.entailment_id,
         contradiction_id=config.contradiction_id,
         use_fast_tokenizer=config.use_fast_tokenizer,

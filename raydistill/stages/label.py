@@ -44,11 +44,15 @@ class Counts:
     padded_tokens: int = 0
     tokenize_seconds: float = 0.0
     forward_seconds: float = 0.0
+    engines: dict[str, int] = dataclasses.field(default_factory=dict)  # pairs that each scored
 
     def add(self, receipt: dict[str, Any]) -> None:
         """Add what one block met."""
         for field in dataclasses.fields(self):
-            setattr(self, field.name, getattr(self, field.name) + (receipt.get(field.name) or 0))
+            if field.name != "engines":
+                setattr(self, field.name, getattr(self, field.name) + (receipt.get(field.name) or 0))
+        if receipt["pairs"]:
+            self.engines[receipt["engine"]] = self.engines.get(receipt["engine"], 0) + receipt["pairs"]
 
 
 def label_corpus(
@@ -178,6 +182,7 @@ RECEIPT = pa.schema(
         ("known_index", pa.list_(pa.int64())),
         ("known_occurrences", pa.list_(pa.int64())),
         *[(name, pa.float64()) for name in ("tokenize_seconds", "forward_seconds")],
+        ("engine", pa.string()),
     ]
 )
 

@@ -36,6 +36,8 @@ from raydistill.stages.checks import (
     teacher_spec,
 )
 
+# Pairs times parameters, from which on a faster engine is worth the seconds that exporting a teacher takes.
+EXPORT_PAYS = 2e10
 PRODUCTS = {LABEL: LABELS_PRODUCT, TRAIN: STUDENT_PRODUCT}
 
 
@@ -152,7 +154,13 @@ class Job:
     @property
     def teacher_spec(self) -> TeacherSpec:
         """The teacher as workers load it."""
-        return teacher_spec(self.config, self.class_names)
+        spec = teacher_spec(self.config, self.class_names)
+        work = self.labelling["teacher_parameters"] * self.texts[0] * len(self.class_names)
+        return dataclasses.replace(
+            spec,
+            fingerprint=self.labelling["teacher_fingerprint"],
+            backend="torch" if spec.backend == "auto" and work < EXPORT_PAYS else spec.backend,
+        )
 
     def execute(self, console: Console, chatter: Chatter | None = None) -> DistillResult:
         """Start or join Ray, plan, and run the stages; with `dry_run`, print the plan only.
@@ -165,11 +173,14 @@ class Job:
         Raises:
             RaydistillError.
         """
+        from raydistill.engines.load import check_backend
         from raydistill.stages.cluster import connection, free_nodes
 
         started = time.monotonic()
         with connection(self.config.address, worker_output=chatter is not None):
             plan = make_plan(free_nodes(), _request(self.config))
+            if LABEL in self.stages:
+                check_backend(self.teacher_spec.backend, self.teacher_spec.precision, use_gpu=plan.teacher_gpus > 0)
             self._announce(console, plan)
             if self.config.dry_run:
                 return DistillResult(self.run_dir.path, self.store.path, {}, {}, {})
@@ -300,7 +311,7 @@ class Job:
 
 def versions() -> dict[str, str]:
     """The versions that a result depends on."""
-    packages = ("raydistill", "ray", "torch", "transformers", "tokenizers", "pyarrow", "numpy")
+    packages = ("raydistill", "ray", "torch", "transformers", "tokenizers", "openvino", "nncf", "pyarrow", "numpy")
     found = {"python": platform.python_version()}
     for name in packages:
         try:

@@ -1,0 +1,45 @@
+"""What an engine is, and which number formats it may use."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+Inputs = Mapping[str, npt.NDArray[np.int64]]
+BACKENDS = ("auto", "torch", "openvino")
+EXACT = "fp32"
+PRECISIONS = (EXACT, "bf16", "fp16", "int8")
+
+
+class Engine(Protocol):
+    """A sequence classifier ready to run.
+
+    Attributes:
+        name: what it is, for people: "openvino fp32".
+        memory_error: what it raises where a batch is too large for the memory.
+    """
+
+    name: str
+    memory_error: type[Exception]
+
+    def logits(self, inputs: Inputs) -> npt.NDArray[np.float32]:
+        """(B, labels) float32, from arrays of (B, L) int64 under the model's own input names."""
+
+    def release_memory(self) -> None:
+        """Give back what a failed batch has left, before a smaller one is tried."""
+
+
+def tokens_per_second(engine: Engine, batches: Sequence[Inputs], rounds: int = 3) -> float:
+    """The best of a few rounds over some batches, after one to warm up."""
+    tokens = sum(next(iter(batch.values())).size for batch in batches)
+    seconds = []
+    for _ in range(rounds + 1):
+        started = time.perf_counter()
+        for batch in batches:
+            engine.logits(batch)
+        seconds.append(time.perf_counter() - started)
+    return tokens / min(seconds[1:])

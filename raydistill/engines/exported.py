@@ -1,0 +1,188 @@
+"""The cache of exported teachers: made once on each machine, by one process, however many ask for it.
+
+An entry is a folder named after everything its content depends on. It is made aside and renamed, under a lock, so a
+kill leaves nothing half-made. It holds the converted model, a few batches with the logits that PyTorch gave for them,
+which every load is checked against, and what was measured: which engine is the faster one on which CPU.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import functools
+import hashlib
+import importlib.metadata
+import json
+import logging
+import os
+import platform
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from raydistill.engines.engine import EXACT, Engine, Inputs, tokens_per_second
+from raydistill.engines.openvino_engine import OpenVinoEngine, convert
+from raydistill.errors import ModelError, first_line
+from raydistill.files import Folder
+
+logger = logging.getLogger(__name__)
+
+VERSION = 1  # of what an entry holds
+CACHE_VARIABLE = "RAYDISTILL_CACHE"
+# How far the logits of the check may lie from PyTorch's fp32 ones, as a share of the largest. A damaged file, or a
+# model that was traced wrongly, is off by its whole size.
+TOLERANCE = {EXACT: 1e-3, "bf16": 0.2, "fp16": 0.2, "int8": 0.3}
+LOGITS = "logits"
+
+
+def cache_folder() -> Path:
+    """`$RAYDISTILL_CACHE`, or `raydistill` in the user's cache folder."""
+    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(os.environ.get(CACHE_VARIABLE) or f"{base}/raydistill").expanduser()
+
+
+class ExportedTeacher:
+    """A converted teacher in a folder, with what is known of it.
+
+    Args:
+        folder: where it lies, or is to lie.
+        kept_alive: held as long as this object is: the temporary folder it lies in.
+    """
+
+    def __init__(self, folder: Path, kept_alive: Any = None) -> None:
+        self.folder, self._kept_alive = folder, kept_alive
+
+    @property
+    def model(self) -> Path:
+        """The converted model; its weights lie beside it."""
+        return self.folder / "model.xml"
+
+    def write(self, model: Any, batches: Sequence[Inputs], precision: str) -> None:
+        """Convert a PyTorch classifier in fp32 on the CPU. Raises ModelError and OSError."""
+        from raydistill.engines.torch_engine import TorchEngine
+
+        exact = TorchEngine(model)
+        convert(model, batches[0], precision, self.model)
+        check: dict[str, Any] = {}
+        for i, batch in enumerate(batches):
+            check |= {f"{i}/{name}": array for name, array in batch.items()} | {f"{i}/{LOGITS}": exact.logits(batch)}
+        np.savez(self.folder / "check.npz", **check)
+        (self.folder / "inputs.json").write_text(json.dumps(list(batches[0])))
+
+    def load(self, precision: str, threads: int | None) -> OpenVinoEngine:
+        """Compile it, and see that it gives the logits it should.
+
+        Raises:
+            ModelError: it does not.
+            Exception: a file is damaged or missing.
+        """
+        engine = OpenVinoEngine(self.model, json.loads((self.folder / "inputs.json").read_text()), precision, threads)
+        for batch, wanted in self._check():
+            off = np.abs(engine.logits(batch) - wanted).max() / max(1.0, np.abs(wanted).max())
+            if not off <= TOLERANCE[precision]:
+                raise ModelError(f"as converted by OpenVINO its logits are off by {off:.2g} of their size.")
+        return engine
+
+    def beats(self, own: Engine, rival: Callable[[], Engine], threads: int | None) -> bool:
+        """Whether this engine is faster than another one on this CPU: measured once, then remembered."""
+        speeds_file = self.folder / "speeds.json"
+        where = f"{own.name}, {threads or os.cpu_count()} threads of {_cpu_name()}"
+        with _locked(self.folder):
+            try:
+                speeds = json.loads(speeds_file.read_text())
+            except (OSError, ValueError):
+                speeds = {}
+            if where not in speeds:
+                longest = [max((batch for batch, _ in self._check()), key=lambda batch: batch["input_ids"].size)]
+                speeds[where] = [round(tokens_per_second(engine, longest), 1) for engine in (own, rival())]
+                with contextlib.suppress(OSError):
+                    Folder(str(self.folder)).write(speeds_file.name, json.dumps(speeds).encode())
+        own_speed, rival_speed = speeds[where]
+        logger.info("%s: %s tokens a second, PyTorch %s", where, own_speed, rival_speed)
+        return own_speed > rival_speed
+
+    def discard(self) -> None:
+        """Remove a damaged one."""
+        with _locked(self.folder):
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _check(self) -> Iterator[tuple[Inputs, npt.NDArray[np.float32]]]:
+        """Batches, and the logits that PyTorch gave for them when the export was made."""
+        with np.load(self.folder / "check.npz") as arrays:
+            for i in sorted({name.split("/")[0] for name in arrays.files}):
+                batch = {name.split("/")[1]: arrays[name] for name in arrays.files if name.split("/")[0] == i}
+                wanted = batch.pop(LOGITS)
+                yield batch, wanted
+
+
+def exported_teacher(
+    fingerprint: str | None, precision: str, fill: Callable[[ExportedTeacher], None]
+) -> ExportedTeacher:
+    """The cached export of a teacher, made now where there is none.
+
+    Where the cache cannot be written, or the teacher has no fingerprint, it is made for this process alone.
+
+    Args:
+        fingerprint: of the teacher's weights.
+        precision: fp32, bf16 and fp16 share one export; int8 has its own.
+        fill: writes a new one.
+
+    Raises:
+        ModelError: the teacher cannot be converted.
+        OSError: no disk has room for it.
+    """
+    if fingerprint:
+        entry = ExportedTeacher(cache_folder() / "teachers" / _key(fingerprint, precision))
+        try:
+            entry.folder.parent.mkdir(parents=True, exist_ok=True)
+            with _locked(entry.folder):
+                if not entry.folder.exists():
+                    _fill_aside(entry, fill)
+            return entry
+        except OSError as error:
+            logger.warning("%s: cannot keep the exported teacher (%s)", cache_folder(), first_line(error))
+    temporary = tempfile.TemporaryDirectory(prefix="raydistill-")
+    entry = ExportedTeacher(Path(temporary.name), kept_alive=temporary)
+    fill(entry)
+    return entry
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """One process at a time; the lock ends with the process, whatever becomes of it."""
+    with folder.with_name(f"{folder.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _fill_aside(entry: ExportedTeacher, fill: Callable[[ExportedTeacher], None]) -> None:
+    for left in entry.folder.parent.glob(f"{entry.folder.name}.*.tmp"):
+        shutil.rmtree(left, ignore_errors=True)
+    aside = ExportedTeacher(entry.folder.with_name(f"{entry.folder.name}.{os.getpid()}.tmp"))
+    aside.folder.mkdir()
+    try:
+        fill(aside)
+        aside.folder.rename(entry.folder)
+    except BaseException:
+        shutil.rmtree(aside.folder, ignore_errors=True)
+        raise
+
+
+def _key(fingerprint: str, precision: str) -> str:
+    weights, packages = ("int8", ("nncf",)) if precision == "int8" else ("exact", ())
+    versions = [importlib.metadata.version(name) for name in ("openvino", "transformers", "torch", *packages)]
+    return hashlib.blake2b(json.dumps([VERSION, fingerprint, weights, versions]).encode(), digest_size=16).hexdigest()
+
+
+@functools.cache
+def _cpu_name() -> str:
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

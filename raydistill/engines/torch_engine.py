@@ -1,0 +1,61 @@
+"""PyTorch: always there, on CPUs and GPUs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from transformers import AutoModelForSequenceClassification
+
+from raydistill.engines.engine import EXACT, Inputs
+from raydistill.engines.first_token import narrow_last_layer
+
+DTYPES = {EXACT: torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class TorchEngine:
+    """A model run by PyTorch itself, with its own attention kernels.
+
+    Args:
+        model: a sequence classifier, on its device, in its number format.
+    """
+
+    memory_error: type[Exception] = torch.OutOfMemoryError
+
+    def __init__(self, model: Any) -> None:
+        self.model = model.eval()
+        self.name = f"torch {next(name for name, dtype in DTYPES.items() if dtype == model.dtype)}"
+
+    @classmethod
+    def load(cls, name_or_path: str, precision: str, *, pad_token_id: int, use_gpu: bool) -> TorchEngine:
+        """Load by name, in a number format of `DTYPES`."""
+        model = load_exact(name_or_path, pad_token_id)
+        return cls(model.to(device="cuda" if use_gpu else "cpu", dtype=DTYPES[precision]))
+
+    @torch.inference_mode()
+    def logits(self, inputs: Inputs) -> npt.NDArray[np.float32]:
+        """(B, labels) float32, from arrays of (B, L) int64 under the model's own input names."""
+        device = self.model.device
+        tensors = {name: torch.from_numpy(array) for name, array in inputs.items()}
+        if device.type == "cuda":
+            tensors = {name: tensor.pin_memory().to(device, non_blocking=True) for name, tensor in tensors.items()}
+        return self.model(**tensors).logits.float().cpu().numpy()
+
+    def release_memory(self) -> None:
+        """Give back what a failed batch has left."""
+        torch.cuda.empty_cache()
+
+
+def load_exact(name_or_path: str, pad_token_id: int) -> Any:
+    """The teacher in fp32 on the CPU, with no more of the last layer than its classifier reads."""
+    model = AutoModelForSequenceClassification.from_pretrained(name_or_path, dtype=torch.float32).eval()
+    model.config.pad_token_id = pad_token_id
+    narrow_last_layer(model)
+    return model
+
+
+def preferred_gpu_precision() -> str:
+    """The fastest number format of this machine's GPU that keeps the ranking: bf16, or fp16 where it has none."""
+    return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"

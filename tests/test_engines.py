@@ -1,0 +1,314 @@
+"""Engines: every one gives the plain model's logits; exports are made once, checked, and mended."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from tiny_models import FAMILIES, make_classifier, make_tokenizer, save_classifier, sentences
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertForSequenceClassification
+
+from raydistill.engines import exported, load, openvino_engine, torch_engine
+from raydistill.engines.first_token import narrow_last_layer
+from raydistill.engines.load import EngineRequest, check_backend, load_engine
+from raydistill.errors import ConfigError, ModelError
+
+FIRST_TOKEN = {"bert": True, "roberta": True, "xlm-roberta": True, "bart": False, "deberta-v2": False}
+CONVERTED = [family for family in FAMILIES if family != "bart"]
+FINGERPRINT = "blake2b:0123"
+
+
+@pytest.fixture(scope="module")
+def family_dirs(tmp_path_factory):
+    return {family: save_classifier(tmp_path_factory.mktemp(family), family) for family in FAMILIES}
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("RAYDISTILL_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "teachers"
+
+
+def batches_of(folder, sizes=(2, 5)):
+    """Pairs of mixed length, as the model's inputs."""
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    texts = sentences()
+    found = []
+    for size in sizes:
+        firsts = [" ".join(texts[i : i + 1 + i % 3]) for i in range(size)]
+        batch = tokenizer(firsts, ["about sport"] * size, padding=True, return_tensors="np")
+        found.append({name: batch[name].astype(np.int64) for name in tokenizer.model_input_names})
+    return found
+
+
+def request(folder, **changes):
+    wanted = {
+        "fingerprint": FINGERPRINT,
+        "backend": "openvino",
+        "precision": "fp32",
+        "pad_token_id": AutoTokenizer.from_pretrained(folder).pad_token_id,
+        "use_gpu": False,
+        "threads": 1,
+    }
+    return EngineRequest(str(folder), **wanted | changes)
+
+
+@torch.inference_mode()
+def plain_logits(folder, batch):
+    model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    return model(**{name: torch.from_numpy(array) for name, array in batch.items()}).logits.numpy()
+
+
+def entries(cache):
+    return [path for path in cache.iterdir() if path.is_dir()]
+
+
+# The first token alone
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("size", [1, 7])
+def test_a_narrowed_model_gives_the_same_logits(family, size, family_dirs):
+    model = AutoModelForSequenceClassification.from_pretrained(family_dirs[family]).eval()
+    assert narrow_last_layer(model) is FIRST_TOKEN[family]
+    batch = batches_of(family_dirs[family], [size])[0]
+    with torch.inference_mode():
+        found = model(**{name: torch.from_numpy(array) for name, array in batch.items()}).logits.numpy()
+    np.testing.assert_allclose(found, plain_logits(family_dirs[family], batch), atol=1e-5)
+
+
+def test_a_narrowed_model_computes_one_token_of_its_last_layer(family_dirs):
+    model = AutoModelForSequenceClassification.from_pretrained(family_dirs["bert"]).eval()
+    narrow_last_layer(model)
+    seen = []
+    for layer in model.bert.encoder.layer:
+        layer.intermediate.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0].shape[1]))
+    batch = {name: torch.from_numpy(array) for name, array in batches_of(family_dirs["bert"])[0].items()}
+    model(**batch)
+    assert seen == [*[batch["input_ids"].shape[1]] * (len(seen) - 1), 1]
+
+
+class MeanOfTokens(BertForSequenceClassification):
+    """Reads more than the first token."""
+
+    def forward(self, input_ids, attention_mask, token_type_ids=None):
+        hidden = self.bert(input_ids, attention_mask, token_type_ids).last_hidden_state
+        return type("Output", (), {"logits": self.classifier(hidden.mean(1))})()
+
+
+def test_a_model_that_reads_other_tokens_stays_as_it_is():
+    model = MeanOfTokens(make_classifier("bert", make_tokenizer("bert")).config).eval()
+    attention = model.bert.encoder.layer[-1].attention
+    assert narrow_last_layer(model) is False
+    assert model.bert.encoder.layer[-1].attention is attention
+
+
+# OpenVINO
+
+
+@pytest.mark.parametrize("family", CONVERTED)
+def test_openvino_gives_the_plain_models_logits(family, family_dirs, cache):
+    batches = batches_of(family_dirs[family])
+    engine = load_engine(request(family_dirs[family]), batches)
+    assert engine.name == "openvino fp32"
+    for batch in [*batches, *batches_of(family_dirs[family], [1, 3, 8])]:
+        np.testing.assert_allclose(engine.logits(batch), plain_logits(family_dirs[family], batch), atol=1e-5)
+
+
+def test_results_of_earlier_batches_stay_as_they_were(family_dirs, cache):
+    first, second = batches_of(family_dirs["bert"], [4, 4])
+    engine = load_engine(request(family_dirs["bert"]), [first])
+    second["input_ids"][:] = first["input_ids"][:, ::-1]
+    before = engine.logits(first)
+    kept = before.copy()
+    engine.logits(second)
+    np.testing.assert_array_equal(before, kept)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "int8"])
+def test_reduced_precisions_stay_near(precision, family_dirs, cache):
+    if openvino_engine.lacks(precision):
+        pytest.skip(f"this CPU has no {precision}")
+    batch = batches_of(family_dirs["bert"])[1]
+    engine = load_engine(request(family_dirs["bert"], precision=precision), [batch])
+    assert engine.name == f"openvino {precision}"
+    off = np.abs(engine.logits(batch) - plain_logits(family_dirs["bert"], batch)).max()
+    assert 0 < off < 0.1
+
+
+def test_a_model_that_cannot_be_converted_runs_in_pytorch(family_dirs, cache, caplog):
+    batches = batches_of(family_dirs["bart"])
+    engine = load_engine(request(family_dirs["bart"]), batches)
+    assert engine.name == "torch fp32"
+    assert "cannot convert a BartForSequenceClassification" in caplog.text
+    np.testing.assert_allclose(engine.logits(batches[1]), plain_logits(family_dirs["bart"], batches[1]), atol=1e-5)
+    with pytest.raises(ModelError, match="int8: OpenVINO cannot convert"):
+        load_engine(request(family_dirs["bart"], precision="int8"), batches)
+
+
+@pytest.mark.parametrize(("own", "rival", "name"), [(2.0, 1.0, "openvino fp32"), (1.0, 2.0, "torch fp32")])
+def test_auto_takes_what_was_measured_faster_and_measures_once(own, rival, name, family_dirs, cache, monkeypatch):
+    measured = []
+
+    def speed(engine, batches, rounds=3):
+        measured.append(engine.name)
+        return {"openvino fp32": own, "torch fp32": rival}[engine.name]
+
+    monkeypatch.setattr(exported, "tokens_per_second", speed)
+    for _ in range(2):
+        engine = load_engine(request(family_dirs["bert"], backend="auto"), batches_of(family_dirs["bert"]))
+        assert engine.name == name
+    assert measured == ["openvino fp32", "torch fp32"]
+
+
+def test_without_openvino_auto_is_pytorch(family_dirs, cache, monkeypatch):
+    monkeypatch.setattr(openvino_engine, "installed", lambda precision="fp32": False)
+    engine = load_engine(request(family_dirs["bert"], backend="auto"), batches_of(family_dirs["bert"]))
+    assert engine.name == "torch fp32"
+    assert not cache.exists()
+
+
+@pytest.mark.parametrize(
+    ("backend", "precision", "use_gpu", "message"),
+    [
+        ("openvino", "fp32", False, r"--teacher-backend openvino: not installed: pip install 'raydistill\[openvino\]'"),
+        ("auto", "int8", False, r"--teacher-precision int8: not installed: pip install 'raydistill\[int8\]'"),
+        ("torch", "int8", False, "int8 is done by OpenVINO"),
+        ("openvino", "fp32", True, "--teacher-backend openvino is for CPUs"),
+        ("auto", "int8", True, "--teacher-precision int8 is for CPUs"),
+    ],
+)
+def test_what_cannot_be_had_is_one_clear_error(backend, precision, use_gpu, message, monkeypatch):
+    monkeypatch.setattr(openvino_engine, "installed", lambda precision="fp32": False)
+    with pytest.raises(ConfigError, match=message):
+        check_backend(backend, precision, use_gpu=use_gpu)
+
+
+def test_a_number_format_that_the_cpu_lacks_is_an_error_where_openvino_is_asked_for(family_dirs, cache, monkeypatch):
+    monkeypatch.setattr(openvino_engine, "lacks", lambda precision: True)
+    with pytest.raises(ConfigError, match="CPU cannot compute in it"):
+        load_engine(request(family_dirs["bert"], precision="bf16"), batches_of(family_dirs["bert"]))
+    engine = load_engine(
+        request(family_dirs["bert"], precision="bf16", backend="auto"), batches_of(family_dirs["bert"])
+    )
+    assert engine.name == "torch bf16"
+
+
+# The cache
+
+
+def test_an_export_is_made_once(family_dirs, cache, monkeypatch):
+    batches = batches_of(family_dirs["bert"])
+    wanted = load_engine(request(family_dirs["bert"]), batches).logits(batches[1])
+    monkeypatch.setattr(torch_engine, "load_exact", lambda *_: pytest.fail("the weights were read again"))
+    again = load_engine(request(family_dirs["bert"]), batches)
+    np.testing.assert_array_equal(again.logits(batches[1]), wanted)
+    assert len(entries(cache)) == 1
+
+
+def test_another_teacher_or_other_weights_have_another_export(family_dirs, cache):
+    batches = batches_of(family_dirs["bert"])
+    load_engine(request(family_dirs["bert"]), batches)
+    load_engine(request(family_dirs["bert"], fingerprint="blake2b:4567"), batches)
+    load_engine(request(family_dirs["bert"], precision="int8"), batches)
+    assert len(entries(cache)) == 3
+
+
+def test_without_a_fingerprint_nothing_is_kept(family_dirs, cache):
+    batches = batches_of(family_dirs["bert"])
+    engine = load_engine(request(family_dirs["bert"], fingerprint=None), batches)
+    assert engine.name == "openvino fp32"
+    assert not cache.exists()
+
+
+@pytest.mark.parametrize("name", ["model.xml", "model.bin", "inputs.json", "check.npz"])
+@pytest.mark.parametrize("damage", ["gone", "cut", "zeros"])
+def test_a_damaged_export_is_made_anew(name, damage, family_dirs, cache):
+    batches = batches_of(family_dirs["bert"])
+    wanted = load_engine(request(family_dirs["bert"]), batches).logits(batches[1])
+    file = entries(cache)[0] / name
+    content = file.read_bytes()
+    if damage == "gone":
+        file.unlink()
+    else:
+        file.write_bytes(content[: len(content) // 2] if damage == "cut" else bytes(len(content)))
+    again = load_engine(request(family_dirs["bert"]), batches)
+    assert again.name == "openvino fp32"
+    np.testing.assert_array_equal(again.logits(batches[1]), wanted)
+    assert file.read_bytes()[:1] == content[:1]
+
+
+def test_a_cache_that_cannot_be_written_does_not_stop_the_teacher(family_dirs, tmp_path, monkeypatch, caplog):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("RAYDISTILL_CACHE", str(tmp_path / "file" / "cache"))
+    engine = load_engine(request(family_dirs["bert"]), batches_of(family_dirs["bert"]))
+    assert engine.name == "openvino fp32"
+    assert "cannot keep the exported teacher" in caplog.text
+
+
+def test_a_disk_without_room_leaves_pytorch(family_dirs, cache, monkeypatch, caplog):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(exported, "convert", full)
+    engine = load_engine(request(family_dirs["bert"]), batches_of(family_dirs["bert"]))
+    assert engine.name == "torch fp32"
+    assert "No space left on device" in caplog.text
+    assert entries(cache) == []
+
+
+def _load_and_count(folder, exports):
+    make = exported.convert
+
+    def counted(*arguments):
+        exports.put(os.getpid())
+        make(*arguments)
+
+    exported.convert = counted
+    assert load_engine(request(folder), batches_of(folder)).name == "openvino fp32"
+
+
+def test_processes_that_start_together_share_one_export(family_dirs, cache):
+    context = multiprocessing.get_context("spawn")
+    exports = context.Queue()
+    processes = [context.Process(target=_load_and_count, args=(family_dirs["bert"], exports)) for _ in range(3)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0, 0, 0]
+    assert exports.get(timeout=5)
+    assert exports.empty()
+    assert len(entries(cache)) == 1
+
+
+def test_what_a_killed_export_has_left_is_swept(family_dirs, cache):
+    load_engine(request(family_dirs["bert"]), batches_of(family_dirs["bert"]))
+    entry = entries(cache)[0]
+    half_made = entry.with_name(f"{entry.name}.999999.tmp")
+    shutil.copytree(entry, half_made)
+    shutil.rmtree(entry)
+    load_engine(request(family_dirs["bert"]), batches_of(family_dirs["bert"]))
+    assert entries(cache) == [entry]
+
+
+def test_the_cache_lies_where_the_environment_says(monkeypatch):
+    monkeypatch.delenv("RAYDISTILL_CACHE", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", "/somewhere")
+    assert str(exported.cache_folder()) == "/somewhere/raydistill"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert exported.cache_folder().parts[-2:] == (".cache", "raydistill")
+    monkeypatch.setenv("RAYDISTILL_CACHE", "/elsewhere")
+    assert str(exported.cache_folder()) == "/elsewhere"
+
+
+def test_importing_openvino_sends_nothing(family_dirs, cache):
+    import sys
+
+    load_engine(request(family_dirs["bert"]), batches_of(family_dirs["bert"]))
+    assert sys.modules["openvino_telemetry"] is None
+    assert load.openvino_engine is openvino_engine
