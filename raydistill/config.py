@@ -144,6 +144,17 @@ class DistillConfig:
         group=TEACHER,
         choices=("auto", "torch", "openvino"),
     )
+    audit_texts: int = option(
+        256,
+        "Texts of the corpus that are scored by the exact teacher too, before a reduced precision is used.",
+        group=TEACHER,
+    )
+    min_agreement: float = option(
+        0.99,
+        "Share of these texts on which both must name the same class; below it the teacher runs in fp32.",
+        group=TEACHER,
+    )
+    strict: bool = option(False, "Stop where a reduced precision does not reach --min-agreement.", group=TEACHER)
     entailment_id: int | None = option(
         None,
         "Index of the teacher's entailment logit, where its config does not name it.",
@@ -214,10 +225,14 @@ class DistillConfig:
         faults += _template_faults(self.hypothesis_template)
         if not (math.isfinite(self.temperature) and self.temperature > 0):
             faults.append(f"--temperature {self.temperature} must be a number above 0")
-        for name in ("teacher_batch_size", "teacher_max_length", "student_max_length", "shuffle_buffer"):
+        for name in ("teacher_batch_size", "teacher_max_length", "student_max_length", "shuffle_buffer", "audit_texts"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 faults.append(f"{flag(name)} {value} must be 1 or more")
+        if self.teacher_precision == "int8" and self.teacher_backend == "torch":
+            faults.append("--teacher-precision int8 is done by OpenVINO: leave --teacher-backend torch out")
+        if not 0 <= self.min_agreement <= 1:
+            faults.append(f"--min-agreement {self.min_agreement} must be between 0 and 1")
         for field in option_fields():
             value = getattr(self, field.name)
             if value == "" or (isinstance(value, tuple) and "" in value):

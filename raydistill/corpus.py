@@ -13,6 +13,7 @@ import itertools
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from hashlib import blake2b
+from typing import TypeVar
 
 import pyarrow as pa
 import pyarrow.csv as pacsv
@@ -22,6 +23,7 @@ from raydistill.corpus_files import CorpusFile
 from raydistill.errors import CorpusError, first_line
 from raydistill.files import open_path
 
+T = TypeVar("T")
 READ_BYTES = 4 << 20
 LONGEST_LINE = 64 << 20  # a longer one is a file without line ends rather than a text
 BOM = b"\xef\xbb\xbf"
@@ -95,6 +97,37 @@ def _lines_per_byte(file: CorpusFile, sample_bytes: int) -> float:
         while block := stream.read(READ_BYTES):
             lines += block.count(b"\n")
     return max(lines, 1) / max(len(head), 1)
+
+
+def sample_texts(files: Sequence[CorpusFile], text_column: str, count: int, places: int = 16) -> list[str]:
+    """Up to `count` distinct texts, taken in like shares from places spread evenly over the corpus.
+
+    The same corpus gives the same sample. Raises CorpusError.
+    """
+    some = _spread(files, places)
+    size = sum(file.size for file in some) // places + 1
+    splits = _spread(make_splits(some, size), places)
+    found: dict[str, None] = {}
+    beginnings = [_distinct(split, text_column, count) for split in splits]
+    share = -(-count // len(splits))
+    for texts in [*(texts[:share] for texts in beginnings), *(texts[share:] for texts in beginnings)]:
+        found |= dict.fromkeys(texts)
+    return list(found)[:count]
+
+
+def _spread(items: Sequence[T], count: int) -> list[T]:
+    """Up to `count` items at even distances."""
+    return [items[i * len(items) // min(count, len(items))] for i in range(min(count, len(items)))]
+
+
+def _distinct(split: Split, text_column: str, count: int) -> list[str]:
+    """The first distinct texts of a split."""
+    found: dict[str, None] = {}
+    for texts in read_split(split, text_column):
+        found |= dict.fromkeys(text for text in map(clean, texts) if text)
+        if len(found) >= count:
+            break
+    return list(found)[:count]
 
 
 def text_id(text: str) -> str:

@@ -69,6 +69,14 @@ def parquet(path: Path, **columns: list) -> str:
 # name -> (changes to the good options, given (tmp_path, good); what the line must say)
 Case = tuple[Callable[[Path, dict], dict], list[str]]
 BAD_INPUT: dict[str, Case] = {
+    "int8 by PyTorch": (
+        lambda t, g: {"--teacher-precision": "int8", "--teacher-backend": "torch"},
+        ["--teacher-precision int8", "--teacher-backend"],
+    ),
+    "unknown backend": (lambda t, g: {"--teacher-backend": "onnx"}, ["--teacher-backend", "onnx", "openvino"]),
+    "agreement above one": (lambda t, g: {"--min-agreement": "99"}, ["--min-agreement 99", "between 0 and 1"]),
+    "agreement not a number": (lambda t, g: {"--min-agreement": "nan"}, ["--min-agreement nan"]),
+    "audit of nothing": (lambda t, g: {"--audit-texts": "0"}, ["--audit-texts 0 must be 1 or more"]),
     "corpus missing": (lambda t, g: {"--data-file": str(t / "no.txt")}, ["--data-file", "no.txt", "no such file"]),
     "corpus empty": (lambda t, g: {"--data-file": written(t / "c.txt", "")}, ["c.txt", "is empty"]),
     "corpus binary": (lambda t, g: {"--data-file": written(t / "c.txt", b"\x7fELF\0\0\1")}, ["c.txt", "binary"]),

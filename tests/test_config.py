@@ -85,7 +85,7 @@ def test_false_has_many_spellings(text):
         ("output_dir", ["a", "b"], "text"),
         ("teacher_name_or_path", {"name": "x"}, "text"),
         ("data_file", 3, "text"),
-        ("teacher_precision", "fp8", "one of auto, fp32, bf16, fp16"),
+        ("teacher_precision", "fp8", "one of auto, fp32, bf16, fp16, int8"),
     ],
 )
 def test_a_value_of_the_wrong_type_is_an_error_that_names_the_flag_the_value_and_the_type(name, value, wanted):

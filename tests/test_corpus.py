@@ -9,6 +9,7 @@ import io
 import json
 import re
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -18,7 +19,16 @@ from hypothesis import strategies as st
 
 from raydistill import corpus
 from raydistill.class_names import read_class_names
-from raydistill.corpus import Split, check_readable, clean, estimate_texts, make_splits, read_split, text_id
+from raydistill.corpus import (
+    Split,
+    check_readable,
+    clean,
+    estimate_texts,
+    make_splits,
+    read_split,
+    sample_texts,
+    text_id,
+)
 from raydistill.corpus_files import find_files
 from raydistill.errors import CorpusError
 
@@ -640,3 +650,32 @@ def test_class_names_that_cannot_be_read_are_an_error_that_names_the_file(name, 
 def test_no_class_names_file_is_an_error(path):
     with pytest.raises(CorpusError, match="--class-names-file is missing"):
         read_class_names(path)
+
+
+# Samples
+
+
+def test_a_sample_is_spread_over_the_corpus_and_always_the_same(tmp_path):
+    (tmp_path / "a.txt").write_text("".join(f"text {i} of the first file\n" for i in range(20_000)))
+    (tmp_path / "b.txt").write_text("".join(f"text {i} of the second file\n" for i in range(20_000)))
+    files = find_files([str(tmp_path)])
+    sample = sample_texts(files, "text", 160)
+    assert len(sample) == len(set(sample)) == 160
+    numbers = [int(text.split()[1]) + 20_000 * ("second" in text) for text in sample]
+    assert np.histogram(numbers, bins=8, range=(0, 40_000))[0].min() >= 10  # a place may lie just beside a border
+    assert sample_texts(files, "text", 160) == sample
+
+
+@pytest.mark.parametrize("count", [1, 5, 100])
+def test_a_sample_holds_no_blank_and_no_text_twice_and_no_more_than_there_are(tmp_path, count):
+    (tmp_path / "c.txt").write_text("one\n\n  two \none\n\t\nthree\ntwo\n")
+    (tmp_path / "d.txt").write_text("four\none\n")
+    sample = sample_texts(find_files([str(tmp_path)]), "text", count)
+    assert len(sample) == min(count, 4)
+    assert len(set(sample) & {"one", "two", "three", "four"}) == len(sample)
+
+
+def test_a_sample_is_filled_from_where_there_are_more(tmp_path):
+    (tmp_path / "a.txt").write_text("same\n" * 5000)
+    (tmp_path / "b.txt").write_text("".join(f"text {i}\n" for i in range(5000)))
+    assert len(sample_texts(find_files([str(tmp_path)]), "text", 500)) == 500

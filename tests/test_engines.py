@@ -177,7 +177,6 @@ def test_without_openvino_auto_is_pytorch(family_dirs, cache, monkeypatch):
     [
         ("openvino", "fp32", False, r"--teacher-backend openvino: not installed: pip install 'raydistill\[openvino\]'"),
         ("auto", "int8", False, r"--teacher-precision int8: not installed: pip install 'raydistill\[int8\]'"),
-        ("torch", "int8", False, "int8 is done by OpenVINO"),
         ("openvino", "fp32", True, "--teacher-backend openvino is for CPUs"),
         ("auto", "int8", True, "--teacher-precision int8 is for CPUs"),
     ],

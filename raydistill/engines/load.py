@@ -45,8 +45,6 @@ def check_backend(backend: str, precision: str, *, use_gpu: bool) -> None:
             what = "--teacher-backend openvino" if backend == "openvino" else "--teacher-precision int8"
             raise ConfigError(f"{what} is for CPUs, and the teacher is to run on GPUs. Leave it out, or add --use-cpu.")
         return
-    if precision == "int8" and backend == "torch":
-        raise ConfigError("--teacher-precision int8 is done by OpenVINO: leave --teacher-backend out.")
     if (backend == "openvino" or precision == "int8") and not openvino_engine.installed(precision):
         what = "--teacher-precision int8" if precision == "int8" else "--teacher-backend openvino"
         raise ConfigError(f"{what}: not installed: {INSTALL.get(precision, INSTALL[EXACT])}.")

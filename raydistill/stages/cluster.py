@@ -35,6 +35,8 @@ WORKER_ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE"}
 FORWARDED_ENVIRONMENT = ("HF_HUB_OFFLINE", "HF_ENDPOINT")
 PRIVATE_ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
+    # Ray ends an idle worker after a second, and starting the next one, for every block written, takes a CPU second.
+    "RAY_idle_worker_killing_time_threshold_ms": "600000",
     "RAY_worker_niceness": "0",  # Ray's 15 would yield to whatever else the machine does
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # a report waits for the next check: by default up to 2 s
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # nobody drains a private Ray

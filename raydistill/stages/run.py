@@ -18,7 +18,7 @@ from typing import Any
 
 from raydistill.class_names import read_class_names
 from raydistill.config import LABELS_PRODUCT, STUDENT_PRODUCT, DistillConfig
-from raydistill.corpus import check_readable, estimate_texts
+from raydistill.corpus import check_readable, estimate_texts, sample_texts
 from raydistill.corpus_files import CorpusFile, find_files
 from raydistill.errors import ConfigError, CorpusError
 from raydistill.label_store import LabelStore
@@ -209,6 +209,7 @@ class Job:
         console.say(f"plan   {describe_plan(plan, self.stages)}")
 
     def _label(self, plan: Plan, console: Console) -> None:
+        from raydistill.stages.audit import choose_precision
         from raydistill.stages.label import label_corpus
 
         corpus = corpus_signature(self.files, self.config.text_column)
@@ -217,10 +218,17 @@ class Job:
             console.say(f"label  done before: {earlier['texts']:,} texts in {self.store.path}")
             self.run_dir.update(counts=_counts(earlier))
             return
+        # Once chosen, a precision stays: the labels of a store are all of one kind.
+        scoring = (self.store.record() or {}).get("scoring") or choose_precision(
+            self.config, self.teacher_spec, self._sample(), plan, console
+        )
         self.store.folder.create()
-        self.store.write_record({"labelling": self.labelling, "versions": versions(), "complete": None})
+        record = {"labelling": self.labelling, "scoring": scoring, "versions": versions()}
+        self.store.write_record(record | {"complete": None})
+        self.run_dir.update(scoring=scoring)
+        spec = dataclasses.replace(self.teacher_spec, precision=scoring["precision"])
         with console.stage("label", "texts", self.texts[0]) as progress:
-            counts = label_corpus(self.files, self.config.text_column, self.teacher_spec, self.store, plan, progress)
+            counts = label_corpus(self.files, self.config.text_column, spec, self.store, plan, progress)
         if not counts.texts:
             raise CorpusError(f"--data-file {self.config.data_file[0]}: holds no text but blank ones.")
         if counts.known:
@@ -238,10 +246,13 @@ class Job:
             "blanks": counts.blanks,
             "pairs": counts.texts * len(self.class_names),
         }
-        self.store.write_record({"labelling": self.labelling, "versions": versions(), "complete": complete})
+        self.store.write_record(record | {"complete": complete})
         self.seconds[LABEL] = round(progress.seconds, 3)
         effort = dataclasses.asdict(counts) | {"seconds": self.seconds[LABEL], "finished": True}
         self.run_dir.update(counts=_counts(complete), stages={LABEL: effort})
+
+    def _sample(self) -> list[str]:
+        return sample_texts(self.files, self.config.text_column, self.config.audit_texts)
 
     def _train(self, plan: Plan, console: Console) -> None:
         from raydistill.stages.train import train_student
@@ -299,6 +310,9 @@ class Job:
             )
         ]
         rows += [("pairs", f"{counts['pairs']:,}")]
+        rows += (
+            [("teacher", _describe_effort(effort))] if (effort := record["stages"].get(LABEL, {})).get("pairs") else []
+        )
         rows += [(name.replace("_", " "), f"{value:.4f}") for name, value in result.figures.items()]
         rows += [("time", ", ".join(f"{name} {duration(value)}" for name, value in result.seconds.items()))]
         rows += [("labels", result.labels)]
@@ -337,6 +351,16 @@ def describe_plan(plan: Plan, stages: Sequence[str]) -> str:
     if TRAIN in stages:
         parts.append(f"{_count(plan.train_workers, 'train worker')} of {_size(plan.train_cpus, plan.train_gpus)}")
     return f"{_count(plan.nodes, 'node')}: {', then '.join(parts)}"
+
+
+def _describe_effort(effort: dict[str, Any]) -> str:
+    """One line on what scored the pairs, and where its time went."""
+    busy = effort["tokenize_seconds"] + effort["forward_seconds"]
+    return (
+        f"{', '.join(sorted(effort['engines']))}; {effort['pairs'] / busy:,.0f} pairs/s per actor, "
+        f"{effort['forward_seconds'] / busy:.1%} of it forward passes, "
+        f"{1 - effort['tokens'] / effort['padded_tokens']:.1%} padding"
+    )
 
 
 def _count(number: int, noun: str) -> str:

@@ -1,0 +1,83 @@
+"""What a reduced precision of the teacher changes in the labels, and what it gains."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from raydistill.distillation import Floats, soft_labels
+from raydistill.errors import ModelError
+from raydistill.specs import Effort, TeacherSpec
+
+WARM_UP = 8  # texts scored before the clock runs: first passes compile and fill caches
+
+Logits = tuple[Floats, Floats]
+
+
+@dataclasses.dataclass(frozen=True)
+class Audit:
+    """A teacher in a reduced precision beside the exact one, on the same texts.
+
+    Attributes:
+        precision: the reduced one.
+        engine: what runs it.
+        texts: how many were compared.
+        agreement: the share whose winning class is the same; multi-label: of the K decisions at 0.5 on each text.
+        max_difference, mean_difference: of soft labels, absolute.
+        speedup: how many times as fast the reduced one was.
+    """
+
+    precision: str
+    engine: str
+    texts: int
+    agreement: float
+    max_difference: float
+    mean_difference: float
+    speedup: float
+
+    def __str__(self) -> str:
+        return (
+            f"{self.engine} against fp32 on {self.texts:,} texts: {self.agreement:.1%} of decisions agree, soft labels "
+            f"differ by {self.max_difference:.2g} at most and {self.mean_difference:.2g} on average; "
+            f"{self.speedup:.1f} times as fast"
+        )
+
+
+def compare(exact: Logits, reduced: Logits, *, temperature: float, multi_label: bool) -> tuple[float, float, float]:
+    """(agreement, max_difference, mean_difference) of the soft labels that two sets of logits give.
+
+    Args:
+        exact, reduced: (entailment, contradiction), each (N, K), with N ≥ 1.
+    """
+    wanted, found = (
+        soft_labels(*logits, temperature=temperature, multi_label=multi_label) for logits in (exact, reduced)
+    )
+    same = (wanted > 0.5) == (found > 0.5) if multi_label else wanted.argmax(axis=1) == found.argmax(axis=1)
+    off = np.abs(wanted - found)
+    return float(same.mean()), float(off.max()), float(off.mean())
+
+
+def audit_teacher(
+    exact: TeacherSpec, reduced: TeacherSpec, texts: Sequence[str], *, temperature: float, multi_label: bool
+) -> Audit:
+    """Score texts twice and compare. Raises ModelError and ConfigError."""
+    from raydistill.teacher import Teacher  # here, so that the driver need not load torch
+
+    logits, seconds, names = [], [], []
+    for spec in (exact, reduced):
+        teacher, effort = Teacher.load(spec), Effort()
+        try:
+            teacher.score(texts[:WARM_UP])
+            logits.append(teacher.score(texts, effort))
+        except FloatingPointError as error:
+            bad = texts[error.args[1]]
+            raise ModelError(f"{teacher.engine.name} gives logits that are not finite for {bad[:60]!r}.") from None
+        seconds.append(effort.tokenize_seconds + effort.forward_seconds)
+        names.append(teacher.engine.name)
+        del teacher  # two models at a time may not fit a GPU
+    agreement, largest, mean = compare(*logits, temperature=temperature, multi_label=multi_label)
+    return Audit(
+        names[1].split()[-1], names[1], len(texts), agreement, largest, mean, round(seconds[0] / seconds[1], 3)
+    )

@@ -1,0 +1,51 @@
+"""Which precision the teacher runs in: the exact one, or a reduced one that has passed its audit."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, cast
+
+import ray
+
+from raydistill.audit import Audit, audit_teacher
+from raydistill.config import DistillConfig
+from raydistill.engines.engine import EXACT
+from raydistill.errors import ModelError
+from raydistill.progress import Console
+from raydistill.resources import Plan
+from raydistill.specs import TeacherSpec
+from raydistill.stages.cluster import our_errors
+
+
+def choose_precision(
+    config: DistillConfig, spec: TeacherSpec, sample: Sequence[str], plan: Plan, console: Console
+) -> dict[str, Any]:
+    """What to score with: `precision`, and under `audit` what was found of a reduced one.
+
+    Exact where that was asked for, and by default on a CPU. Anything else is first compared with the exact teacher on
+    a sample of the corpus, where a teacher actor will run; below `min_agreement` the exact one is taken.
+
+    Raises:
+        ModelError: below `min_agreement`, with `strict`; the teacher cannot run in that precision.
+    """
+    reduced = dataclasses.replace(spec, use_gpu=plan.teacher_gpus > 0, threads=plan.teacher_threads)
+    if spec.precision == EXACT or (spec.precision == "auto" and not reduced.use_gpu):
+        return {"precision": EXACT, "audit": None}
+    exact = dataclasses.replace(reduced, precision=EXACT)
+    resources: dict[str, Any] = {"num_cpus": plan.teacher_cpus, "num_gpus": plan.teacher_gpus, "max_retries": 0}
+    remote: Any = ray.remote(**resources)(cast(Any, audit_teacher))
+    with our_errors(), console.stage("audit", "texts", len(sample)) as progress:
+        ref = remote.remote(
+            exact, reduced, list(sample), temperature=config.temperature, multi_label=config.multi_label
+        )
+        audit: Audit = ray.get(ref)
+        progress.update(len(sample))
+    console.say(f"       {audit}")
+    passed = audit.agreement >= config.min_agreement
+    if not passed:
+        below = f"{audit.precision} agrees on {audit.agreement:.1%}, below --min-agreement {config.min_agreement:g}"
+        if config.strict:
+            raise ModelError(f"{below}. Lower it, use --teacher-precision fp32, or leave --strict out.")
+        console.say(f"       {below}: the teacher runs in fp32")
+    return {"precision": audit.precision if passed else EXACT, "audit": dataclasses.asdict(audit) | {"passed": passed}}
