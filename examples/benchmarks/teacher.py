@@ -1,0 +1,175 @@
+"""How fast is the teacher beside the seed script's loop, and how near the machine's own matrix products?
+
+    pip install -e '.[demo,int8]' && python examples/benchmarks/teacher.py
+
+Whole BBC News documents and their first sentences, five topics. Every method scores the same texts with the same
+threads, in turn, several rounds; medians, and least and most in brackets. Prints a Markdown table; --json keeps it.
+
+--shape bert-base and roberta-large take random weights of those shapes: for speed, not for agreement.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from seed_method import seed_score
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertConfig, RobertaConfig
+
+from raydistill import soft_labels
+from raydistill.engines.torch_engine import load_exact
+from raydistill.specs import Effort, TeacherSpec
+from raydistill.stages.demo import CLASSES, TEMPLATE, demo_documents, prepare_demo
+from raydistill.teacher import Teacher
+
+LABELS = {0: "contradiction", 1: "neutral", 2: "entailment"}
+NAMES = {"id2label": LABELS, "label2id": {name: index for index, name in LABELS.items()}}
+SHAPES = {
+    "bert-base": BertConfig(**NAMES),
+    "roberta-large": RobertaConfig(
+        vocab_size=30522,
+        hidden_size=1024,
+        num_hidden_layers=24,
+        num_attention_heads=16,
+        intermediate_size=4096,
+        max_position_embeddings=514,
+        type_vocab_size=2,
+        **NAMES,
+    ),
+}
+ENGINES = [("torch", "fp32"), ("openvino", "fp32"), ("torch", "bf16"), ("openvino", "bf16"), ("openvino", "int8")]
+GEMM_ROWS = 2048
+
+
+def linear_seconds_per_token(model: Any) -> float:
+    """Seconds that the encoder's matrix products alone take for a token, at this machine's own rate for each shape.
+
+    Of the last layer only what a narrowed model computes is counted.
+    """
+    seconds = 0.0
+    layers = model.base_model.encoder.layer
+    for layer in layers:
+        for name, module in layer.named_modules():
+            if isinstance(module, torch.nn.Linear) and (layer is not layers[-1] or name.endswith(("key", "value"))):
+                seconds += gemm_seconds(module.in_features, module.out_features) / GEMM_ROWS
+    gemm_seconds.cache.clear()
+    return seconds
+
+
+def gemm_seconds(inputs: int, outputs: int) -> float:
+    """The best of several products of a shape, with bias; each shape once until the cache is cleared."""
+    if (inputs, outputs) not in gemm_seconds.cache:
+        rows, weight, bias = torch.randn(GEMM_ROWS, inputs), torch.randn(outputs, inputs), torch.randn(outputs)
+        best = []
+        with torch.inference_mode():
+            for _ in range(8):
+                started = time.perf_counter()
+                torch.nn.functional.linear(rows, weight, bias)
+                best.append(time.perf_counter() - started)
+        gemm_seconds.cache[inputs, outputs] = min(best)
+    return gemm_seconds.cache[inputs, outputs]
+
+
+gemm_seconds.cache = {}
+
+
+def spread(values: list[float], style: str = ".2f") -> str:
+    return f"{statistics.median(values):{style}} ({min(values):{style}}–{max(values):{style}})"
+
+
+def timed(work: Callable[..., Any], *given: Any) -> tuple[float, Any]:
+    started = time.perf_counter()
+    found = work(*given)
+    return time.perf_counter() - started, found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shape", choices=["demo", *SHAPES], default="demo")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--documents", type=int, default=24, help="whole documents a round")
+    parser.add_argument("--sentences", type=int, default=150, help="first sentences a round")
+    parser.add_argument("--agreement-texts", type=int, default=1000)
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--json", type=Path, default=None)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    with tempfile.TemporaryDirectory() as temporary:
+        os.environ["RAYDISTILL_CACHE"] = f"{temporary}/cache"
+        files, _ = prepare_demo(f"{temporary}/demo", texts=max(arguments.agreement_texts, arguments.sentences))
+        teacher = files.teacher
+        if arguments.shape != "demo":
+            teacher = Path(temporary) / "shaped"
+            torch.manual_seed(0)
+            AutoModelForSequenceClassification.from_config(SHAPES[arguments.shape]).save_pretrained(teacher)
+            AutoTokenizer.from_pretrained(files.teacher).save_pretrained(teacher)
+        sentences = files.corpus.read_text(encoding="utf-8").splitlines()
+        profiles = {
+            "whole documents": demo_documents()[: arguments.documents],
+            "first sentences": sentences[: arguments.sentences],
+        }
+        model = AutoModelForSequenceClassification.from_pretrained(teacher).eval()
+        tokenizer = AutoTokenizer.from_pretrained(teacher)
+        spec = TeacherSpec(str(teacher), tuple(CLASSES), TEMPLATE, threads=arguments.threads, fingerprint="benchmark")
+        engines = {
+            f"{backend} {precision}": Teacher.load(dataclasses.replace(spec, backend=backend, precision=precision))
+            for backend, precision in ENGINES
+        }
+        entailment = engines["torch fp32"].label_ids[0]
+        narrow = load_exact(str(teacher), tokenizer.pad_token_id)
+        rows: list[dict[str, Any]] = []
+        for profile, texts in profiles.items():
+            seconds: dict[str, list[float]] = {name: [] for name in ["seed's loop", *engines]}
+            gemm, forward, padding, off = [], {name: [] for name in engines}, 0.0, {}
+            for engine in engines.values():
+                engine.score(texts[:4])
+            for _ in range(arguments.rounds):
+                gemm.append(linear_seconds_per_token(narrow))
+                took, logits = timed(seed_score, model, tokenizer, texts, CLASSES, TEMPLATE)
+                seconds["seed's loop"].append(took)
+                wanted = soft_labels(logits[..., entailment].numpy(), logits[..., 0].numpy())
+                for name, engine in engines.items():
+                    effort = Effort()
+                    took, found = timed(engine.score, texts, effort)
+                    seconds[name].append(took)
+                    forward[name].append(effort.tokens * gemm[-1] / effort.forward_seconds)
+                    padding = 1 - effort.tokens / effort.padded_tokens
+                    off[name] = float(np.abs(soft_labels(*found) - wanted).max())
+            pairs = len(texts) * len(CLASSES)
+            for name, took in seconds.items():
+                ratios = [seed / own for seed, own in zip(seconds["seed's loop"], took, strict=True)]
+                row = {"texts": profile, "method": name, "pairs/s": round(pairs / statistics.median(took), 1)}
+                row |= {"times the seed's loop": spread(ratios)}
+                if name in engines:
+                    row |= {
+                        "share of fp32 GEMM rate": spread(forward[name]),
+                        "padding": f"{padding:.1%}",
+                        "largest difference of soft labels": f"{off[name]:.1e}",
+                    }
+                rows.append(row)
+        if arguments.shape == "demo":
+            exact = engines["torch fp32"].score(sentences)[0].argmax(1)
+            for row in rows:
+                if row["method"] in engines and row["texts"] == "first sentences":
+                    found = engines[row["method"]].score(sentences)[0].argmax(1)
+                    row[f"same class, {len(sentences):,} sentences"] = f"{(found == exact).mean():.1%}"
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    print("| " + " | ".join(columns) + " |\n|" + " --- |" * len(columns))
+    for row in rows:
+        print("| " + " | ".join(str(row.get(name, "")) for name in columns) + " |")
+    if arguments.json:
+        arguments.json.write_text(json.dumps({"arguments": vars(arguments), "rows": rows}, indent=2, default=str))
+
+
+if __name__ == "__main__":
+    main()
