@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import ray
@@ -19,7 +19,7 @@ from raydistill.stages.cluster import our_errors
 
 
 def choose_precision(
-    config: DistillConfig, spec: TeacherSpec, sample: Sequence[str], plan: Plan, console: Console
+    config: DistillConfig, spec: TeacherSpec, draw_sample: Callable[[], Sequence[str]], plan: Plan, console: Console
 ) -> dict[str, Any]:
     """What to score with: `precision`, and under `audit` what was found of a reduced one.
 
@@ -32,13 +32,11 @@ def choose_precision(
     reduced = dataclasses.replace(spec, use_gpu=plan.teacher_gpus > 0, threads=plan.teacher_threads)
     if spec.precision == EXACT or (spec.precision == "auto" and not reduced.use_gpu):
         return {"precision": EXACT, "audit": None}
-    exact = dataclasses.replace(reduced, precision=EXACT)
+    exact, sample = dataclasses.replace(reduced, precision=EXACT), list(draw_sample())
     resources: dict[str, Any] = {"num_cpus": plan.teacher_cpus, "num_gpus": plan.teacher_gpus, "max_retries": 0}
     remote: Any = ray.remote(**resources)(cast(Any, audit_teacher))
     with our_errors(), console.stage("audit", "texts", len(sample)) as progress:
-        ref = remote.remote(
-            exact, reduced, list(sample), temperature=config.temperature, multi_label=config.multi_label
-        )
+        ref = remote.remote(exact, reduced, sample, temperature=config.temperature, multi_label=config.multi_label)
         audit: Audit = ray.get(ref)
         progress.update(len(sample))
     console.say(f"       {audit}")

@@ -220,7 +220,7 @@ class Job:
             return
         # Once chosen, a precision stays: the labels of a store are all of one kind.
         scoring = (self.store.record() or {}).get("scoring") or choose_precision(
-            self.config, self.teacher_spec, self._sample(), plan, console
+            self.config, self.teacher_spec, self._sample, plan, console
         )
         self.store.folder.create()
         record = {"labelling": self.labelling, "scoring": scoring, "versions": versions()}
