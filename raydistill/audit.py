@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from raydistill.distillation import Floats, soft_labels
+from raydistill.engines.engine import engine_name
 from raydistill.errors import ModelError
 from raydistill.specs import Effort, TeacherSpec
 
@@ -65,19 +66,17 @@ def audit_teacher(
     """Score texts twice and compare. Raises ModelError and ConfigError."""
     from raydistill.teacher import Teacher  # here, so that the driver need not load torch
 
-    logits, seconds, names = [], [], []
+    logits, seconds, precision, name = [], [], "", ""
     for spec in (exact, reduced):
         teacher, effort = Teacher.load(spec), Effort()
+        precision, name = teacher.engine.precision, engine_name(teacher.engine)
         try:
             teacher.score(texts[:WARM_UP])
             logits.append(teacher.score(texts, effort))
         except FloatingPointError as error:
             bad = texts[error.args[1]]
-            raise ModelError(f"{teacher.engine.name} gives logits that are not finite for {bad[:60]!r}.") from None
+            raise ModelError(f"{name} gives logits that are not finite for {bad[:60]!r}.") from None
         seconds.append(effort.tokenize_seconds + effort.forward_seconds)
-        names.append(teacher.engine.name)
         del teacher  # two models at a time may not fit a GPU
     agreement, largest, mean = compare(*logits, temperature=temperature, multi_label=multi_label)
-    return Audit(
-        names[1].split()[-1], names[1], len(texts), agreement, largest, mean, round(seconds[0] / seconds[1], 3)
-    )
+    return Audit(precision, name, len(texts), agreement, largest, mean, round(seconds[0] / seconds[1], 3))

@@ -154,7 +154,12 @@ class DistillConfig:
         "Share of these texts on which both must name the same class; below it the teacher runs in fp32.",
         group=TEACHER,
     )
-    strict: bool = option(False, "Stop where a reduced precision does not reach --min-agreement.", group=TEACHER)
+    strict: bool = option(
+        False,
+        "Stop where a reduced precision does not reach --min-agreement, or OpenVINO was asked for and cannot run the "
+        "teacher, instead of going on without.",
+        group=TEACHER,
+    )
     entailment_id: int | None = option(
         None,
         "Index of the teacher's entailment logit, where its config does not name it.",

@@ -12,6 +12,7 @@ class TeacherSpec:
     """All that a worker needs to load the teacher. Ids left at None are read off the model's config.
 
     `fingerprint` is what `pretrained.fingerprint` says of its weights: the name of its export in each node's cache.
+    `strict`: a backend that was asked for and cannot run the teacher is an error.
     """
 
     name_or_path: str
@@ -22,6 +23,7 @@ class TeacherSpec:
     precision: str = "auto"
     backend: str = "auto"
     fingerprint: str | None = None
+    strict: bool = False
     entailment_id: int | None = None
     contradiction_id: int | None = None
     use_fast_tokenizer: bool = True

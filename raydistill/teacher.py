@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from raydistill.engines.engine import EXACT, Engine, Inputs
-from raydistill.engines.load import EngineRequest, load_engine
+from raydistill.engines.engine import Engine, Inputs, engine_name
+from raydistill.engines.load import load_engine
 from raydistill.errors import ModelError
 from raydistill.pairs import Ints, PairEncoder, budget_batches
 from raydistill.pretrained import ensure_pad_token, fingerprint, load_config, load_tokenizer, longest_input, skeleton
@@ -54,18 +54,9 @@ class Teacher:
         pad_token_id = ensure_pad_token(tokenizer)
         max_length = longest_input(tokenizer, skeleton(config), spec.max_length)
         encoder = PairEncoder(tokenizer, make_hypotheses(spec.hypothesis_template, spec.class_names), max_length)
-        request = EngineRequest(
-            name_or_path=spec.name_or_path,
-            fingerprint=spec.fingerprint,
-            backend=spec.backend,
-            precision=resolve_precision(spec.precision, use_gpu=spec.use_gpu),
-            pad_token_id=pad_token_id,
-            use_gpu=spec.use_gpu,
-            threads=spec.threads,
-        )
         budget = spec.batch_size * max_length
         return cls(
-            load_engine(request, probe_batches(encoder)),
+            load_engine(spec, pad_token_id, probe_batches(encoder)),
             encoder,
             entailment_id=entailment_id,
             contradiction_id=contradiction_id,
@@ -103,7 +94,7 @@ class Teacher:
         while len(waiting):
             waiting = self._score_pairs(tokenized, lengths, waiting, logits, effort)
         effort.forward_seconds += time.perf_counter() - started
-        effort.engine = self.engine.name
+        effort.engine = engine_name(self.engine)
         effort.pairs += len(lengths)
         effort.tokens += int(lengths.sum())
 
@@ -176,17 +167,6 @@ def probe_batches(encoder: PairEncoder) -> list[Inputs]:
     rows = np.arange(max(2, 512 // longest))
     mixed = encoder.encode(tokenized, np.array([0, 1]), np.array([0, num_classes - 1]))
     return [mixed, encoder.encode(tokenized, np.ones_like(rows), rows % num_classes)]
-
-
-def resolve_precision(precision: str, *, use_gpu: bool) -> str:
-    """The number format for a device; "auto" is exact on a CPU, and bf16, else fp16, on GPUs."""
-    if precision != "auto":
-        return precision
-    if not use_gpu:
-        return EXACT
-    from raydistill.engines.torch_engine import preferred_gpu_precision
-
-    return preferred_gpu_precision()
 
 
 def teacher_config(name_or_path: str) -> Any:

@@ -82,3 +82,9 @@ def corpus_counts(corpus_lines: list[str]) -> CorpusCounts:
     """Counted from the lines, without the package."""
     texts = [line.strip() for line in corpus_lines if line.strip()]
     return CorpusCounts(len(corpus_lines), len(texts), len(set(texts)), len(corpus_lines) - len(texts))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Exports of tiny teachers stay out of the user's cache; Ray's workers inherit it."""
+    os.environ["RAYDISTILL_CACHE"] = str(tmp_path_factory.mktemp("cache"))

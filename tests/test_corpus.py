@@ -17,19 +17,18 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from raydistill import corpus
+from raydistill import corpus, corpus_readers
 from raydistill.class_names import read_class_names
 from raydistill.corpus import (
-    Split,
     check_readable,
     clean,
     estimate_texts,
     make_splits,
-    read_split,
     sample_texts,
     text_id,
 )
 from raydistill.corpus_files import find_files
+from raydistill.corpus_readers import Split, read_split
 from raydistill.errors import CorpusError
 
 TEXTS = ["the striker scored", "Zoë paid 3 €", "", "  东京  ", 'a "quoted", text', "NA", "null", "🙂\u2028one line\x85"]
@@ -97,7 +96,7 @@ def test_lines_are_those_of_pythons_text_mode_however_a_file_is_read(tmp_path, l
     path = tmp_path / "corpus.txt"
     path.write_bytes("".join(line + data.draw(ENDS) for line in ["a", *lines]).encode())
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(corpus, "READ_BYTES", read_bytes)
+        patch.setattr(corpus_readers, "READ_BYTES", read_bytes)
         assert texts_of(path) == python_lines(path)
 
 
@@ -107,7 +106,7 @@ def test_splits_of_any_size_give_the_same_texts_as_one(tmp_path, lines, data, sp
     path = tmp_path / "corpus.txt"
     path.write_bytes("".join(line + data.draw(ENDS) for line in ["a", *lines]).encode())
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(corpus, "READ_BYTES", read_bytes)
+        patch.setattr(corpus_readers, "READ_BYTES", read_bytes)
         assert texts_of(path, split_bytes=split_bytes) == python_lines(path)
 
 
@@ -196,7 +195,7 @@ def test_a_file_that_is_not_compressed_as_its_name_says_is_an_error_that_names_i
 @pytest.mark.parametrize("read_bytes", [64, 4 << 20])
 @pytest.mark.parametrize(("suffix", "delimiter"), [(".csv", ","), (".tsv", "\t")])
 def test_a_table_gives_the_texts_that_pythons_csv_wrote(suffix, delimiter, read_bytes, tmp_path, monkeypatch):
-    monkeypatch.setattr(corpus, "READ_BYTES", read_bytes)
+    monkeypatch.setattr(corpus_readers, "READ_BYTES", read_bytes)
     texts = [*TEXTS, "two\nlines", 'a\n\n"b"', "tab\there", "1", "1.50", "true", "2024-01-01"]
     buffer = io.StringIO()
     writer = csv.writer(buffer, delimiter=delimiter)
@@ -206,7 +205,7 @@ def test_a_table_gives_the_texts_that_pythons_csv_wrote(suffix, delimiter, read_
 
 
 def test_line_ends_within_a_text_may_lie_anywhere_in_a_large_table(tmp_path, monkeypatch):
-    monkeypatch.setattr(corpus, "READ_BYTES", 100)
+    monkeypatch.setattr(corpus_readers, "READ_BYTES", 100)
     texts = ["two\n" + "x" * (i % 7) + "\n\nlines" for i in range(200)]
     path = write(tmp_path / "c.csv", "text\n" + "".join(f'"{text}"\n' for text in texts))
     assert texts_of(path) == texts
@@ -283,7 +282,7 @@ def test_blank_lines_between_json_lines_are_passed_over_and_null_is_no_text(tmp_
 def test_a_broken_json_line_is_an_error_with_its_number(line, wanted, tmp_path, monkeypatch):
     path = write(tmp_path / "c.jsonl", '{"text": "a"}\n\n{"text": "b"}\n' + line + "\n")
     assert error_of(path).startswith(f"{path}: {wanted}")
-    monkeypatch.setattr(corpus, "READ_BYTES", 10)
+    monkeypatch.setattr(corpus_readers, "READ_BYTES", 10)
     assert error_of(path).startswith(f"{path}: {wanted}")
 
 
@@ -486,7 +485,7 @@ def test_a_binary_file_is_an_error_that_says_how_formats_are_told(tmp_path):
 
 @pytest.mark.parametrize("read_bytes", [8, 4 << 20])
 def test_latin_1_is_an_error_with_the_number_of_the_line(read_bytes, tmp_path, monkeypatch):
-    monkeypatch.setattr(corpus, "READ_BYTES", read_bytes)
+    monkeypatch.setattr(corpus_readers, "READ_BYTES", read_bytes)
     path = write(tmp_path / "c.txt", "one\r\n\r\nthree is ascii\nnaïve\n".encode("latin-1"))
     assert error_of(path) == f"{path}: line 4 is not UTF-8. Convert the file: iconv -f latin1 -t utf-8."
 
@@ -498,8 +497,8 @@ def test_latin_1_in_a_later_split_is_shown_itself(tmp_path):
 
 
 def test_a_file_without_line_ends_is_an_error_and_does_not_fill_the_memory(tmp_path, monkeypatch):
-    monkeypatch.setattr(corpus, "READ_BYTES", 1000)
-    monkeypatch.setattr(corpus, "LONGEST_LINE", 1 << 20)
+    monkeypatch.setattr(corpus_readers, "READ_BYTES", 1000)
+    monkeypatch.setattr(corpus_readers, "LONGEST_LINE", 1 << 20)
     path = write(tmp_path / "c.txt", b"a" * (2 << 20))
     assert error_of(path) == f"{path}: has a line of more than 1 MiB. Is it a text file?"
 

@@ -12,10 +12,12 @@ import torch
 from tiny_models import FAMILIES, make_classifier, make_tokenizer, save_classifier, sentences
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertForSequenceClassification
 
-from raydistill.engines import exported, load, openvino_engine, torch_engine
+from raydistill.engines import exported, openvino_engine, torch_engine
+from raydistill.engines.engine import engine_name
 from raydistill.engines.first_token import narrow_last_layer
-from raydistill.engines.load import EngineRequest, check_backend, load_engine
+from raydistill.engines.load import check_backend, load_engine
 from raydistill.errors import ConfigError, ModelError
+from raydistill.specs import TeacherSpec
 
 FIRST_TOKEN = {"bert": True, "roberta": True, "xlm-roberta": True, "bart": False, "deberta-v2": False}
 CONVERTED = [family for family in FAMILIES if family != "bart"]
@@ -50,11 +52,14 @@ def request(folder, **changes):
         "fingerprint": FINGERPRINT,
         "backend": "openvino",
         "precision": "fp32",
-        "pad_token_id": AutoTokenizer.from_pretrained(folder).pad_token_id,
         "use_gpu": False,
         "threads": 1,
     }
-    return EngineRequest(str(folder), **wanted | changes)
+    return TeacherSpec(str(folder), ("sport",), "about {}", **wanted | changes)
+
+
+def load(spec, batches):
+    return load_engine(spec, AutoTokenizer.from_pretrained(spec.name_or_path).pad_token_id, batches)
 
 
 @torch.inference_mode()
@@ -113,15 +118,15 @@ def test_a_model_that_reads_other_tokens_stays_as_it_is():
 @pytest.mark.parametrize("family", CONVERTED)
 def test_openvino_gives_the_plain_models_logits(family, family_dirs, cache):
     batches = batches_of(family_dirs[family])
-    engine = load_engine(request(family_dirs[family]), batches)
-    assert engine.name == "openvino fp32"
+    engine = load(request(family_dirs[family]), batches)
+    assert engine_name(engine) == "openvino fp32"
     for batch in [*batches, *batches_of(family_dirs[family], [1, 3, 8])]:
         np.testing.assert_allclose(engine.logits(batch), plain_logits(family_dirs[family], batch), atol=1e-5)
 
 
 def test_results_of_earlier_batches_stay_as_they_were(family_dirs, cache):
     first, second = batches_of(family_dirs["bert"], [4, 4])
-    engine = load_engine(request(family_dirs["bert"]), [first])
+    engine = load(request(family_dirs["bert"]), [first])
     second["input_ids"][:] = first["input_ids"][:, ::-1]
     before = engine.logits(first)
     kept = before.copy()
@@ -134,20 +139,22 @@ def test_reduced_precisions_stay_near(precision, family_dirs, cache):
     if openvino_engine.lacks(precision):
         pytest.skip(f"this CPU has no {precision}")
     batch = batches_of(family_dirs["bert"])[1]
-    engine = load_engine(request(family_dirs["bert"], precision=precision), [batch])
-    assert engine.name == f"openvino {precision}"
+    engine = load(request(family_dirs["bert"], precision=precision), [batch])
+    assert engine_name(engine) == f"openvino {precision}"
     off = np.abs(engine.logits(batch) - plain_logits(family_dirs["bert"], batch)).max()
     assert 0 < off < 0.1
 
 
 def test_a_model_that_cannot_be_converted_runs_in_pytorch(family_dirs, cache, caplog):
     batches = batches_of(family_dirs["bart"])
-    engine = load_engine(request(family_dirs["bart"]), batches)
-    assert engine.name == "torch fp32"
+    engine = load(request(family_dirs["bart"]), batches)
+    assert engine_name(engine) == "torch fp32"
     assert "cannot convert a BartForSequenceClassification" in caplog.text
     np.testing.assert_allclose(engine.logits(batches[1]), plain_logits(family_dirs["bart"], batches[1]), atol=1e-5)
+    with pytest.raises(ModelError, match="--teacher-backend openvino: OpenVINO cannot convert"):
+        load(request(family_dirs["bart"], strict=True), batches)
     with pytest.raises(ModelError, match="int8: OpenVINO cannot convert"):
-        load_engine(request(family_dirs["bart"], precision="int8"), batches)
+        load(request(family_dirs["bart"], precision="int8"), batches)
 
 
 @pytest.mark.parametrize(("own", "rival", "name"), [(2.0, 1.0, "openvino fp32"), (1.0, 2.0, "torch fp32")])
@@ -155,20 +162,20 @@ def test_auto_takes_what_was_measured_faster_and_measures_once(own, rival, name,
     measured = []
 
     def speed(engine, batches, rounds=3):
-        measured.append(engine.name)
-        return {"openvino fp32": own, "torch fp32": rival}[engine.name]
+        measured.append(engine_name(engine))
+        return {"openvino fp32": own, "torch fp32": rival}[engine_name(engine)]
 
     monkeypatch.setattr(exported, "tokens_per_second", speed)
     for _ in range(2):
-        engine = load_engine(request(family_dirs["bert"], backend="auto"), batches_of(family_dirs["bert"]))
-        assert engine.name == name
+        engine = load(request(family_dirs["bert"], backend="auto"), batches_of(family_dirs["bert"]))
+        assert engine_name(engine) == name
     assert measured == ["openvino fp32", "torch fp32"]
 
 
 def test_without_openvino_auto_is_pytorch(family_dirs, cache, monkeypatch):
     monkeypatch.setattr(openvino_engine, "installed", lambda precision="fp32": False)
-    engine = load_engine(request(family_dirs["bert"], backend="auto"), batches_of(family_dirs["bert"]))
-    assert engine.name == "torch fp32"
+    engine = load(request(family_dirs["bert"], backend="auto"), batches_of(family_dirs["bert"]))
+    assert engine_name(engine) == "torch fp32"
     assert not cache.exists()
 
 
@@ -190,11 +197,9 @@ def test_what_cannot_be_had_is_one_clear_error(backend, precision, use_gpu, mess
 def test_a_number_format_that_the_cpu_lacks_is_an_error_where_openvino_is_asked_for(family_dirs, cache, monkeypatch):
     monkeypatch.setattr(openvino_engine, "lacks", lambda precision: True)
     with pytest.raises(ConfigError, match="CPU cannot compute in it"):
-        load_engine(request(family_dirs["bert"], precision="bf16"), batches_of(family_dirs["bert"]))
-    engine = load_engine(
-        request(family_dirs["bert"], precision="bf16", backend="auto"), batches_of(family_dirs["bert"])
-    )
-    assert engine.name == "torch bf16"
+        load(request(family_dirs["bert"], precision="bf16"), batches_of(family_dirs["bert"]))
+    engine = load(request(family_dirs["bert"], precision="bf16", backend="auto"), batches_of(family_dirs["bert"]))
+    assert engine_name(engine) == "torch bf16"
 
 
 # The cache
@@ -202,25 +207,25 @@ def test_a_number_format_that_the_cpu_lacks_is_an_error_where_openvino_is_asked_
 
 def test_an_export_is_made_once(family_dirs, cache, monkeypatch):
     batches = batches_of(family_dirs["bert"])
-    wanted = load_engine(request(family_dirs["bert"]), batches).logits(batches[1])
+    wanted = load(request(family_dirs["bert"]), batches).logits(batches[1])
     monkeypatch.setattr(torch_engine, "load_exact", lambda *_: pytest.fail("the weights were read again"))
-    again = load_engine(request(family_dirs["bert"]), batches)
+    again = load(request(family_dirs["bert"]), batches)
     np.testing.assert_array_equal(again.logits(batches[1]), wanted)
     assert len(entries(cache)) == 1
 
 
 def test_another_teacher_or_other_weights_have_another_export(family_dirs, cache):
     batches = batches_of(family_dirs["bert"])
-    load_engine(request(family_dirs["bert"]), batches)
-    load_engine(request(family_dirs["bert"], fingerprint="blake2b:4567"), batches)
-    load_engine(request(family_dirs["bert"], precision="int8"), batches)
+    load(request(family_dirs["bert"]), batches)
+    load(request(family_dirs["bert"], fingerprint="blake2b:4567"), batches)
+    load(request(family_dirs["bert"], precision="int8"), batches)
     assert len(entries(cache)) == 3
 
 
 def test_without_a_fingerprint_nothing_is_kept(family_dirs, cache):
     batches = batches_of(family_dirs["bert"])
-    engine = load_engine(request(family_dirs["bert"], fingerprint=None), batches)
-    assert engine.name == "openvino fp32"
+    engine = load(request(family_dirs["bert"], fingerprint=None), batches)
+    assert engine_name(engine) == "openvino fp32"
     assert not cache.exists()
 
 
@@ -228,15 +233,15 @@ def test_without_a_fingerprint_nothing_is_kept(family_dirs, cache):
 @pytest.mark.parametrize("damage", ["gone", "cut", "zeros"])
 def test_a_damaged_export_is_made_anew(name, damage, family_dirs, cache):
     batches = batches_of(family_dirs["bert"])
-    wanted = load_engine(request(family_dirs["bert"]), batches).logits(batches[1])
+    wanted = load(request(family_dirs["bert"]), batches).logits(batches[1])
     file = entries(cache)[0] / name
     content = file.read_bytes()
     if damage == "gone":
         file.unlink()
     else:
         file.write_bytes(content[: len(content) // 2] if damage == "cut" else bytes(len(content)))
-    again = load_engine(request(family_dirs["bert"]), batches)
-    assert again.name == "openvino fp32"
+    again = load(request(family_dirs["bert"]), batches)
+    assert engine_name(again) == "openvino fp32"
     np.testing.assert_array_equal(again.logits(batches[1]), wanted)
     assert file.read_bytes()[:1] == content[:1]
 
@@ -244,8 +249,8 @@ def test_a_damaged_export_is_made_anew(name, damage, family_dirs, cache):
 def test_a_cache_that_cannot_be_written_does_not_stop_the_teacher(family_dirs, tmp_path, monkeypatch, caplog):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("RAYDISTILL_CACHE", str(tmp_path / "file" / "cache"))
-    engine = load_engine(request(family_dirs["bert"]), batches_of(family_dirs["bert"]))
-    assert engine.name == "openvino fp32"
+    engine = load(request(family_dirs["bert"]), batches_of(family_dirs["bert"]))
+    assert engine_name(engine) == "openvino fp32"
     assert "cannot keep the exported teacher" in caplog.text
 
 
@@ -254,8 +259,8 @@ def test_a_disk_without_room_leaves_pytorch(family_dirs, cache, monkeypatch, cap
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(exported, "convert", full)
-    engine = load_engine(request(family_dirs["bert"]), batches_of(family_dirs["bert"]))
-    assert engine.name == "torch fp32"
+    engine = load(request(family_dirs["bert"]), batches_of(family_dirs["bert"]))
+    assert engine_name(engine) == "torch fp32"
     assert "No space left on device" in caplog.text
     assert entries(cache) == []
 
@@ -268,7 +273,7 @@ def _load_and_count(folder, exports):
         make(*arguments)
 
     exported.convert = counted
-    assert load_engine(request(folder), batches_of(folder)).name == "openvino fp32"
+    assert engine_name(load(request(folder), batches_of(folder))) == "openvino fp32"
 
 
 def test_processes_that_start_together_share_one_export(family_dirs, cache):
@@ -286,12 +291,12 @@ def test_processes_that_start_together_share_one_export(family_dirs, cache):
 
 
 def test_what_a_killed_export_has_left_is_swept(family_dirs, cache):
-    load_engine(request(family_dirs["bert"]), batches_of(family_dirs["bert"]))
+    load(request(family_dirs["bert"]), batches_of(family_dirs["bert"]))
     entry = entries(cache)[0]
     half_made = entry.with_name(f"{entry.name}.999999.tmp")
     shutil.copytree(entry, half_made)
     shutil.rmtree(entry)
-    load_engine(request(family_dirs["bert"]), batches_of(family_dirs["bert"]))
+    load(request(family_dirs["bert"]), batches_of(family_dirs["bert"]))
     assert entries(cache) == [entry]
 
 
@@ -308,6 +313,5 @@ def test_the_cache_lies_where_the_environment_says(monkeypatch):
 def test_importing_openvino_sends_nothing(family_dirs, cache):
     import sys
 
-    load_engine(request(family_dirs["bert"]), batches_of(family_dirs["bert"]))
+    load(request(family_dirs["bert"]), batches_of(family_dirs["bert"]))
     assert sys.modules["openvino_telemetry"] is None
-    assert load.openvino_engine is openvino_engine

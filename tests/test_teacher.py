@@ -22,12 +22,13 @@ from tiny_models import (
 )
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertForMaskedLM, CanineTokenizer
 
+from raydistill.engines.load import resolve_precision
 from raydistill.engines.torch_engine import TorchEngine
 from raydistill.errors import ModelError
 from raydistill.pairs import PairEncoder
 from raydistill.pretrained import ensure_pad_token, longest_input, skeleton
 from raydistill.specs import Effort, TeacherSpec
-from raydistill.teacher import Teacher, describe_teacher, make_hypotheses, nli_label_ids, resolve_precision
+from raydistill.teacher import Teacher, describe_teacher, make_hypotheses, nli_label_ids
 
 CLASSES = ("sport", "politics", "money and art", "film")
 TEMPLATE = "This text is about {}."

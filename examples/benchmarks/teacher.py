@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import json
 import os
 import statistics
@@ -62,25 +63,16 @@ def linear_seconds_per_token(model: Any) -> float:
         for name, module in layer.named_modules():
             if isinstance(module, torch.nn.Linear) and (layer is not layers[-1] or name.endswith(("key", "value"))):
                 seconds += gemm_seconds(module.in_features, module.out_features) / GEMM_ROWS
-    gemm_seconds.cache.clear()
+    gemm_seconds.cache_clear()  # measured anew in the next round
     return seconds
 
 
+@functools.cache
 def gemm_seconds(inputs: int, outputs: int) -> float:
     """The best of several products of a shape, with bias; each shape once until the cache is cleared."""
-    if (inputs, outputs) not in gemm_seconds.cache:
-        rows, weight, bias = torch.randn(GEMM_ROWS, inputs), torch.randn(outputs, inputs), torch.randn(outputs)
-        best = []
-        with torch.inference_mode():
-            for _ in range(8):
-                started = time.perf_counter()
-                torch.nn.functional.linear(rows, weight, bias)
-                best.append(time.perf_counter() - started)
-        gemm_seconds.cache[inputs, outputs] = min(best)
-    return gemm_seconds.cache[inputs, outputs]
-
-
-gemm_seconds.cache = {}
+    rows, weight, bias = torch.randn(GEMM_ROWS, inputs), torch.randn(outputs, inputs), torch.randn(outputs)
+    with torch.inference_mode():
+        return min(timed(torch.nn.functional.linear, rows, weight, bias)[0] for _ in range(8))
 
 
 def spread(values: list[float], style: str = ".2f") -> str:

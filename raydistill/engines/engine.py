@@ -1,4 +1,4 @@
-"""What an engine is, and which number formats it may use."""
+"""What an engine is, and how its speed is measured."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ import numpy as np
 import numpy.typing as npt
 
 Inputs = Mapping[str, npt.NDArray[np.int64]]
-BACKENDS = ("auto", "torch", "openvino")
-EXACT = "fp32"
-PRECISIONS = (EXACT, "bf16", "fp16", "int8")
+EXACT = "fp32"  # the number format that every other one is held against
 
 
 class Engine(Protocol):
     """A sequence classifier ready to run.
 
     Attributes:
-        name: what it is, for people: "openvino fp32".
+        backend: torch or openvino.
+        precision: fp32, bf16, fp16 or int8.
         memory_error: what it raises where a batch is too large for the memory.
     """
 
-    name: str
+    backend: str
+    precision: str
     memory_error: type[Exception]
 
     def logits(self, inputs: Inputs) -> npt.NDArray[np.float32]:
@@ -31,6 +31,11 @@ class Engine(Protocol):
 
     def release_memory(self) -> None:
         """Give back what a failed batch has left, before a smaller one is tried."""
+
+
+def engine_name(engine: Engine) -> str:
+    """What it is, for people: "openvino fp32"."""
+    return f"{engine.backend} {engine.precision}"
 
 
 def tokens_per_second(engine: Engine, batches: Sequence[Inputs], rounds: int = 3) -> float:

@@ -25,8 +25,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from raydistill.engines.engine import EXACT, Engine, Inputs, tokens_per_second
+from raydistill.engines.engine import EXACT, Engine, Inputs, engine_name, tokens_per_second
 from raydistill.engines.openvino_engine import OpenVinoEngine, convert
+from raydistill.engines.torch_engine import TorchEngine
 from raydistill.errors import ModelError, first_line
 from raydistill.files import Folder
 
@@ -64,8 +65,6 @@ class ExportedTeacher:
 
     def write(self, model: Any, batches: Sequence[Inputs], precision: str) -> None:
         """Convert a PyTorch classifier in fp32 on the CPU. Raises ModelError and OSError."""
-        from raydistill.engines.torch_engine import TorchEngine
-
         exact = TorchEngine(model)
         convert(model, batches[0], precision, self.model)
         check: dict[str, Any] = {}
@@ -91,7 +90,7 @@ class ExportedTeacher:
     def beats(self, own: Engine, rival: Callable[[], Engine], threads: int | None) -> bool:
         """Whether this engine is faster than another one on this CPU: measured once, then remembered."""
         speeds_file = self.folder / "speeds.json"
-        where = f"{own.name}, {threads or os.cpu_count()} threads of {_cpu_name()}"
+        where = f"{engine_name(own)}, {threads or os.cpu_count()} threads of {_cpu_name()}"
         with _locked(self.folder):
             try:
                 speeds = json.loads(speeds_file.read_text())

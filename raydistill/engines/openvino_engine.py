@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from raydistill.engines.engine import Inputs
 from raydistill.errors import ModelError, first_line
@@ -39,6 +40,7 @@ class OpenVinoEngine:
         RuntimeError: the file is damaged.
     """
 
+    backend = "openvino"
     memory_error: type[Exception] = MemoryError
 
     def __init__(self, path: Path, input_names: Sequence[str], precision: str, threads: int | None) -> None:
@@ -50,7 +52,7 @@ class OpenVinoEngine:
             **({"INFERENCE_NUM_THREADS": threads} if threads else {}),
             **({"INFERENCE_PRECISION_HINT": hint} if (hint := HINTS[precision]) else {}),
         }
-        self.name, self._inputs = f"openvino {precision}", list(input_names)
+        self.precision, self._inputs = precision, list(input_names)
         self._request = core.compile_model(core.read_model(path), "CPU", settings).create_infer_request()
 
     def logits(self, inputs: Inputs) -> npt.NDArray[np.float32]:
@@ -84,14 +86,12 @@ def convert(model: Any, example: Inputs, precision: str, path: Path) -> None:
     Raises:
         ModelError: the model cannot be converted.
     """
-    import torch
-
     openvino = _openvino()
     names, tensors = list(example), tuple(torch.from_numpy(array) for array in example.values())
     shapes = [openvino.PartialShape([-1, -1])] * len(names)
     try:
         with _quiet():
-            converted = openvino.convert_model(_Positional(model, names), example_input=tensors, input=shapes)
+            converted = openvino.convert_model(_Positional(model, names).eval(), example_input=tensors, input=shapes)
             if precision == "int8":
                 import nncf
 
@@ -101,19 +101,16 @@ def convert(model: Any, example: Inputs, precision: str, path: Path) -> None:
     openvino.save_model(converted, path, compress_to_fp16=False)
 
 
-def _Positional(model: Any, names: Sequence[str]) -> Any:
-    """A module whose inputs are positional, as the converter wants them, and whose output is the logits alone."""
-    import torch
+class _Positional(torch.nn.Module):
+    """Takes its inputs by position, as the converter wants them, and gives the logits alone."""
 
-    class Positional(torch.nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.model = model
+    def __init__(self, model: Any, names: Sequence[str]) -> None:
+        super().__init__()
+        self.model, self.names = model, names
 
-        def forward(self, *tensors: torch.Tensor) -> torch.Tensor:
-            return self.model(**dict(zip(names, tensors, strict=True))).logits
-
-    return Positional().eval()
+    def forward(self, *tensors: torch.Tensor) -> torch.Tensor:
+        """(B, labels)."""
+        return self.model(**dict(zip(self.names, tensors, strict=True))).logits
 
 
 def _openvino() -> Any:

@@ -22,11 +22,12 @@ class TorchEngine:
         model: a sequence classifier, on its device, in its number format.
     """
 
+    backend = "torch"
     memory_error: type[Exception] = torch.OutOfMemoryError
 
     def __init__(self, model: Any) -> None:
         self.model = model.eval()
-        self.name = f"torch {next(name for name, dtype in DTYPES.items() if dtype == model.dtype)}"
+        self.precision = next(name for name, dtype in DTYPES.items() if dtype == model.dtype)
 
     @classmethod
     def load(cls, name_or_path: str, precision: str, *, pad_token_id: int, use_gpu: bool) -> TorchEngine:
@@ -54,8 +55,3 @@ def load_exact(name_or_path: str, pad_token_id: int) -> Any:
     model.config.pad_token_id = pad_token_id
     narrow_last_layer(model)
     return model
-
-
-def preferred_gpu_precision() -> str:
-    """The fastest number format of this machine's GPU that keeps the ranking: bf16, or fp16 where it has none."""
-    return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"

@@ -47,6 +47,7 @@ def teacher_spec(config: DistillConfig, class_names: Sequence[str]) -> TeacherSp
         max_length=config.teacher_max_length,
         precision=config.teacher_precision,
         backend=config.teacher_backend,
+        strict=config.strict,
         entailment_id=config.entailment_id,
         contradiction_id=config.contradiction_id,
         use_fast_tokenizer=config.use_fast_tokenizer,

@@ -16,7 +16,8 @@ import ray
 from ray.data.block import Block, BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 
-from raydistill.corpus import Split, clean, read_split, text_id
+from raydistill.corpus import clean, text_id
+from raydistill.corpus_readers import Split, read_split
 from raydistill.label_store import KnownTexts
 
 

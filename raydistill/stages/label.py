@@ -17,7 +17,7 @@ from ray.data import ActorPoolStrategy
 
 from raydistill.corpus import make_splits
 from raydistill.corpus_files import CorpusFile
-from raydistill.errors import ModelError
+from raydistill.errors import ModelError, RaydistillError
 from raydistill.label_store import KnownTexts, LabelStore, logits_column
 from raydistill.progress import Progress
 from raydistill.resources import Plan
@@ -119,15 +119,24 @@ def _receipts(
 
 
 class TeacherActor:
-    """A teacher in an actor: loads once, scores the new texts of block after block."""
+    """A teacher in an actor: loads once, scores the new texts of block after block.
+
+    What the user can mend is raised with the first block: from a constructor Ray passes on its text alone.
+    """
 
     def __init__(self, spec: TeacherSpec) -> None:
         from raydistill.teacher import Teacher  # here, so that the tasks of this module start without torch
 
-        self.teacher = Teacher.load(spec)
+        self.fault: RaydistillError | None = None
+        try:
+            self.teacher = Teacher.load(spec)
+        except RaydistillError as fault:
+            self.fault = fault
 
     def __call__(self, packed: pa.Table) -> pa.Table:
         """Adds columns entailment and contradiction (null where there was nothing to score) and what it took."""
+        if self.fault:
+            raise self.fault
         block = unpack(packed)
         texts = block["text"].to_pylist()
         rows = [i for i, text in enumerate(texts) if text]

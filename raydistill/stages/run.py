@@ -13,7 +13,6 @@ import sys
 import time
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from raydistill.class_names import read_class_names
@@ -22,7 +21,7 @@ from raydistill.corpus import check_readable, estimate_texts, sample_texts
 from raydistill.corpus_files import CorpusFile, find_files
 from raydistill.errors import ConfigError, CorpusError
 from raydistill.label_store import LabelStore
-from raydistill.progress import Chatter, Console, duration
+from raydistill.progress import Chatter, Console
 from raydistill.resources import Plan, Request, make_plan
 from raydistill.run_dir import CHECKPOINTS, RunDir
 from raydistill.specs import TeacherSpec
@@ -35,29 +34,11 @@ from raydistill.stages.checks import (
     student_spec,
     teacher_spec,
 )
+from raydistill.stages.summary import DistillResult, counted, describe_plan, describe_work, summary
 
 # Pairs times parameters, from which on a faster engine is worth the seconds that exporting a teacher takes.
 EXPORT_PAYS = 2e10
 PRODUCTS = {LABEL: LABELS_PRODUCT, TRAIN: STUDENT_PRODUCT}
-
-
-@dataclasses.dataclass(frozen=True)
-class DistillResult:
-    """What a run leaves.
-
-    Attributes:
-        output_dir: a folder that `AutoModelForSequenceClassification.from_pretrained` loads, if a student was trained.
-        labels: the label store.
-        counts: texts, distinct, duplicates, blanks, pairs, … of the corpus.
-        figures: single-label: agreement; multi-label: mean_absolute_difference, f1_macro and f1/<class>; and loss.
-        seconds: of each stage that had something to do this time, and in all.
-    """
-
-    output_dir: Path
-    labels: str
-    counts: dict[str, int]
-    figures: dict[str, float]
-    seconds: dict[str, float]
 
 
 def distill(config: DistillConfig, console: Console | None = None) -> DistillResult:
@@ -156,10 +137,11 @@ class Job:
         """The teacher as workers load it."""
         spec = teacher_spec(self.config, self.class_names)
         work = self.labelling["teacher_parameters"] * self.texts[0] * len(self.class_names)
+        small = spec.backend == "auto" and spec.precision != "int8" and work < EXPORT_PAYS
         return dataclasses.replace(
             spec,
             fingerprint=self.labelling["teacher_fingerprint"],
-            backend="torch" if spec.backend == "auto" and work < EXPORT_PAYS else spec.backend,
+            backend="torch" if small else spec.backend,
         )
 
     def execute(self, console: Console, chatter: Chatter | None = None) -> DistillResult:
@@ -181,7 +163,9 @@ class Job:
             plan = make_plan(free_nodes(), _request(self.config))
             if LABEL in self.stages:
                 check_backend(self.teacher_spec.backend, self.teacher_spec.precision, use_gpu=plan.teacher_gpus > 0)
-            self._announce(console, plan)
+            if LABEL in self.stages:
+                console.say(f"corpus {describe_work(self.texts, len(self.class_names), len(self.files))}")
+            console.say(f"plan   {describe_plan(plan, label=LABEL in self.stages, train=TRAIN in self.stages)}")
             if self.config.dry_run:
                 return DistillResult(self.run_dir.path, self.store.path, {}, {}, {})
             products = [PRODUCTS[stage] for stage in self.stages]
@@ -195,18 +179,6 @@ class Job:
                     self._train(plan, console)
                 self.run_dir.update(seconds=round(time.monotonic() - started, 3))
         return self._finish(console)
-
-    def _announce(self, console: Console, plan: Plan) -> None:
-        """Say what is to be done."""
-        if LABEL in self.stages:
-            texts, exact = self.texts
-            about = "" if exact else "about "
-            pairs = texts * len(self.class_names)
-            console.say(
-                f"corpus {about}{texts:,} texts × {len(self.class_names)} classes = {about}{pairs:,} pairs, "
-                f"in {_count(len(self.files), 'file')}"
-            )
-        console.say(f"plan   {describe_plan(plan, self.stages)}")
 
     def _label(self, plan: Plan, console: Console) -> None:
         from raydistill.stages.audit import choose_precision
@@ -231,6 +203,10 @@ class Job:
             counts = label_corpus(self.files, self.config.text_column, spec, self.store, plan, progress)
         if not counts.texts:
             raise CorpusError(f"--data-file {self.config.data_file[0]}: holds no text but blank ones.")
+        if self.config.teacher_backend == "openvino" and any(
+            not name.startswith("openvino") for name in counts.engines
+        ):
+            console.say("       OpenVINO cannot run this teacher, so PyTorch did; the log says why")
         if counts.known:
             console.say(f"       {counts.labelled:,} new texts; {counts.known:,} were labelled before")
         held = self.store.known_texts(self.store.parts())
@@ -264,7 +240,7 @@ class Job:
         least = arguments.per_device_train_batch_size if arguments.dataloader_drop_last else 1
         if labels["texts"] // workers < least:
             raise ConfigError(
-                f"there are only {labels['texts']:,} texts for {_count(workers, 'train worker')}, and each needs "
+                f"there are only {labels['texts']:,} texts for {counted(workers, 'train worker')}, and each needs "
                 f"{least} or more. Use fewer --train-workers or a smaller batch."
             )
         earlier = self.run_dir.record.get("stages", {}).get(TRAIN, {})
@@ -279,7 +255,7 @@ class Job:
             elif earlier.get("workers") != workers and checkpoints.exists():
                 # Updates, schedule and shares of the rows depend on it.
                 console.say(
-                    f"train  begins anew: it was begun with {_count(earlier['workers'], 'worker')}, not {workers}"
+                    f"train  begins anew: it was begun with {counted(earlier['workers'], 'worker')}, not {workers}"
                 )
                 shutil.rmtree(checkpoints, ignore_errors=True)
             self.run_dir.update(stages={TRAIN: {"labels": labels["id"], "workers": workers, "finished": False}})
@@ -302,24 +278,10 @@ class Job:
             figures=record.get("figures", {}) if TRAIN in self.stages else {},
             seconds=self.seconds | {"total": record["seconds"]},
         )
-        counts = result.counts
-        rows = [
-            (
-                "texts",
-                f"{counts['texts']:,}, {counts['duplicates']:,} duplicates; {counts['blanks']:,} blank ones dropped",
-            )
-        ]
-        rows += [("pairs", f"{counts['pairs']:,}")]
-        rows += (
-            [("teacher", _describe_effort(effort))] if (effort := record["stages"].get(LABEL, {})).get("pairs") else []
-        )
-        rows += [(name.replace("_", " "), f"{value:.4f}") for name, value in result.figures.items()]
-        rows += [("time", ", ".join(f"{name} {duration(value)}" for name, value in result.seconds.items()))]
-        rows += [("labels", result.labels)]
-        rows += [("student", str(result.output_dir))] if TRAIN in self.stages else []
-        rows += [("log", str(self.run_dir.log_path))] if self.run_dir.log_path.exists() else []
+        effort = record["stages"][LABEL] if LABEL in self.seconds else None
+        log = self.run_dir.log_path if self.run_dir.log_path.exists() else None
         console.say("done")
-        console.table(rows)
+        console.table(summary(result, effort, student=TRAIN in self.stages, log=log))
         return result
 
 
@@ -339,36 +301,6 @@ def corpus_signature(files: Sequence[CorpusFile], text_column: str) -> str:
     """Changes when a file of the corpus does: names, sizes and times, not contents."""
     facts = [[file.path, file.size, file.modified] for file in files]
     return hashlib.blake2b(json.dumps([text_column, facts]).encode(), digest_size=16).hexdigest()
-
-
-def describe_plan(plan: Plan, stages: Sequence[str]) -> str:
-    """One line for people."""
-    parts = []
-    if LABEL in stages:
-        least, most = plan.teacher_actors_min, plan.teacher_actors_max
-        number = _count(most, "teacher actor") if least == most else f"{least} to {_count(most, 'teacher actor')}"
-        parts.append(f"{number} of {_size(plan.teacher_cpus, plan.teacher_gpus)}")
-    if TRAIN in stages:
-        parts.append(f"{_count(plan.train_workers, 'train worker')} of {_size(plan.train_cpus, plan.train_gpus)}")
-    return f"{_count(plan.nodes, 'node')}: {', then '.join(parts)}"
-
-
-def _describe_effort(effort: dict[str, Any]) -> str:
-    """One line on what scored the pairs, and where its time went."""
-    busy = effort["tokenize_seconds"] + effort["forward_seconds"]
-    return (
-        f"{', '.join(sorted(effort['engines']))}; {effort['pairs'] / busy:,.0f} pairs/s per actor, "
-        f"{effort['forward_seconds'] / busy:.1%} of it forward passes, "
-        f"{1 - effort['tokens'] / effort['padded_tokens']:.1%} padding"
-    )
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}" + "s" * (number != 1)
-
-
-def _size(cpus: float, gpus: float) -> str:
-    return f"{cpus:g} CPU" + (f" and {gpus:g} GPU" if gpus else "")
 
 
 def _counts(complete: dict[str, Any]) -> dict[str, int]:

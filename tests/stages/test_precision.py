@@ -102,8 +102,32 @@ def test_strict_stops_before_anything_is_labelled(
 
 
 def test_openvino_labels_as_pytorch_does(
-    tmp_path: Path, make_config: MakeConfig, console: Console, exact: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, make_config: MakeConfig, console: Console, exact: Path
 ) -> None:
     label(make_config(tmp_path / "out", teacher_backend="openvino"), console)
     assert "teacher  openvino fp32;" in console.stream.getvalue()
     np.testing.assert_allclose(entailment(tmp_path / "out"), entailment(exact), atol=1e-5)
+
+
+def test_int8_is_done_by_openvino_however_small_the_work(
+    tmp_path: Path, make_config: MakeConfig, console: Console, exact: Path
+) -> None:
+    label(make_config(tmp_path / "out", teacher_precision="int8", min_agreement=0), console)
+    assert scoring(tmp_path / "out")["precision"] == "int8"
+    assert "teacher  openvino int8;" in console.stream.getvalue()
+    off = np.abs(entailment(tmp_path / "out") - entailment(exact))
+    assert 0 < off.max() < 0.2
+
+
+def test_a_teacher_that_openvino_cannot_run_is_told_and_run_by_pytorch(
+    tmp_path: Path, make_config: MakeConfig, console: Console
+) -> None:
+    from tiny_models import save_classifier
+
+    teacher = {"teacher_name_or_path": str(save_classifier(tmp_path / "bart", "bart")), "teacher_backend": "openvino"}
+    label(make_config(tmp_path / "out", **teacher), console)
+    said = console.stream.getvalue()
+    assert "OpenVINO cannot run this teacher, so PyTorch did" in said
+    assert "teacher  torch fp32;" in said
+    with pytest.raises(RaydistillError, match="--teacher-backend openvino: OpenVINO cannot convert"):
+        label(make_config(tmp_path / "strict", **teacher, strict=True))

@@ -1,0 +1,93 @@
+"""What a run says of itself at its beginning and end, and the result it gives back. Words only."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from raydistill.progress import duration
+from raydistill.resources import Plan
+
+
+@dataclasses.dataclass(frozen=True)
+class DistillResult:
+    """What a run leaves.
+
+    Attributes:
+        output_dir: a folder that `AutoModelForSequenceClassification.from_pretrained` loads, if a student was trained.
+        labels: the label store.
+        counts: texts, distinct, duplicates, blanks, pairs, … of the corpus.
+        figures: single-label: agreement; multi-label: mean_absolute_difference, f1_macro and f1/<class>; and loss.
+        seconds: of each stage that had something to do this time, and in all.
+    """
+
+    output_dir: Path
+    labels: str
+    counts: dict[str, int]
+    figures: dict[str, float]
+    seconds: dict[str, float]
+
+
+def describe_work(texts: tuple[int, bool], num_classes: int, files: int) -> str:
+    """One line on the corpus.
+
+    Args:
+        texts: how many, and whether that is exact.
+    """
+    number, exact = texts
+    about = "" if exact else "about "
+    pairs = f"{about}{number * num_classes:,} pairs"
+    return f"{about}{number:,} texts × {num_classes} classes = {pairs}, in {counted(files, 'file')}"
+
+
+def describe_plan(plan: Plan, *, label: bool, train: bool) -> str:
+    """One line on what the stages get."""
+    parts = []
+    if label:
+        least, most = plan.teacher_actors_min, plan.teacher_actors_max
+        number = counted(most, "teacher actor") if least == most else f"{least} to {counted(most, 'teacher actor')}"
+        parts.append(f"{number} of {_size(plan.teacher_cpus, plan.teacher_gpus)}")
+    if train:
+        parts.append(f"{counted(plan.train_workers, 'train worker')} of {_size(plan.train_cpus, plan.train_gpus)}")
+    return f"{counted(plan.nodes, 'node')}: {', then '.join(parts)}"
+
+
+def summary(
+    result: DistillResult, effort: dict[str, Any] | None, *, student: bool, log: Path | None
+) -> list[tuple[str, str]]:
+    """The table that closes a run.
+
+    Args:
+        effort: what the label stage took, if there was one this time.
+        student: whether a student was to be trained.
+    """
+    counts = result.counts
+    duplicates = f"{counts['duplicates']:,} duplicates; {counts['blanks']:,} blank ones dropped"
+    rows = [("texts", f"{counts['texts']:,}, {duplicates}"), ("pairs", f"{counts['pairs']:,}")]
+    rows += [("teacher", _describe_effort(effort))] if effort and effort["pairs"] else []
+    rows += [(name.replace("_", " "), f"{value:.4f}") for name, value in result.figures.items()]
+    rows += [("time", ", ".join(f"{name} {duration(value)}" for name, value in result.seconds.items()))]
+    rows += [("labels", result.labels)]
+    rows += [("student", str(result.output_dir))] if student else []
+    rows += [("log", str(log))] if log else []
+    return rows
+
+
+def counted(number: int, noun: str) -> str:
+    """1 file, 2 files."""
+    return f"{number:,} {noun}" + "s" * (number != 1)
+
+
+def _describe_effort(effort: dict[str, Any]) -> str:
+    """One line on what scored the pairs, and where its time went."""
+    busy = effort["tokenize_seconds"] + effort["forward_seconds"]
+    return (
+        f"{', '.join(sorted(effort['engines']))}; {effort['pairs'] / busy:,.0f} pairs/s per actor, "
+        f"{effort['forward_seconds'] / busy:.1%} of it forward passes, "
+        f"{1 - effort['tokens'] / effort['padded_tokens']:.1%} padding"
+    )
+
+
+def _size(cpus: float, gpus: float) -> str:
+    return f"{cpus:g} CPU" + (f" and {gpus:g} GPU" if gpus else "")
