@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
 import signal
 import sys
@@ -250,4 +251,10 @@ def _fail(message: str, code: int) -> int:
 
 def entry() -> None:
     """The `raydistill` command."""
-    sys.exit(main())
+    code = main()
+    if code > 128:
+        # Stopped in the midst of things: as the interpreter takes them down, Ray's would still have something to say.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)

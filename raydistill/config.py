@@ -36,6 +36,16 @@ IGNORED_NAMES = frozenset({"logging_dir", "tpu_num_cores"})
 NOT_SHAPING = ("logging_", "log_", "report_to", "run_name", "disable_tqdm", "per_device_eval_", "save_total_limit")
 
 
+AT_LEAST_ONE = (
+    "teacher_batch_size",
+    "teacher_max_length",
+    "student_max_length",
+    "shuffle_buffer",
+    "audit_texts",
+    "label_file_mb",
+)
+
+
 def option(default: Any, help: str, *, group: str, changes: str | None = None, choices: tuple[str, ...] = ()) -> Any:
     """A `DistillConfig` field.
 
@@ -115,6 +125,11 @@ class DistillConfig:
     overwrite_output_dir: bool = option(
         False,
         "Begin anew in an output directory that is not empty: an earlier run's files are removed, others left alone.",
+        group=BEHAVIOUR,
+    )
+    label_file_mb: int = option(
+        256,
+        "Megabytes of a label file: smaller ones are merged as soon as there are enough of them.",
         group=BEHAVIOUR,
     )
     dry_run: bool = option(False, "Print the plan (nodes, actors, workers, texts, pairs) and exit.", group=BEHAVIOUR)
@@ -230,7 +245,7 @@ class DistillConfig:
         faults += _template_faults(self.hypothesis_template)
         if not (math.isfinite(self.temperature) and self.temperature > 0):
             faults.append(f"--temperature {self.temperature} must be a number above 0")
-        for name in ("teacher_batch_size", "teacher_max_length", "student_max_length", "shuffle_buffer", "audit_texts"):
+        for name in AT_LEAST_ONE:
             value = getattr(self, name)
             if value is not None and value < 1:
                 faults.append(f"{flag(name)} {value} must be 1 or more")

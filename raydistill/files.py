@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import uuid
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.fs as pafs
@@ -57,14 +60,32 @@ class Folder:
         with self._fs.open_input_stream(self._at(name)) as stream:
             return stream.read()
 
-    def write(self, name: str, content: bytes | memoryview) -> None:
+    def write(self, name: str, content: bytes) -> None:
         """Write a whole file, or nothing."""
-        local = isinstance(self._fs, pafs.LocalFileSystem)
-        aside = self._at(f".{uuid.uuid4().hex}.tmp") if local else self._at(name)
-        with self._fs.open_output_stream(aside) as stream:
-            stream.write(content)
-        if local:
+        with self.writing(name) as sink:
+            sink.write(content)
+
+    @contextlib.contextmanager
+    def writing(self, name: str) -> Iterator[BinaryIO]:
+        """A file to write to, which is there when the block ends; or nothing, if that raises.
+
+        For an object store it is gathered in memory: closing an upload in the midst would finish half a file.
+        """
+        if isinstance(self._fs, pafs.LocalFileSystem):
+            aside = self._at(f".{uuid.uuid4().hex}.tmp")
+            with open(aside, "wb") as sink:
+                yield sink
             os.replace(aside, self._at(name))
+        else:
+            buffer = io.BytesIO()
+            yield buffer
+            with self._fs.open_output_stream(self._at(name)) as stream:
+                stream.write(buffer.getbuffer())
+
+    def sizes(self) -> dict[str, int]:
+        """Bytes of the finished files, by name."""
+        found = self._fs.get_file_info(pafs.FileSelector(self._root, allow_not_found=True))
+        return {info.base_name: info.size for info in found if info.type == pafs.FileType.File}
 
     def delete(self, name: str) -> None:
         """Remove a file."""

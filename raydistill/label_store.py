@@ -8,13 +8,12 @@ sets right the occurrences of texts that earlier passes had labelled.
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
-import io
+import contextlib
 import json
 import uuid
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -24,9 +23,12 @@ import pyarrow.parquet as pq
 
 from raydistill.errors import RunDirError, first_line
 from raydistill.files import Folder, parse_record
+from raydistill.known_texts import Census, KnownTexts, take_census
 
-RECORD = "_labels.json"
+RECORD, MERGE = "_labels.json", "_merge-"
 SCHEMA_VERSION = 1
+LISTERS = 16  # parts opened at once: on an object store each takes a round trip
+ROW_GROUP_BYTES = 4 << 20  # in a merged part, at least: what a reader has to hold at a time
 MERGE_AT = 1 << 20  # ids that wait to be merged, at least: sorting at every part would be quadratic
 SCHEMA = pa.schema(
     [
@@ -39,6 +41,14 @@ SCHEMA = pa.schema(
 )
 
 
+class RowGroup(NamedTuple):
+    """A piece of the store: the part, which of its row groups, and the bytes of that one in memory."""
+
+    part: str
+    at: int
+    size: int
+
+
 def logits_column(logits: npt.NDArray[np.float32]) -> pa.ListArray:
     """(N, K) float32 -> a plain Parquet list column of N lists of K, in class order."""
     rows, width = logits.shape
@@ -49,70 +59,6 @@ def logits_matrix(column: pa.Array | pa.ChunkedArray, num_classes: int) -> npt.N
     """The reverse of `logits_column`: (N, K) float32."""
     array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
     return np.asarray(array.flatten(), dtype=np.float32).reshape(-1, num_classes)
-
-
-@dataclasses.dataclass(frozen=True)
-class KnownTexts:
-    """The texts that a store holds, sorted by id: 24 bytes each, so 240 MB for ten million.
-
-    An id is kept as two 64-bit halves, which are searched in turn.
-    """
-
-    first: npt.NDArray[np.uint64]
-    second: npt.NDArray[np.uint64]
-    occurrences: npt.NDArray[np.int64]
-
-    @classmethod
-    def of(cls, text_ids: Sequence[str], occurrences: npt.NDArray[np.int64]) -> KnownTexts:
-        """From rows in any order: each text once, with its occurrences added up."""
-        return cls._merged(*id_halves(text_ids), occurrences)
-
-    def with_more(self, others: Sequence[KnownTexts]) -> KnownTexts:
-        """These and some others."""
-        sides = zip(*((known.first, known.second, known.occurrences) for known in [self, *others]), strict=True)
-        return self._merged(*(np.concatenate(side) for side in sides))
-
-    @classmethod
-    def _merged(
-        cls, first: npt.NDArray[np.uint64], second: npt.NDArray[np.uint64], occurrences: npt.NDArray[np.int64]
-    ) -> KnownTexts:
-        order = np.lexsort((second, first))
-        first, second, occurrences = first[order], second[order], occurrences[order]
-        new = np.ones(len(first), dtype=bool)
-        new[1:] = (first[1:] != first[:-1]) | (second[1:] != second[:-1])
-        starts = np.flatnonzero(new)
-        totals = np.add.reduceat(occurrences, starts) if len(starts) else occurrences
-        return cls(first[starts], second[starts], totals)
-
-    def digest(self) -> str:
-        """Says whether two stores hold the same texts, each as often."""
-        held = self.occurrences > 0
-        digest = hashlib.blake2b(digest_size=16)
-        for column in (self.first, self.second, self.occurrences):
-            digest.update(np.ascontiguousarray(column[held]).tobytes())
-        return digest.hexdigest()
-
-    def __len__(self) -> int:
-        return len(self.first)
-
-    def find(self, text_ids: Sequence[str]) -> npt.NDArray[np.int64]:
-        """(N,) int64: the index of each id here, or -1."""
-        if not len(self) or not len(text_ids):
-            return np.full(len(text_ids), -1, dtype=np.int64)
-        first, second = id_halves(text_ids)
-        at = np.minimum(np.searchsorted(self.first, first), len(self) - 1)
-        # Ids that share a first half stand side by side; among ten million texts that happens once in a million stores.
-        behind = (self.first[at] == first) & (self.second[at] < second)
-        while behind.any():
-            at[behind] = np.minimum(at[behind] + 1, len(self) - 1)
-            behind &= (self.first[at] == first) & (self.second[at] < second) & (at < len(self) - 1)
-        return np.where((self.first[at] == first) & (self.second[at] == second), at, -1)
-
-
-def id_halves(text_ids: Sequence[str]) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint64]]:
-    """The two 64-bit halves of ids of 32 hexadecimal digits."""
-    halves = np.frombuffer(bytes.fromhex("".join(text_ids)), dtype=">u8").reshape(-1, 2).astype(np.uint64)
-    return halves[:, 0], halves[:, 1]
 
 
 class LabelStore:
@@ -168,39 +114,107 @@ class LabelStore:
         """The names of the finished parts, sorted."""
         return self.folder.names(".parquet")
 
-    def write_part(self, table: pa.Table) -> str:
-        """Write rows of `SCHEMA` as a new part and return its name."""
-        buffer = io.BytesIO()
-        pq.write_table(table.select(SCHEMA.names).cast(SCHEMA), buffer, compression="zstd")
-        name = f"part-{uuid.uuid4().hex}.parquet"
-        self.folder.write(name, buffer.getbuffer())
-        return name
+    def write_part(self, table: pa.Table) -> tuple[str, int]:
+        """Write rows of `SCHEMA` as a new part; return its name and its bytes."""
+        name = _new_part()
+        return name, self._write_rows(name, [table.select(SCHEMA.names).cast(SCHEMA)])
 
-    def read_part(self, name: str, columns: Sequence[str] | None = None) -> pa.Table:
-        """A part, or some columns of it. Raises RunDirError for a file that is not one."""
+    def read_part(self, name: str, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+        """A part, or some columns of it, a row group at a time. Raises RunDirError for a file that is not one."""
+        with self._opened(name) as part:
+            for group in range(part.num_row_groups):
+                yield part.read_row_group(group, columns=list(columns) if columns else None)
+
+    def row_groups(self) -> list[RowGroup]:
+        """All of the store in pieces that can be read in any order, sorted by part."""
+        with ThreadPoolExecutor(LISTERS) as pool:
+            return [group for groups in pool.map(self._row_groups, self.parts()) for group in groups]
+
+    def _row_groups(self, name: str) -> list[RowGroup]:
+        with self._opened(name) as part:
+            sizes = [part.metadata.row_group(at).total_byte_size for at in range(part.num_row_groups)]
+        return [RowGroup(name, at, size) for at, size in enumerate(sizes)]
+
+    def read_row_groups(self, groups: Iterable[RowGroup], columns: Sequence[str]) -> Iterator[pa.Table]:
+        """Some columns of row groups, one after another. Raises RunDirError as `read_part` does."""
+        for group in groups:
+            with self._opened(group.part) as part:
+                yield part.read_row_group(group.at, columns=list(columns))
+
+    @contextlib.contextmanager
+    def _opened(self, name: str) -> Iterator[pq.ParquetFile]:
         try:
             with self.folder.open(name) as source:
-                return pq.read_table(source, columns=list(columns) if columns else None)
+                yield pq.ParquetFile(source)
         except (pa.ArrowInvalid, OSError) as error:
             raise RunDirError(
                 f"{self.path}/{name}: is not a label part ({first_line(error)}). Remove it: its texts "
                 "are labelled anew."
             ) from None
 
+    def merge_parts(self, names: Sequence[str]) -> tuple[str, int]:
+        """Put one part in the place of several; return its name and its bytes.
+
+        What is to be done is written down first, so that `finish_merges` can end it after a kill: until then rows may
+        stand twice, and none is ever lost.
+        """
+        merged = _new_part()
+        plan = f"{MERGE}{merged}.json"
+        self.folder.write(plan, json.dumps({"part": merged, "sources": list(names)}).encode())
+        size = self._write_rows(merged, _gathered(group for name in names for group in self.read_part(name)))
+        self._end_merge(plan, names)
+        return merged, size
+
+    def finish_merges(self) -> list[tuple[str, list[str]]]:
+        """End or undo the merges that a kill has interrupted. For when nobody else is at work in the store.
+
+        Returns:
+            those that took effect: the part, and its sources.
+        """
+        parts, ended = set(self.parts()), []
+        for plan in self.folder.names(".json"):
+            if plan.startswith(MERGE):
+                merge = parse_record(self.folder.read(plan))
+                if merge["part"] in parts:
+                    ended.append((merge["part"], merge["sources"]))
+                self._end_merge(plan, [name for name in merge["sources"] if name in parts and merge["part"] in parts])
+        return ended
+
+    def _end_merge(self, plan: str, sources: Sequence[str]) -> None:
+        for name in sources:
+            self.folder.delete(name)
+        self.folder.delete(plan)
+
+    def _write_rows(self, name: str, tables: Iterable[pa.Table]) -> int:
+        with self.folder.writing(name) as sink:
+            with pq.ParquetWriter(sink, SCHEMA, compression="zstd") as writer:
+                for table in tables:
+                    writer.write_table(table)
+            return sink.tell()
+
     def known_texts(self, parts: Iterable[str]) -> KnownTexts:
         """The ids in some parts, each once, with their occurrences added up."""
         known = KnownTexts.of([], np.empty(0, np.int64))
         waiting: list[KnownTexts] = []
-        for name in parts:
-            table = self.read_part(name, ["text_id", "occurrences"])
-            waiting.append(KnownTexts.of(table["text_id"].to_pylist(), table["occurrences"].to_numpy()))
+        for text_ids, occurrences in self._ids(parts):
+            waiting.append(KnownTexts.of(text_ids, occurrences))
             if sum(map(len, waiting)) > max(len(known), MERGE_AT):
                 known, waiting = known.with_more(waiting), []
         return known.with_more(waiting)
 
+    def census(self, about: int) -> Census:
+        """Count what the store holds of the corpus, of `about` so many ids."""
+        return take_census(self._ids(self.parts()), about)
+
     def count_texts(self) -> int:
         """How many texts the parts hold, each as often as it stands in the corpus."""
-        return sum(pc.sum(self.read_part(name, ["occurrences"])["occurrences"]).as_py() or 0 for name in self.parts())
+        tables = (table for name in self.parts() for table in self.read_part(name, ["occurrences"]))
+        return sum(pc.sum(table["occurrences"]).as_py() or 0 for table in tables)
+
+    def _ids(self, parts: Iterable[str]) -> Iterator[tuple[list[str], npt.NDArray[np.int64]]]:
+        for name in parts:
+            for table in self.read_part(name, ["text_id", "occurrences"]):
+                yield table["text_id"].to_pylist(), table["occurrences"].to_numpy()
 
     def correct_occurrences(self, parts: Sequence[str], known: KnownTexts, counted: npt.NDArray[np.int64]) -> int:
         """Make the store say what the corpus holds now, for texts that were known before this pass.
@@ -220,21 +234,40 @@ class LabelStore:
         if not wrong.any():
             return 0
         left, rows_left = counted.copy(), np.zeros(len(known), dtype=np.int64)
+        to_mend: list[str] = []
         for name in parts:
-            np.add.at(rows_left, known.find(self.read_part(name, ["text_id"])["text_id"].to_pylist()), 1)
-        for name in parts:
-            table = self.read_part(name)
+            for text_ids, _ in self._ids([name]):
+                at = known.find(text_ids)
+                np.add.at(rows_left, at, 1)
+                if wrong[at].any() and name not in to_mend[-1:]:
+                    to_mend.append(name)
+
+        def mended(table: pa.Table) -> pa.Table:
             at = known.find(table["text_id"].to_pylist())
-            if not wrong[at].any():
-                continue
             occurrences = table["occurrences"].to_numpy().copy()
             for row in np.flatnonzero(wrong[at]):  # a text that stands in several parts is shared out among them
                 text = at[row]
                 occurrences[row] = -(-left[text] // rows_left[text])
                 left[text], rows_left[text] = left[text] - occurrences[row], rows_left[text] - 1
             index = SCHEMA.get_field_index("occurrences")
-            table = table.set_column(index, SCHEMA.field(index), pa.array(occurrences, pa.int64()))
-            buffer = io.BytesIO()
-            pq.write_table(table, buffer, compression="zstd")
-            self.folder.write(name, buffer.getbuffer())
+            return table.set_column(index, SCHEMA.field(index), pa.array(occurrences, pa.int64()))
+
+        for name in to_mend:
+            self._write_rows(name, map(mended, self.read_part(name)))
         return int(wrong.sum())
+
+
+def _new_part() -> str:
+    return f"part-{uuid.uuid4().hex}.parquet"
+
+
+def _gathered(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """The same rows in tables of `ROW_GROUP_BYTES` or more."""
+    waiting: list[pa.Table] = []
+    for table in tables:
+        waiting.append(table)
+        if sum(one.nbytes for one in waiting) >= ROW_GROUP_BYTES:
+            yield pa.concat_tables(waiting)
+            waiting = []
+    if waiting:
+        yield pa.concat_tables(waiting)

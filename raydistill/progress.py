@@ -8,7 +8,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import IO, TextIO
@@ -55,25 +55,24 @@ class Progress:
     def __init__(self, console: Console, name: str, unit: str, total: int | None) -> None:
         self.console, self.name, self.unit, self.total = console, name, unit, total
         self.started = self._shown_at = time.monotonic()
-        self._first: tuple[float, int, int] | None = None  # time, done and work at the first update
-        self._done, self._work, self._work_unit, self._note, self._width = 0, 0, "", "", 0
+        self._first: tuple[float, dict[str, int]] | None = None  # time and amounts at the first update
+        self._amounts, self._note, self._width = {unit: 0}, "", 0
 
     def __enter__(self) -> Progress:
         self._show("starting")
         return self
 
-    def update(self, done: int, note: str = "", work: tuple[int, str] | None = None) -> None:
+    def update(self, done: int, note: str = "", work: Mapping[str, int] | None = None) -> None:
         """Say how far the stage is.
 
         Args:
             done: units done, of the total.
-            note: shown behind the rate.
-            work: an amount done and its unit, of which the rate is shown instead of the units'.
+            note: shown at the end of the line.
+            work: what else is done, by unit, of which the rates are shown too.
         """
-        self._done, self._note = done, note
-        self._work, self._work_unit = work or (done, self.unit)
+        self._amounts, self._note = {self.unit: done, **(work or {})}, note
         # Rates are taken from the first update on: what comes before it is start-up, not work.
-        self._first = self._first or (time.monotonic(), done, self._work)
+        self._first = self._first or (time.monotonic(), self._amounts)
         if time.monotonic() - self._shown_at >= (LIVE_SECONDS if self.console.live else PLAIN_SECONDS):
             self._show(self._status())
 
@@ -86,24 +85,25 @@ class Progress:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if kind is None:
-            self._show(f"{self._done:,} {self.unit} · {duration(self.seconds)}", final=True)
+            self._show(f"{self._amounts[self.unit]:,} {self.unit} · {duration(self.seconds)}", final=True)
         elif self.console.live:
             self.console.say()
 
     def _status(self) -> str:
+        """A terminal cuts the end off, so what is wanted most comes first."""
         assert self._first is not None
-        since, done, work = self._first
+        since, before = self._first
         elapsed = max(time.monotonic() - since, 1e-9)
-        parts = [f"{self._done:,} {self.unit}"]
+        done = self._amounts[self.unit]
+        parts = [f"{done:,} {self.unit}"]
         if self.total:
-            parts[0] = f"{self._done:,} of {self.total:,} {self.unit} ({min(self._done / self.total, 1):.0%})"
-        rate = (self._work - work) / elapsed
-        if rate:
-            parts.append(f"{rate:,.1f} {self._work_unit}/s" if rate < 100 else f"{rate:,.0f} {self._work_unit}/s")
-        parts.append(self._note)
-        if self.total and done < self._done < self.total:
-            parts.append(f"ETA {duration((self.total - self._done) * elapsed / (self._done - done))}")
-        return " · ".join(filter(None, parts))
+            parts[0] = f"{done:,} of {self.total:,} {self.unit} ({min(done / self.total, 1):.0%})"
+        if self.total and before[self.unit] < done < self.total:
+            parts.append(f"ETA {duration((self.total - done) * elapsed / (done - before[self.unit]))}")
+        for unit, amount in self._amounts.items():
+            if rate := (amount - before.get(unit, 0)) / elapsed:
+                parts.append(f"{rate:,.1f} {unit}/s" if rate < 100 else f"{rate:,.0f} {unit}/s")
+        return " · ".join(filter(None, [*parts, self._note]))
 
     def _show(self, status: str, *, final: bool = False) -> None:
         self._shown_at = time.monotonic()

@@ -11,7 +11,8 @@ from typing import Any
 class TeacherSpec:
     """All that a worker needs to load the teacher. Ids left at None are read off the model's config.
 
-    `fingerprint` is what `pretrained.fingerprint` says of its weights: the name of its export in each node's cache.
+    `fingerprint` is what `pretrained.fingerprint` says of its weights: the name of its export in each node's cache;
+    `parameters` are the weights beside the embeddings, to judge its cost by.
     `strict`: a backend that was asked for and cannot run the teacher is an error.
     """
 
@@ -23,6 +24,7 @@ class TeacherSpec:
     precision: str = "auto"
     backend: str = "auto"
     fingerprint: str | None = None
+    parameters: int = 0
     strict: bool = False
     entailment_id: int | None = None
     contradiction_id: int | None = None
@@ -47,11 +49,26 @@ class StudentSpec:
 
 @dataclasses.dataclass
 class Effort:
-    """What scoring took, and which engine did it; tokens with padding, seconds of tokenising and of forward passes."""
+    """What labelling took, of one block or of many: tokens without and with padding, and where the time went.
+
+    A teacher actor tokenises, runs forward passes and waits for texts; others read and write at the same time.
+    """
 
     pairs: int = 0
     tokens: int = 0
     padded_tokens: int = 0
+    read_seconds: float = 0.0
+    wait_seconds: float = 0.0
     tokenize_seconds: float = 0.0
     forward_seconds: float = 0.0
+    write_seconds: float = 0.0
     engine: str = ""
+
+    def __add__(self, other: Effort) -> Effort:
+        """Both together; the engine is the last one that is known."""
+        sums = {
+            field.name: getattr(self, field.name) + getattr(other, field.name)
+            for field in dataclasses.fields(self)
+            if field.name != "engine"
+        }
+        return Effort(**sums, engine=other.engine or self.engine)

@@ -143,7 +143,7 @@ def describe_teacher(spec: TeacherSpec) -> dict[str, Any]:
     PairEncoder(tokenizer, make_hypotheses(spec.hypothesis_template, spec.class_names), max_length)
     return {
         "teacher": spec.name_or_path,
-        "teacher_parameters": bare.num_parameters(),
+        "teacher_parameters": bare.num_parameters(exclude_embeddings=True),
         "teacher_fingerprint": fingerprint(spec.name_or_path, config),
         "hypothesis_template": spec.hypothesis_template,
         "class_names": list(spec.class_names),

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from raydistill.corpus import text_id
 from raydistill.errors import RunDirError
 from raydistill.files import Folder
-from raydistill.label_store import SCHEMA, LabelStore, id_halves, logits_column, logits_matrix
+from raydistill.known_texts import BUCKET_IDS, id_halves, take_census
+from raydistill.label_store import SCHEMA, LabelStore, logits_column, logits_matrix
 
 same_folder = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50)
 
@@ -51,11 +52,16 @@ def fresh(store):
     return inner
 
 
+def read(store, name, columns=None):
+    """A whole part."""
+    return pa.concat_tables(store.read_part(name, columns))
+
+
 def contents(store):
     """How often every text stands in a store, by its id, from all parts."""
     found = Counter()
     for name in store.parts():
-        rows = store.read_part(name)
+        rows = read(store, name)
         for key, times in zip(rows["text_id"].to_pylist(), rows["occurrences"].to_pylist(), strict=True):
             found[key] += times
     return dict(found)
@@ -70,16 +76,16 @@ def ids(occurrences):
 
 def test_a_part_is_read_as_it_was_written(store):
     table = part({"a": 1, "Zoë": 2, "東京 🙂": 3})
-    name = store.write_part(table)
+    name, _ = store.write_part(table)
     assert store.parts() == [name]
-    assert store.read_part(name).equals(table)
-    assert store.read_part(name, ["text_id", "occurrences"]).equals(table.select(["text_id", "occurrences"]))
+    assert read(store, name).equals(table)
+    assert read(store, name, ["text_id", "occurrences"]).equals(table.select(["text_id", "occurrences"]))
 
 
 def test_columns_that_are_not_the_stores_are_left_out(store):
     table = part({"a": 1, "b": 2})
     store.write_part(table.append_column("effort", pa.array([1, 2])).select([*reversed(table.column_names), "effort"]))
-    assert store.read_part(store.parts()[0]).equals(table)
+    assert read(store, store.parts()[0]).equals(table)
 
 
 @given(st.integers(0, 6), st.integers(1, 5))
@@ -101,7 +107,7 @@ def test_a_slice_of_a_column_is_that_slice_of_the_matrix(start, length):
 def test_logits_keep_every_bit(store):
     table = part({f"text {i}": 1 for i in range(100)}, classes=7)
     store.write_part(table)
-    found = logits_matrix(store.read_part(store.parts()[0])["entailment"], 7)
+    found = logits_matrix(read(store, store.parts()[0])["entailment"], 7)
     assert found.tobytes() == logits_matrix(table["entailment"], 7).tobytes()
 
 
@@ -136,7 +142,7 @@ def test_the_metadata_names_no_library_but_arrow(store):
 
 
 def test_a_part_that_a_kill_left_half_written_is_not_there(store, tmp_path):
-    whole = store.write_part(part({"a": 1}))
+    whole, _ = store.write_part(part({"a": 1}))
     content = (tmp_path / "labels" / whole).read_bytes()
     (tmp_path / "labels" / ".0123.tmp").write_bytes(content[: len(content) // 2])
     (tmp_path / "labels" / ".part-0123.parquet").write_bytes(content[: len(content) // 2])
@@ -161,11 +167,11 @@ def test_a_write_that_fails_leaves_no_part(store):
 
 
 def test_a_torn_part_is_an_error_that_names_it(store, tmp_path):
-    name = store.write_part(part({f"text {i}": 1 for i in range(50)}))
+    name, _ = store.write_part(part({f"text {i}": 1 for i in range(50)}))
     path = tmp_path / "labels" / name
     path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(RunDirError, match="is not a label part") as error:
-        store.read_part(name)
+        read(store, name)
     assert str(error.value).startswith(f"{store.path}/{name}: ")
     with pytest.raises(RunDirError, match="is not a label part"):
         store.known_texts(store.parts())
@@ -173,7 +179,7 @@ def test_a_torn_part_is_an_error_that_names_it(store, tmp_path):
 
 def test_a_part_that_is_gone_is_an_error_that_names_it(store):
     with pytest.raises(RunDirError, match=r"part-x\.parquet: is not a label part"):
-        store.read_part("part-x.parquet")
+        read(store, "part-x.parquet")
 
 
 def test_a_store_travels_as_its_path(store):
@@ -222,7 +228,7 @@ def test_only_a_complete_store_can_be_trained_from(store):
     with pytest.raises(RunDirError, match="not complete"):
         store.complete_record()
     store.write_record({"labelling": {}, "complete": {"texts": 3}})
-    name = store.write_part(part({"a": 2, "b": 1}))
+    name, _ = store.write_part(part({"a": 2, "b": 1}))
     assert store.complete_record()["complete"] == {"texts": 3}
     store.folder.delete(name)
     with pytest.raises(RunDirError, match="holds 0 of its 3 texts"):
@@ -327,7 +333,7 @@ def test_a_text_that_is_gone_counts_no_more_but_keeps_its_logits(store):
     store.write_part(table)
     assert correct(store, {"b": 2}) == 1
     assert contents(store) == ids({"a": 0, "b": 2})
-    assert store.read_part(store.parts()[0]).drop_columns("occurrences").equals(table.drop_columns("occurrences"))
+    assert read(store, store.parts()[0]).drop_columns("occurrences").equals(table.drop_columns("occurrences"))
 
 
 def test_a_text_that_comes_back_counts_again(store):
@@ -344,14 +350,14 @@ def test_a_text_of_several_parts_counts_once_in_all(store):
 
 
 def test_a_store_that_is_right_is_not_touched(store, tmp_path):
-    names = [store.write_part(part({"a": 1, "b": 1})), store.write_part(part({"a": 2}))]
+    names = [store.write_part(part(rows))[0] for rows in ({"a": 1, "b": 1}, {"a": 2})]
     before = {name: (tmp_path / "labels" / name).stat().st_mtime_ns for name in names}
     assert correct(store, {"a": 3, "b": 1}) == 0
     assert {name: (tmp_path / "labels" / name).stat().st_mtime_ns for name in names} == before
 
 
 def test_parts_that_are_right_are_not_touched(store, tmp_path):
-    right, wrong = store.write_part(part({"a": 1})), store.write_part(part({"b": 1}))
+    right, wrong = (store.write_part(part(rows))[0] for rows in ({"a": 1}, {"b": 1}))
     stamp = {name: (tmp_path / "labels" / name).stat().st_ino for name in (right, wrong)}
     correct(store, {"a": 1, "b": 2})
     now = {name: (tmp_path / "labels" / name).stat().st_ino for name in (right, wrong)}
@@ -391,6 +397,98 @@ def test_texts_whose_ids_share_their_first_half_are_counted_right(store):
         store.write_part(part({"b": times}).set_column(0, SCHEMA.field("text_id"), pa.array([key])))
     store.correct_occurrences(earlier, known, counted)
     assert contents(store) == dict(zip(shared, [1, 2, 7], strict=True))
+
+
+# Merged parts
+
+
+@same_folder
+@given(st.lists(st.dictionaries(TEXTS, st.integers(0, 4), min_size=1, max_size=6), min_size=1, max_size=4))
+def test_merged_parts_hold_what_their_sources_held(store, parts):
+    inner = fresh(store)
+    names = [inner.write_part(part(occurrences, seed=i))[0] for i, occurrences in enumerate(parts)]
+    rows, other = pa.concat_tables(read(inner, name) for name in names), inner.write_part(part({"other": 1}))[0]
+    merged, size = inner.merge_parts(names)
+    assert inner.parts() == sorted([merged, other])
+    assert read(inner, merged).equals(rows)
+    assert inner.folder.sizes() == {merged: size, other: inner.folder.sizes()[other]}
+
+
+def test_a_merged_part_is_read_in_pieces(store, monkeypatch):
+    monkeypatch.setattr("raydistill.label_store.ROW_GROUP_BYTES", 4000)
+    names = [store.write_part(part({f"text {i} {j}": 1 for j in range(10)}))[0] for i in range(20)]
+    rows = pa.concat_tables(read(store, name) for name in names)
+    merged, _ = store.merge_parts(names)
+    pieces = list(store.read_part(merged))
+    assert 2 < len(pieces) < 20
+    assert pa.concat_tables(pieces).equals(rows)
+    groups = store.row_groups()
+    assert [(group.part, group.at) for group in groups] == [(merged, at) for at in range(len(pieces))]
+    assert pa.concat_tables(store.read_row_groups(groups[::-1], SCHEMA.names)).equals(pa.concat_tables(pieces[::-1]))
+
+
+@pytest.mark.parametrize("killed_at", ["writing", "removing", "forgetting"])
+def test_a_merge_that_was_killed_is_ended_or_undone(killed_at, store, monkeypatch):
+    corpus = {f"text {i}": i + 1 for i in range(6)}
+    names = [store.write_part(part({text: times}))[0] for text, times in corpus.items()]
+
+    def die(*_):
+        raise KeyboardInterrupt
+
+    deletes = []
+    delete = Folder.delete
+
+    def die_in_the_midst(folder, name):
+        deletes.append(name)
+        if len(deletes) > {"removing": 2, "forgetting": 6}.get(killed_at, 99):
+            die()
+        delete(folder, name)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Folder, "delete", die_in_the_midst)
+        if killed_at == "writing":
+            patch.setattr("raydistill.label_store.pq.ParquetWriter.write_table", die)
+        with pytest.raises(KeyboardInterrupt):
+            store.merge_parts(names)
+    store.folder.sweep()
+    ended = store.finish_merges()
+    assert contents(store) == ids(corpus)
+    assert store.folder.names() == store.parts()
+    assert ended == ([] if killed_at == "writing" else [(store.parts()[0], names)])
+    assert store.finish_merges() == []
+
+
+# The census
+
+
+@same_folder
+@given(PARTS, st.randoms())
+def test_a_census_counts_texts_whatever_parts_they_lie_in(store, parts, random):
+    inner, other = fresh(store), fresh(store)
+    for occurrences in parts:
+        inner.write_part(part(occurrences))
+    rows = [(text, 1) for occurrences in parts for text, times in occurrences.items() for _ in range(times)]
+    random.shuffle(rows)
+    for text, times in rows:
+        other.write_part(part({text: times}))
+    census = inner.census(about=10)
+    assert census.texts == len(rows)
+    assert census.distinct == len(dict(rows))
+    assert other.census(about=10) == census
+    if rows:
+        other.write_part(part({rows[0][0]: 1}))
+        assert other.census(about=10).digest != census.digest
+
+
+def test_a_census_of_many_ids_is_taken_bucket_by_bucket():
+    rng = np.random.default_rng(0)
+    ids = rng.integers(0, 256, (3000, 16), dtype=np.uint8)
+    ids = [row.tobytes().hex() for row in np.concatenate([ids, ids[:1000]])]
+    ones = np.ones(len(ids), dtype=np.int64)
+    one = take_census([(ids, ones)], about=4000)
+    many = take_census([(ids[at : at + 500], ones[at : at + 500]) for at in range(0, 4000, 500)], about=5 * BUCKET_IDS)
+    assert one == many
+    assert (one.texts, one.distinct) == (4000, 3000)
 
 
 # The folder

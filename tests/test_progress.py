@@ -32,15 +32,15 @@ def clock(monkeypatch):
 def test_in_a_pipe_a_stage_says_how_far_it_is_every_so_often_and_how_it_ended(clock):
     console = Console(io.StringIO())
     with console.stage("label", "texts", 1000) as stage:
-        stage.update(0, work=(0, "pairs"))
+        stage.update(0, work={"pairs": 0})
         for done in (100, 200, 300, 400, 500, 1000):
             clock.now += 10
-            stage.update(done, work=(5 * done, "pairs"))
+            stage.update(done, "3% padding", work={"pairs": 5 * done})
     assert console.stream.getvalue().splitlines() == [
         "label  starting",
-        "label  200 of 1,000 texts (20%) · 50.0 pairs/s · ETA 1 min 20 s",
-        "label  400 of 1,000 texts (40%) · 50.0 pairs/s · ETA 1 min 00 s",
-        "label  1,000 of 1,000 texts (100%) · 83.3 pairs/s",
+        "label  200 of 1,000 texts (20%) · ETA 1 min 20 s · 10.0 texts/s · 50.0 pairs/s · 3% padding",
+        "label  400 of 1,000 texts (40%) · ETA 1 min 00 s · 10.0 texts/s · 50.0 pairs/s · 3% padding",
+        "label  1,000 of 1,000 texts (100%) · 16.7 texts/s · 83.3 pairs/s · 3% padding",
         "label  1,000 texts · 1 min 00 s",
     ]
 
@@ -52,7 +52,7 @@ def test_rates_leave_out_the_start_up(clock):
         stage.update(10)
         clock.now += 20
         stage.update(50, note="loss 0.500")
-    assert "train  50 of 100 steps (50%) · 2.0 steps/s · loss 0.500 · ETA 25 s" in console.stream.getvalue()
+    assert "train  50 of 100 steps (50%) · ETA 25 s · 2.0 steps/s · loss 0.500" in console.stream.getvalue()
 
 
 def test_a_stage_without_a_total_has_no_eta(clock):

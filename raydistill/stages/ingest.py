@@ -5,6 +5,8 @@ Runs in read tasks, so it imports neither torch nor transformers.
 
 from __future__ import annotations
 
+import dataclasses
+import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from functools import partial
@@ -18,7 +20,8 @@ from ray.data.datasource import Datasource, ReadTask
 
 from raydistill.corpus import clean, text_id
 from raydistill.corpus_readers import Split, read_split
-from raydistill.label_store import KnownTexts
+from raydistill.known_texts import KnownTexts
+from raydistill.specs import Effort
 
 
 class CorpusSource(Datasource):
@@ -47,17 +50,19 @@ def read_blocks(split: Split, text_column: str, block_bytes: int, known_ref: ray
     """The distinct texts of a split, some at a time (see `distinct_texts`)."""
     known = ray.get(known_ref) if known_ref is not None else None
     texts: Counter[str] = Counter()
-    size = 0
+    size, started = 0, time.perf_counter()
     for lines in read_split(split, text_column):
         for line in lines:
             text = clean(line)
             texts[text] += 1
             size += len(text) + 1
             if size >= block_bytes:
-                yield pack(distinct_texts(texts, known))
-                texts, size = Counter(), 0
+                block = distinct_texts(texts, known)
+                yield pack(block, Effort(read_seconds=time.perf_counter() - started))
+                texts, size, started = Counter(), 0, time.perf_counter()
     if texts:
-        yield pack(distinct_texts(texts, known))
+        block = distinct_texts(texts, known)
+        yield pack(block, Effort(read_seconds=time.perf_counter() - started))
 
 
 def distinct_texts(texts: Counter[str], known: KnownTexts | None) -> pa.Table:
@@ -78,17 +83,18 @@ def distinct_texts(texts: Counter[str], known: KnownTexts | None) -> pa.Table:
     )
 
 
-def pack(block: pa.Table, effort: dict[str, Any] | None = None) -> pa.Table:
+def pack(block: pa.Table, effort: Effort) -> pa.Table:
     """A block as a single row, which Ray Data passes on as it is: rows it would gather or cut by their bytes."""
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, block.schema) as writer:
         writer.write_table(block)
     content = sink.getvalue()
     bounds = pa.py_buffer(np.array([0, len(content)], dtype=np.int64))
-    columns = {"block": pa.Array.from_buffers(pa.large_binary(), 1, [None, bounds, content])}
-    return pa.table(columns | ({"effort": pa.array([effort])} if effort else {}))
+    block_column = pa.Array.from_buffers(pa.large_binary(), 1, [None, bounds, content])
+    return pa.table({"block": block_column, "effort": pa.array([dataclasses.asdict(effort)])})
 
 
-def unpack(packed: pa.Table) -> pa.Table:
+def unpack(packed: pa.Table) -> tuple[pa.Table, Effort]:
     """The reverse, without a copy."""
-    return pa.ipc.open_stream(packed["block"][0].as_buffer()).read_all()
+    block = pa.ipc.open_stream(packed["block"][0].as_buffer()).read_all()
+    return block, Effort(**packed["effort"][0].as_py())

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Generator, Sequence
 from functools import partial
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import ray
@@ -17,17 +18,21 @@ from ray.data import ActorPoolStrategy
 
 from raydistill.corpus import make_splits
 from raydistill.corpus_files import CorpusFile
-from raydistill.errors import ModelError, RaydistillError
-from raydistill.label_store import KnownTexts, LabelStore, logits_column
+from raydistill.known_texts import KnownTexts
+from raydistill.label_store import LabelStore
 from raydistill.progress import Progress
 from raydistill.resources import Plan
 from raydistill.specs import Effort, TeacherSpec
 from raydistill.stages.cluster import data_settings, our_errors
-from raydistill.stages.ingest import CorpusSource, pack, unpack
+from raydistill.stages.ingest import CorpusSource, unpack
+from raydistill.stages.merging import Merger
+from raydistill.stages.teacher_actor import TeacherActor
 
 SPLIT_BYTES = 64 << 20
-# A block is the unit of progress and of what a crash costs; its work is about its bytes times the number of classes.
-BLOCK_WORK_BYTES, SMALLEST_BLOCK_BYTES = 1 << 20, 16 << 10
+# A block is the unit of progress and of what a crash costs, so it is some seconds of an actor's work, by the rate
+# that a core or a GPU may be expected to reach. A block of few texts pads more; one of many takes memory.
+BLOCK_SECONDS, CORE_FLOPS, GPU_FLOPS, BYTES_PER_TOKEN = 10, 1e11, 1.5e14, 4.5
+SMALLEST_BLOCK_BYTES, LARGEST_BLOCK_BYTES = 16 << 10, 8 << 20
 BLOCKS_PER_ACTOR = 8  # with fewer, some actors idle at the end
 
 
@@ -39,66 +44,100 @@ class Counts:
     blanks: int = 0
     known: int = 0
     labelled: int = 0
-    pairs: int = 0
-    tokens: int = 0
-    padded_tokens: int = 0
-    tokenize_seconds: float = 0.0
-    forward_seconds: float = 0.0
     engines: dict[str, int] = dataclasses.field(default_factory=dict)  # pairs that each scored
+    effort: Effort = dataclasses.field(default_factory=Effort)
 
     def add(self, receipt: dict[str, Any]) -> None:
         """Add what one block met."""
-        for field in dataclasses.fields(self):
-            if field.name != "engines":
-                setattr(self, field.name, getattr(self, field.name) + (receipt.get(field.name) or 0))
-        if receipt["pairs"]:
-            self.engines[receipt["engine"]] = self.engines.get(receipt["engine"], 0) + receipt["pairs"]
+        effort = Effort(**receipt["effort"])
+        self.effort += effort
+        if effort.pairs:
+            self.engines[effort.engine] = self.engines.get(effort.engine, 0) + effort.pairs
+        for name in ("texts", "blanks", "labelled"):
+            setattr(self, name, getattr(self, name) + receipt[name])
 
 
 def label_corpus(
-    files: Sequence[CorpusFile], text_column: str, spec: TeacherSpec, store: LabelStore, plan: Plan, progress: Progress
+    files: Sequence[CorpusFile],
+    text_column: str,
+    spec: TeacherSpec,
+    store: LabelStore,
+    plan: Plan,
+    progress: Progress,
+    *,
+    file_bytes: int,
+    actor: type = TeacherActor,
 ) -> Counts:
     """Label every text that the store does not hold yet, then set the store's occurrences right.
 
     A text counts as done when a part of the store holds its id: where it stands in the corpus, how the corpus is cut
-    into blocks and how large the cluster is do not matter. Raises CorpusError, ModelError.
+    into blocks and how large the cluster is do not matter.
+
+    Args:
+        file_bytes: how large a label file is to become where there are labels enough.
+        actor: what scores blocks; made with the spec.
+
+    Raises:
+        CorpusError, ModelError.
     """
+    store.folder.sweep()
+    store.finish_merges()
     earlier = store.parts()
     known = store.known_texts(earlier)
     counted = np.zeros(len(known), dtype=np.int64)
-    counts, written = Counts(), set()
+    counts, merger = Counts(), Merger(store, file_bytes, plan.task_cpus)
     spec = dataclasses.replace(spec, use_gpu=plan.teacher_gpus > 0, threads=plan.teacher_threads)
-    store.folder.sweep()
     with our_errors(), data_settings(target_max_block_size=1):  # a packed block is a row: neither merged nor cut
-        for receipt in _receipts(files, text_column, spec, store, known, plan):
-            counts.add(receipt)
-            if receipt["part"]:
-                written.add(receipt["part"])
-            np.add.at(counted, receipt["known_index"], receipt["known_occurrences"])
-            progress.update(counts.texts, work=(counts.pairs, "pairs"))
-    for orphan in set(store.parts()) - set(earlier) - written:
-        store.folder.delete(orphan)  # left by a task that died after writing and was run again
-    store.correct_occurrences(earlier, known, counted)
+        with contextlib.closing(_receipts(files, text_column, spec, store, known, plan, actor)) as receipts:
+            for receipt in receipts:
+                counts.add(receipt)
+                if receipt["part"]:
+                    merger.add(receipt["part"], receipt["part_bytes"])
+                np.add.at(counted, receipt["known_index"], receipt["known_occurrences"])
+                _show(counts, progress)
+        merger.finish()
+        for orphan in set(store.parts()) - set(earlier) - merger.parts:
+            store.folder.delete(orphan)  # left by a task that died after writing and was run again
+        store.correct_occurrences(earlier, known, counted)
+        sizes = store.folder.sizes()
+        for name in earlier:
+            merger.add(name, sizes[name])
+        merger.finish()
     counts.known = int((counted > 0).sum())
     return counts
 
 
-def block_bytes(files: Sequence[CorpusFile], num_classes: int, plan: Plan) -> int:
-    """Bytes of text in a block: a fixed amount of work, and small enough that every actor gets several."""
+def _show(counts: Counts, progress: Progress) -> None:
+    effort = counts.effort
+    padding = f"{1 - effort.tokens / effort.padded_tokens:.0%} padding" if effort.padded_tokens else ""
+    progress.update(counts.texts, padding, work={"pairs": effort.pairs, "tokens": effort.tokens})
+
+
+def block_bytes(files: Sequence[CorpusFile], spec: TeacherSpec, plan: Plan) -> int:
+    """Bytes of text in a block: some seconds of work, and few enough that every actor gets several."""
+    rate = plan.teacher_gpus * GPU_FLOPS if plan.teacher_gpus else plan.teacher_threads * CORE_FLOPS
+    flops_per_byte = 2 * max(spec.parameters, 1) * len(spec.class_names) / BYTES_PER_TOKEN
     share = sum(file.size for file in files) // (BLOCKS_PER_ACTOR * plan.teacher_actors_max)
-    return max(min(BLOCK_WORK_BYTES // num_classes, share), SMALLEST_BLOCK_BYTES)
+    wanted = min(int(BLOCK_SECONDS * rate / flops_per_byte), LARGEST_BLOCK_BYTES, share)
+    return max(wanted, SMALLEST_BLOCK_BYTES)
 
 
 def _receipts(
-    files: Sequence[CorpusFile], text_column: str, spec: TeacherSpec, store: LabelStore, known: KnownTexts, plan: Plan
-) -> Iterator[dict[str, Any]]:
+    files: Sequence[CorpusFile],
+    text_column: str,
+    spec: TeacherSpec,
+    store: LabelStore,
+    known: KnownTexts,
+    plan: Plan,
+    actor: type,
+) -> Generator[dict[str, Any]]:
     """Run the pass; one row of counts comes back for each block, and no text."""
-    size = block_bytes(files, len(spec.class_names), plan)
+    size = block_bytes(files, spec, plan)
     splits = make_splits(files, min(SPLIT_BYTES, max(size, sum(file.size for file in files) // 4)))
     source = CorpusSource(splits, text_column, size, ray.put(known) if len(known) else None)
     blocks = ray.data.read_datasource(source, override_num_blocks=len(splits), num_cpus=plan.task_cpus)
     scored = blocks.map_batches(
-        TeacherActor,
+        actor,
         fn_constructor_args=(spec,),
         batch_size=None,
         batch_format="pyarrow",
@@ -118,82 +157,34 @@ def _receipts(
         yield from batch.to_pylist()
 
 
-class TeacherActor:
-    """A teacher in an actor: loads once, scores the new texts of block after block.
-
-    What the user can mend is raised with the first block: from a constructor Ray passes on its text alone.
-    """
-
-    def __init__(self, spec: TeacherSpec) -> None:
-        from raydistill.teacher import Teacher  # here, so that the tasks of this module start without torch
-
-        self.fault: RaydistillError | None = None
-        try:
-            self.teacher = Teacher.load(spec)
-        except RaydistillError as fault:
-            self.fault = fault
-
-    def __call__(self, packed: pa.Table) -> pa.Table:
-        """Adds columns entailment and contradiction (null where there was nothing to score) and what it took."""
-        if self.fault:
-            raise self.fault
-        block = unpack(packed)
-        texts = block["text"].to_pylist()
-        rows = [i for i, text in enumerate(texts) if text]
-        effort = Effort()
-        try:
-            entailment, contradiction = self.teacher.score([texts[i] for i in rows], effort)
-        except FloatingPointError as error:
-            bad = block["text_id"][rows[error.args[1]]].as_py()
-            raise ModelError(
-                f"the teacher gives logits that are not finite for the text with id {bad}. If it runs in fp16 or bf16, "
-                "try --teacher-precision fp32."
-            ) from None
-        where = _positions(rows, len(texts))
-        return pack(
-            block.append_column("entailment", logits_column(entailment).take(where)).append_column(
-                "contradiction", logits_column(contradiction).take(where)
-            ),
-            dataclasses.asdict(effort),
-        )
-
-
-def _positions(rows: Sequence[int], length: int) -> pa.Array:
-    """For each of `length` rows its place among `rows`, or null."""
-    where: npt.NDArray[np.int64] = np.full(length, -1, dtype=np.int64)
-    where[list(rows)] = np.arange(len(rows))
-    return pa.array(where, mask=where < 0)
-
-
 def write_block(packed: pa.Table, store: LabelStore) -> pa.Table:
     """Write the scored rows as a part of the store; return one row that says what the block held."""
-    block, effort = unpack(packed), packed["effort"][0].as_py()
+    started = time.perf_counter()
+    block, effort = unpack(packed)
     scored = block.filter(block["entailment"].is_valid())
     known = block.filter(pc.greater_equal(block["known_index"], 0))
     blanks = block.filter(pc.equal(block["text"], ""))
-    part = store.write_part(scored) if scored.num_rows else None
+    part, part_bytes = store.write_part(scored) if scored.num_rows else (None, 0)
+    effort.write_seconds = time.perf_counter() - started
     receipt = {
         "part": part,
+        "part_bytes": part_bytes,
         "texts": _sum(scored["occurrences"]) + _sum(known["occurrences"]),
         "labelled": scored.num_rows,
         "blanks": _sum(blanks["occurrences"]),
         "known_index": known["known_index"].to_pylist(),
         "known_occurrences": known["occurrences"].to_pylist(),
-        **effort,
+        "effort": dataclasses.asdict(effort),
     }
-    return pa.table({name: pa.array([value], RECEIPT.field(name).type) for name, value in receipt.items()})
+    return pa.table({name: pa.array([value], RECEIPT.get(name)) for name, value in receipt.items()})
 
 
-RECEIPT = pa.schema(
-    [
-        ("part", pa.string()),
-        *[(name, pa.int64()) for name in ("texts", "labelled", "blanks", "pairs", "tokens", "padded_tokens")],
-        ("known_index", pa.list_(pa.int64())),
-        ("known_occurrences", pa.list_(pa.int64())),
-        *[(name, pa.float64()) for name in ("tokenize_seconds", "forward_seconds")],
-        ("engine", pa.string()),
-    ]
-)
+# Types that a value alone may not tell: of None, and of an empty list.
+RECEIPT = {
+    "part": pa.string(),
+    "known_index": pa.list_(pa.int64()),
+    "known_occurrences": pa.list_(pa.int64()),
+}
 
 
 def _sum(column: pa.ChunkedArray) -> int:

@@ -5,12 +5,12 @@ Runs in Ray Train's controller and data actors and in data tasks, so it imports 
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import ray.data
 from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
@@ -22,6 +22,9 @@ from raydistill.run_dir import CHECKPOINTS
 from raydistill.stages.cluster import data_settings
 from raydistill.student_rows import StudentRows
 
+BLOCK_BYTES = 8 << 20  # Ray Data would gather row groups to 128 MB
+TASK_BYTES = 16 << 20
+
 
 def label_rows(
     store: LabelStore, rows: StudentRows, plan: Plan, seed: int | None = None, storage: Path | None = None
@@ -31,16 +34,16 @@ def label_rows(
     The draw depends on seed and epoch alone: training that goes on from a checkpoint in `storage` sees what it would
     have seen undisturbed.
     """
-    with data_settings():
+    with data_settings(target_max_block_size=BLOCK_BYTES):
         source = LabelSource(store, seed, _epoch_to_resume(storage) if storage else 0)
-        dataset = ray.data.read_datasource(source, num_cpus=plan.task_cpus, override_num_blocks=len(source.parts))
+        dataset = ray.data.read_datasource(source, num_cpus=plan.task_cpus, override_num_blocks=source.num_tasks)
         return dataset.map_batches(
             rows, batch_size=None, batch_format="pyarrow", zero_copy_batch=True, num_cpus=plan.task_cpus
         )
 
 
 class LabelSource(Datasource):
-    """The label store as Ray Data reads it: one task for each part, in an order drawn from seed and epoch.
+    """The label store as Ray Data reads it: row groups from all over it, in an order drawn from seed and epoch.
 
     `ray.data.read_parquet` would do, but it lists files in a task that takes a whole CPU, whatever `num_cpus` says, and
     waits for ever where the train worker has left less.
@@ -50,25 +53,24 @@ class LabelSource(Datasource):
 
     def __init__(self, store: LabelStore, seed: int | None, first_epoch: int) -> None:
         super().__init__()
-        self.store, self.parts, self._seed, self._first_epoch = store, store.parts(), seed, first_epoch
+        self._store, self._seed, self._first_epoch = store, seed, first_epoch
+        self._groups = store.row_groups()
+        self.num_tasks = math.ceil(sum(group.size for group in self._groups) / TASK_BYTES)
 
     def estimate_inmemory_data_size(self) -> int | None:
-        return None
+        return sum(group.size for group in self._groups)
 
     def get_read_tasks(
         self, parallelism: int, per_task_row_limit: int | None = None, data_context: Any = None
     ) -> list[ReadTask]:
         unknown = BlockMetadata(num_rows=None, size_bytes=None, input_files=None, exec_stats=None)
-        parts = list(self.parts)
+        order = np.arange(len(self._groups))
         if self._seed is not None:
             # Ray Data counts the executions of a dataset: each is an epoch.
             epoch = self._first_epoch + (data_context._execution_idx if data_context else 0)
-            np.random.default_rng([self._seed, epoch]).shuffle(parts)
-        return [ReadTask(partial(_read_part, self.store, name), unknown) for name in parts]
-
-
-def _read_part(store: LabelStore, name: str) -> list[pa.Table]:
-    return [store.read_part(name, LabelSource.COLUMNS)]
+            np.random.default_rng([self._seed, epoch]).shuffle(order)
+        shares = [[self._groups[at] for at in share] for share in np.array_split(order, self.num_tasks)]
+        return [ReadTask(partial(self._store.read_row_groups, share, self.COLUMNS), unknown) for share in shares]
 
 
 def _epoch_to_resume(storage: Path) -> int:

@@ -37,7 +37,7 @@ from raydistill.stages.checks import (
 from raydistill.stages.summary import DistillResult, counted, describe_plan, describe_work, summary
 
 # Pairs times parameters, from which on a faster engine is worth the seconds that exporting a teacher takes.
-EXPORT_PAYS = 2e10
+EXPORT_PAYS = 1e10
 PRODUCTS = {LABEL: LABELS_PRODUCT, TRAIN: STUDENT_PRODUCT}
 
 
@@ -141,6 +141,7 @@ class Job:
         return dataclasses.replace(
             spec,
             fingerprint=self.labelling["teacher_fingerprint"],
+            parameters=self.labelling["teacher_parameters"],
             backend="torch" if small else spec.backend,
         )
 
@@ -200,7 +201,10 @@ class Job:
         self.run_dir.update(scoring=scoring)
         spec = dataclasses.replace(self.teacher_spec, precision=scoring["precision"])
         with console.stage("label", "texts", self.texts[0]) as progress:
-            counts = label_corpus(self.files, self.config.text_column, spec, self.store, plan, progress)
+            file_bytes = self.config.label_file_mb << 20
+            counts = label_corpus(
+                self.files, self.config.text_column, spec, self.store, plan, progress, file_bytes=file_bytes
+            )
         if not counts.texts:
             raise CorpusError(f"--data-file {self.config.data_file[0]}: holds no text but blank ones.")
         if self.config.teacher_backend == "openvino" and any(
@@ -209,23 +213,22 @@ class Job:
             console.say("       OpenVINO cannot run this teacher, so PyTorch did; the log says why")
         if counts.known:
             console.say(f"       {counts.labelled:,} new texts; {counts.known:,} were labelled before")
-        held = self.store.known_texts(self.store.parts())
-        if (found := int(held.occurrences.sum())) != counts.texts:
-            raise RuntimeError(f"the label store holds {found} texts, but {counts.texts} were met")
-        distinct = int((held.occurrences > 0).sum())
+        census = self.store.census(about=counts.texts)
+        if census.texts != counts.texts:
+            raise RuntimeError(f"the label store holds {census.texts} texts, but {counts.texts} were met")
         complete = {
-            "id": held.digest(),
+            "id": census.digest,
             "corpus": corpus,
             "texts": counts.texts,
-            "distinct": distinct,
-            "duplicates": counts.texts - distinct,
+            "distinct": census.distinct,
+            "duplicates": counts.texts - census.distinct,
             "blanks": counts.blanks,
             "pairs": counts.texts * len(self.class_names),
         }
         self.store.write_record(record | {"complete": complete})
         self.seconds[LABEL] = round(progress.seconds, 3)
-        effort = dataclasses.asdict(counts) | {"seconds": self.seconds[LABEL], "finished": True}
-        self.run_dir.update(counts=_counts(complete), stages={LABEL: effort})
+        stage = dataclasses.asdict(counts) | {"seconds": self.seconds[LABEL], "finished": True}
+        self.run_dir.update(counts=_counts(complete), stages={LABEL: stage})
 
     def _sample(self) -> list[str]:
         return sample_texts(self.files, self.config.text_column, self.config.audit_texts)
@@ -278,10 +281,10 @@ class Job:
             figures=record.get("figures", {}) if TRAIN in self.stages else {},
             seconds=self.seconds | {"total": record["seconds"]},
         )
-        effort = record["stages"][LABEL] if LABEL in self.seconds else None
+        labelling = record["stages"][LABEL] if LABEL in self.seconds else None
         log = self.run_dir.log_path if self.run_dir.log_path.exists() else None
         console.say("done")
-        console.table(summary(result, effort, student=TRAIN in self.stages, log=log))
+        console.table(summary(result, labelling, student=TRAIN in self.stages, log=log))
         return result
 
 

@@ -54,18 +54,18 @@ def describe_plan(plan: Plan, *, label: bool, train: bool) -> str:
 
 
 def summary(
-    result: DistillResult, effort: dict[str, Any] | None, *, student: bool, log: Path | None
+    result: DistillResult, labelling: dict[str, Any] | None, *, student: bool, log: Path | None
 ) -> list[tuple[str, str]]:
     """The table that closes a run.
 
     Args:
-        effort: what the label stage took, if there was one this time.
+        labelling: what `run.json` says of the label stage, if there was one this time.
         student: whether a student was to be trained.
     """
     counts = result.counts
     duplicates = f"{counts['duplicates']:,} duplicates; {counts['blanks']:,} blank ones dropped"
     rows = [("texts", f"{counts['texts']:,}, {duplicates}"), ("pairs", f"{counts['pairs']:,}")]
-    rows += [("teacher", _describe_effort(effort))] if effort and effort["pairs"] else []
+    rows += [("teacher", _describe_labelling(labelling))] if labelling and labelling["engines"] else []
     rows += [(name.replace("_", " "), f"{value:.4f}") for name, value in result.figures.items()]
     rows += [("time", ", ".join(f"{name} {duration(value)}" for name, value in result.seconds.items()))]
     rows += [("labels", result.labels)]
@@ -79,13 +79,17 @@ def counted(number: int, noun: str) -> str:
     return f"{number:,} {noun}" + "s" * (number != 1)
 
 
-def _describe_effort(effort: dict[str, Any]) -> str:
-    """One line on what scored the pairs, and where its time went."""
-    busy = effort["tokenize_seconds"] + effort["forward_seconds"]
+def _describe_labelling(labelling: dict[str, Any]) -> str:
+    """One line on what scored the pairs, and where the time of the actors went."""
+    effort = labelling["effort"]
+    parts = {name: effort[f"{name}_seconds"] for name in ("forward", "tokenize", "wait")}
+    whole = sum(parts.values())
     return (
-        f"{', '.join(sorted(effort['engines']))}; {effort['pairs'] / busy:,.0f} pairs/s per actor, "
-        f"{effort['forward_seconds'] / busy:.1%} of it forward passes, "
-        f"{1 - effort['tokens'] / effort['padded_tokens']:.1%} padding"
+        f"{', '.join(sorted(labelling['engines']))}; "
+        f"{effort['pairs'] / (whole - parts['wait']):,.0f} pairs/s per actor, "
+        f"{1 - effort['tokens'] / effort['padded_tokens']:.1%} padding; its time: "
+        + ", ".join(f"{name} {seconds / whole:.1%}" for name, seconds in parts.items())
+        + f"; reading {duration(effort['read_seconds'])}, writing {duration(effort['write_seconds'])} beside it"
     )
 
 
