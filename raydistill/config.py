@@ -132,7 +132,14 @@ class DistillConfig:
         "Megabytes of a label file: smaller ones are merged as soon as there are enough of them.",
         group=BEHAVIOUR,
     )
-    dry_run: bool = option(False, "Print the plan (nodes, actors, workers, texts, pairs) and exit.", group=BEHAVIOUR)
+    dry_run: bool = option(
+        False,
+        "Print the plan and a quote (the teacher is probed for some seconds): what its stage will take; and exit.",
+        group=BEHAVIOUR,
+    )
+    price_per_hour: float | None = option(
+        None, "What an hour of all the machines planned costs, to have the quote in money too.", group=BEHAVIOUR
+    )
 
     teacher_batch_size: int = option(
         32,
@@ -245,6 +252,8 @@ class DistillConfig:
         faults += _template_faults(self.hypothesis_template)
         if not (math.isfinite(self.temperature) and self.temperature > 0):
             faults.append(f"--temperature {self.temperature} must be a number above 0")
+        if self.price_per_hour is not None and not (math.isfinite(self.price_per_hour) and self.price_per_hour >= 0):
+            faults.append(f"--price-per-hour {self.price_per_hour:g} must be a number of 0 or more")
         for name in AT_LEAST_ONE:
             value = getattr(self, name)
             if value is not None and value < 1:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from hashlib import blake2b
 from typing import TypeVar
 
@@ -19,6 +19,8 @@ from raydistill.corpus_readers import LONGEST_LINE, READ_BYTES, Split, open_parq
 from raydistill.files import open_path
 
 T = TypeVar("T")
+
+PLACES = 16  # a sample is taken from so many, spread evenly over the corpus
 
 
 def check_readable(files: Sequence[CorpusFile], text_column: str) -> None:
@@ -51,7 +53,7 @@ def estimate_texts(files: Sequence[CorpusFile], text_column: str, sample_bytes: 
     """(number of texts, whether that is exact), reading about `sample_bytes`.
 
     Parquet is counted from its footers, blank texts included. Other files are read while they fit the sample; of the
-    rest, the line ends in the beginning of one of each kind are counted and the others estimated by size.
+    rest, the line ends in parts of one of each kind are counted and the others estimated by size.
     """
     total, left, exact = 0, sample_bytes, True
     rates: dict[tuple[str, str | None], float] = {}
@@ -70,32 +72,69 @@ def estimate_texts(files: Sequence[CorpusFile], text_column: str, sample_bytes: 
 
 
 def _lines_per_byte(file: CorpusFile, sample_bytes: int) -> float:
-    """Line ends for each byte of the file as it lies, from its beginning."""
+    """Line ends for each byte of the file as it lies: in places all over it, or at its beginning if compressed."""
     fs, path = open_path(file.path)
-    with fs.open_input_stream(path, compression=None) as stream:
-        head = stream.read(sample_bytes)
+    places = 1 if file.compression else PLACES
+    lines = read = 0
+    with fs.open_input_file(path) as stream:
+        for place in range(places):
+            stream.seek(file.size * place // places)
+            piece = stream.read(sample_bytes // places)
+            read += len(piece)
+            lines += _count_lines(piece, file.compression)
+    return max(lines, 1) / max(read, 1)
+
+
+def _count_lines(piece: bytes, compression: str | None) -> int:
     lines = 0
-    stream = pa.input_stream(pa.BufferReader(head), compression=file.compression)
+    stream = pa.input_stream(pa.BufferReader(piece), compression=compression)
     with contextlib.suppress(OSError):  # which a compressed file that is cut short ends in
         while block := stream.read(READ_BYTES):
             lines += block.count(b"\n")
-    return max(lines, 1) / max(len(head), 1)
+    return lines
 
 
-def sample_texts(files: Sequence[CorpusFile], text_column: str, count: int, places: int = 16) -> list[str]:
+def sample_texts(files: Sequence[CorpusFile], text_column: str, count: int, places: int = PLACES) -> list[str]:
     """Up to `count` distinct texts, taken in like shares from places spread evenly over the corpus.
 
     The same corpus gives the same sample. Raises CorpusError.
     """
-    some = _spread(files, places)
-    size = sum(file.size for file in some) // places + 1
-    splits = _spread(make_splits(some, size), places)
+    splits = _places(files, places)
     found: dict[str, None] = {}
     beginnings = [_distinct(split, text_column, count) for split in splits]
     share = -(-count // len(splits))
     for texts in [*(texts[:share] for texts in beginnings), *(texts[share:] for texts in beginnings)]:
         found |= dict.fromkeys(texts)
     return list(found)[:count]
+
+
+def read_stretches(
+    files: Sequence[CorpusFile], text_column: str, stretch_bytes: int, places: int = PLACES
+) -> Iterator[list[str]]:
+    """The texts, cleaned and blank ones included, that stand together in places spread evenly over the corpus.
+
+    Args:
+        stretch_bytes: about so much text from each.
+
+    Raises:
+        CorpusError.
+    """
+    for split in _places(files, places, stretch_bytes):
+        stretch: list[str] = []
+        size = 0
+        for text in itertools.chain.from_iterable(read_split(split, text_column)):
+            stretch.append(clean(text))
+            size += len(stretch[-1]) + 1
+            if size >= stretch_bytes:
+                break
+        if stretch:
+            yield stretch
+
+
+def _places(files: Sequence[CorpusFile], count: int, least_bytes: int = 1) -> list[Split]:
+    """Where to begin to read, at `count` places spread evenly over the corpus, or fewer of `least_bytes` each."""
+    some = _spread(files, count)
+    return _spread(make_splits(some, max(sum(file.size for file in some) // count + 1, least_bytes)), count)
 
 
 def _spread(items: Sequence[T], count: int) -> list[T]:

@@ -110,9 +110,15 @@ class PairEncoder:
         starts = np.cumsum(all_lengths) - all_lengths
         return TokenizedTexts(texts, np.concatenate(tokens), starts, all_lengths)
 
-    def lengths(self, texts: TokenizedTexts) -> Ints:
-        """(N, K) int64: tokens of every pair, special ones included."""
-        kept = np.minimum(texts.lengths[:, None], self.room[None, :])
+    def count_tokens(self, texts: Sequence[str]) -> Ints:
+        """(N,) int64: tokens of every text alone, however long, without special ones."""
+        chunks = (list(texts[at : at + ENCODED]) for at in range(0, len(texts), ENCODED))
+        rows = (row for chunk in chunks for row in self.tokenizer(chunk, add_special_tokens=False)["input_ids"])
+        return np.fromiter(map(len, rows), dtype=np.int64, count=len(texts))
+
+    def lengths(self, text_lengths: Ints) -> Ints:
+        """(N, K) int64: tokens of every pair, special ones included, of texts of (N,) tokens."""
+        kept = np.minimum(text_lengths[:, None], self.room[None, :])
         return kept + len(self._head) + self.tail_lengths[None, :]
 
     def encode(self, texts: TokenizedTexts, text_index: Ints, class_index: Ints) -> dict[str, Ints]:

@@ -110,12 +110,13 @@ class RunDir:
     def _remove_earlier_run(self, *, keep_labels: bool) -> None:
         """Remove what a run of ours has left, and nothing else."""
         try:
-            published = parse_record((self.path / RECORD).read_bytes()).get("published", [])
+            earlier = parse_record((self.path / RECORD).read_bytes())
         except (FileNotFoundError, ValueError):
-            published = []
+            earlier = {}
+        self.record = {"quote": earlier["quote"]} if "quote" in earlier else {}
         for name in (CHECKPOINTS, *([] if keep_labels else [LABELS])):
             shutil.rmtree(self.path / name, ignore_errors=True)
-        for name in (RECORD, LOG, *published):
+        for name in (RECORD, LOG, *earlier.get("published", [])):
             (self.path / name).unlink(missing_ok=True)
 
     def update(self, **facts: Any) -> None:
@@ -123,8 +124,19 @@ class RunDir:
         for name, value in facts.items():
             old = self.record.get(name)
             self.record[name] = old | value if isinstance(old, dict) and isinstance(value, dict) else value
+        self._write(self.record)
+
+    def keep_quote(self, quote: dict[str, Any]) -> None:
+        """Put a quote into `run.json`, whatever else stands there; a run that comes after it keeps it."""
+        try:
+            record = parse_record((self.path / RECORD).read_bytes())
+        except (FileNotFoundError, ValueError):
+            record = {}
+        self._write(record | {"quote": quote})
+
+    def _write(self, record: dict[str, Any]) -> None:
         aside = self.path / f".{RECORD}.tmp"
-        aside.write_text(json.dumps(self.record, indent=2, ensure_ascii=False, default=str) + "\n", encoding="utf-8")
+        aside.write_text(json.dumps(record, indent=2, ensure_ascii=False, default=str) + "\n", encoding="utf-8")
         aside.replace(self.path / RECORD)
 
     @property

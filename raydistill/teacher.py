@@ -16,6 +16,7 @@ from raydistill.engines.load import load_engine
 from raydistill.errors import ModelError
 from raydistill.pairs import Ints, PairEncoder, budget_batches
 from raydistill.pretrained import ensure_pad_token, fingerprint, load_config, load_tokenizer, longest_input, skeleton
+from raydistill.quote import Work
 from raydistill.specs import Effort, TeacherSpec
 
 logger = logging.getLogger(__name__)
@@ -85,7 +86,7 @@ class Teacher:
             return empty, empty.copy()
         started = time.perf_counter()
         tokenized = self.encoder.tokenize(texts)
-        lengths = self.encoder.lengths(tokenized).reshape(-1)
+        lengths = self.encoder.lengths(tokenized.lengths).reshape(-1)
         effort.tokenize_seconds += time.perf_counter() - started
 
         started = time.perf_counter()
@@ -103,6 +104,21 @@ class Teacher:
             raise FloatingPointError("a logit of the teacher is not finite", int(bad[0]) // num_classes)
         by_text = logits.reshape(len(texts), num_classes, 2)
         return by_text[..., 0].copy(), by_text[..., 1].copy()
+
+    def work(self, samples: Sequence[Sequence[str]]) -> Work:
+        """What scoring texts would be, those of each sample sorted by length among themselves; nothing is scored."""
+        counted = [self.encoder.count_tokens(texts) for texts in samples]
+        pairs = [self.encoder.lengths(lengths).reshape(-1) for lengths in counted]
+        padded = [
+            sum(len(batch) * int(lengths[batch].max()) for batch in budget_batches(lengths, self.token_budget))
+            for lengths in pairs
+        ]
+        return Work(
+            text_tokens=np.concatenate(counted),
+            truncated=np.array([(lengths > self.encoder.room.min()).sum() for lengths in counted]),
+            tokens=np.array([lengths.sum() for lengths in pairs]),
+            padded_tokens=np.array(padded),
+        )
 
     def _score_pairs(
         self, tokenized: Any, lengths: Ints, waiting: Ints, logits: npt.NDArray[np.float32], effort: Effort
@@ -163,7 +179,7 @@ def probe_batches(encoder: PairEncoder) -> list[Inputs]:
     """A few batches of pairs: one of short and long ones together, and one of long ones alone, of about 500 tokens."""
     num_classes = len(encoder.hypotheses)
     tokenized = encoder.tokenize(PROBE_TEXTS)
-    longest = int(encoder.lengths(tokenized)[1].max())
+    longest = int(encoder.lengths(tokenized.lengths)[1].max())
     rows = np.arange(max(2, 512 // longest))
     mixed = encoder.encode(tokenized, np.array([0, 1]), np.array([0, num_classes - 1]))
     return [mixed, encoder.encode(tokenized, np.ones_like(rows), rows % num_classes)]

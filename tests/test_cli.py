@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -265,17 +266,33 @@ def test_plans_that_do_not_fit_are_one_line_and_leave_nothing(
             assert not (tmp_path / "out").exists()
 
 
-def test_dry_run_prints_the_plan_and_leaves_nothing(tmp_path: Path, good: dict, corpus_counts) -> None:
-    base = [token for pair in good.items() for token in pair]
-    done = subprocess.run(
-        [sys.executable, "-m", "raydistill", "run", *base, "--dry-run"], capture_output=True, text=True, timeout=120
-    )
-    assert done.returncode == 0
+def test_dry_run_prints_the_plan_and_a_quote_that_the_run_bears_out(
+    tmp_path: Path, good: dict, corpus_counts: Any
+) -> None:
+    base = [sys.executable, "-m", "raydistill", "label", *(token for pair in good.items() for token in pair)]
+    told = subprocess.run([*base, "--dry-run", "--price-per-hour", "7.50"], capture_output=True, text=True, timeout=120)
+    assert told.returncode == 0, told.stderr
     texts = corpus_counts.texts
-    assert f"{texts} texts × 5 classes = {texts * 5} pairs, in 1 file" in done.stderr
-    assert "1 node" in done.stderr
-    assert "teacher actor" in done.stderr
-    assert not (tmp_path / "out").exists()
+    assert f"{texts} texts × 5 classes = {texts * 5} pairs, in 1 file" in told.stderr
+    assert "1 node" in told.stderr
+    assert "teacher actor" in told.stderr
+    assert f"{1 - corpus_counts.distinct / texts:.1%} duplicates" in told.stderr
+    assert "at 7.50 an hour" in told.stderr
+    record = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert list(record) == ["quote"]
+    assert record["quote"]["pairs"] == corpus_counts.distinct * 5
+    assert not (tmp_path / "out" / "labels").exists()
+
+    done = subprocess.run(base, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    record = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert record["quote"]["actual_seconds"] == record["stages"]["label"]["seconds"]
+    assert re.search(r"quote +.*, took ", done.stderr)
+
+    again = subprocess.run([*base, "--dry-run"], capture_output=True, text=True, timeout=120)
+    assert again.returncode == 0
+    assert "done before" in again.stderr
+    assert "quote" not in again.stderr
 
 
 def test_flags_may_be_written_as_the_seed_script_did() -> None:

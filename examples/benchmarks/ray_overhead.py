@@ -15,7 +15,9 @@ import os
 import statistics
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 from raydistill.corpus_files import find_files
 from raydistill.label_store import LabelStore
@@ -24,7 +26,9 @@ from raydistill.specs import TeacherSpec
 from raydistill.stages.cluster import connection, free_nodes
 from raydistill.stages.demo import CLASSES, TEMPLATE, prepare_demo
 from raydistill.stages.label import label_corpus
-from raydistill.teacher import Teacher
+from raydistill.teacher import Teacher, describe_teacher
+
+FILE_BYTES = 256 << 20
 
 
 @dataclasses.dataclass
@@ -34,8 +38,8 @@ class Watch:
     started: float = dataclasses.field(default_factory=time.monotonic)
     seen: list[tuple[float, int]] = dataclasses.field(default_factory=list)
 
-    def update(self, done: int, note: str = "", work: tuple[int, str] = (0, "")) -> None:
-        self.seen.append((time.monotonic() - self.started, work[0]))
+    def update(self, done: int, note: str = "", work: Mapping[str, int] = MappingProxyType({})) -> None:
+        self.seen.append((time.monotonic() - self.started, work["pairs"]))
 
 
 def in_process(spec: TeacherSpec, texts: list[str]) -> float:
@@ -52,7 +56,7 @@ def through_ray(spec: TeacherSpec, corpus: Path, store: Path, plan: Plan) -> tup
     watch = Watch()
     labels = LabelStore(str(store))
     labels.folder.create()
-    label_corpus(find_files([str(corpus)]), "text", spec, labels, plan, watch)
+    label_corpus(find_files([str(corpus)]), "text", spec, labels, plan, watch, file_bytes=FILE_BYTES)
     (first, before), (last, after) = watch.seen[0], watch.seen[-1]
     rate = (after - before) / (last - first)
     return rate, first - before / (rate / plan.teacher_actors_max)
@@ -72,6 +76,7 @@ def main() -> None:
         corpus = Path(temporary) / "corpus.txt"
         corpus.write_text("".join(f"{text}\n" for text in texts), encoding="utf-8")
         spec = TeacherSpec(str(files.teacher), tuple(CLASSES), TEMPLATE, threads=cores, fingerprint="benchmark")
+        spec = dataclasses.replace(spec, parameters=describe_teacher(spec)["teacher_parameters"])
         alone = in_process(spec, texts[: len(texts) // 4])  # makes the export
         ratios: dict[int, list[float]] = {1: [], cores: []}
         starts: dict[int, list[float]] = {1: [], cores: []}

@@ -139,7 +139,7 @@ def _receipts(
     scored = blocks.map_batches(
         actor,
         fn_constructor_args=(spec,),
-        batch_size=None,
+        batch_size=1,  # a block; for GPUs Ray Data wants a number
         batch_format="pyarrow",
         zero_copy_batch=True,
         compute=ActorPoolStrategy(min_size=plan.teacher_actors_min, max_size=plan.teacher_actors_max),

@@ -22,6 +22,7 @@ from raydistill.corpus_files import CorpusFile, find_files
 from raydistill.errors import ConfigError, CorpusError
 from raydistill.label_store import LabelStore
 from raydistill.progress import Chatter, Console
+from raydistill.quote import Quote
 from raydistill.resources import Plan, Request, make_plan
 from raydistill.run_dir import CHECKPOINTS, RunDir
 from raydistill.specs import TeacherSpec
@@ -34,7 +35,7 @@ from raydistill.stages.checks import (
     student_spec,
     teacher_spec,
 )
-from raydistill.stages.summary import DistillResult, counted, describe_plan, describe_work, summary
+from raydistill.stages.summary import DistillResult, counted, describe_plan, describe_quote, describe_work, summary
 
 # Pairs times parameters, from which on a faster engine is worth the seconds that exporting a teacher takes.
 EXPORT_PAYS = 1e10
@@ -146,9 +147,9 @@ class Job:
         )
 
     def execute(self, console: Console, chatter: Chatter | None = None) -> DistillResult:
-        """Start or join Ray, plan, and run the stages; with `dry_run`, print the plan only.
+        """Start or join Ray, plan, and run the stages; with `dry_run`, print the plan and a quote only.
 
-        The output directory is touched only when the plan is known to fit.
+        The output directory is touched only when the plan is known to fit, and by a quote only in its `run.json`.
 
         Args:
             chatter: what this process prints, workers' output included, goes to the run's log.
@@ -168,7 +169,8 @@ class Job:
                 console.say(f"corpus {describe_work(self.texts, len(self.class_names), len(self.files))}")
             console.say(f"plan   {describe_plan(plan, label=LABEL in self.stages, train=TRAIN in self.stages)}")
             if self.config.dry_run:
-                return DistillResult(self.run_dir.path, self.store.path, {}, {}, {})
+                quote = self._quote(plan, console) if LABEL in self.stages else None
+                return DistillResult(self.run_dir.path, self.store.path, {}, {}, {}, quote)
             products = [PRODUCTS[stage] for stage in self.stages]
             with self.run_dir.held():
                 self.run_dir.begin(self.config, products, versions=versions(), plan=dataclasses.asdict(plan))
@@ -181,16 +183,52 @@ class Job:
                 self.run_dir.update(seconds=round(time.monotonic() - started, 3))
         return self._finish(console)
 
+    def _quote(self, plan: Plan, console: Console) -> Quote | None:
+        from raydistill.stages.quote import quote_labelling
+
+        fresh = self.config.overwrite_output_dir
+        if not fresh and self._labelled_before(console):
+            return None
+        known = self.store.known_texts([] if fresh else self.store.parts())
+        quote = quote_labelling(
+            self.files, self.config.text_column, self.texts, self.teacher_spec, known, plan, console
+        )
+        if quote is None:
+            console.say("quote  all texts of the sample are labelled already")
+            return None
+        console.say("quote  of the label stage")
+        console.table(describe_quote(quote, self.config.price_per_hour))
+        with self.run_dir.held():
+            self.run_dir.keep_quote(dataclasses.asdict(quote) | {"basis": self._quoted(plan, fresh=fresh)})
+        return quote
+
+    def _quoted(self, plan: Plan, *, fresh: bool = False) -> str:
+        """What a quote is of: the same for the run that it foretells."""
+        facts = [self._corpus, self.labelling, dataclasses.asdict(plan), [] if fresh else self.store.parts()]
+        return hashlib.blake2b(json.dumps(facts).encode(), digest_size=16).hexdigest()
+
+    @property
+    def _corpus(self) -> str:
+        return corpus_signature(self.files, self.config.text_column)
+
+    def _labelled_before(self, console: Console) -> dict[str, Any] | None:
+        """What a complete store says of this very corpus; also to the console."""
+        earlier = (self.store.record() or {}).get("complete") or {}
+        if earlier.get("corpus") != self._corpus or self.store.count_texts() != earlier["texts"]:
+            return None
+        console.say(f"label  done before: {earlier['texts']:,} texts in {self.store.path}")
+        return earlier
+
     def _label(self, plan: Plan, console: Console) -> None:
         from raydistill.stages.audit import choose_precision
         from raydistill.stages.label import label_corpus
 
-        corpus = corpus_signature(self.files, self.config.text_column)
-        earlier = (self.store.record() or {}).get("complete") or {}
-        if earlier.get("corpus") == corpus and self.store.count_texts() == earlier["texts"]:
-            console.say(f"label  done before: {earlier['texts']:,} texts in {self.store.path}")
+        if earlier := self._labelled_before(console):
             self.run_dir.update(counts=_counts(earlier))
             return
+        quoted = self.run_dir.record.get("quote") or {}
+        foretold = quoted.get("basis") == self._quoted(plan)
+        corpus = self._corpus
         # Once chosen, a precision stays: the labels of a store are all of one kind.
         scoring = (self.store.record() or {}).get("scoring") or choose_precision(
             self.config, self.teacher_spec, self._sample, plan, console
@@ -228,7 +266,8 @@ class Job:
         self.store.write_record(record | {"complete": complete})
         self.seconds[LABEL] = round(progress.seconds, 3)
         stage = dataclasses.asdict(counts) | {"seconds": self.seconds[LABEL], "finished": True}
-        self.run_dir.update(counts=_counts(complete), stages={LABEL: stage})
+        borne_out = {"quote": quoted | {"actual_seconds": self.seconds[LABEL]} if foretold else None} if quoted else {}
+        self.run_dir.update(counts=_counts(complete), stages={LABEL: stage}, **borne_out)
 
     def _sample(self) -> list[str]:
         return sample_texts(self.files, self.config.text_column, self.config.audit_texts)
@@ -284,7 +323,8 @@ class Job:
         labelling = record["stages"][LABEL] if LABEL in self.seconds else None
         log = self.run_dir.log_path if self.run_dir.log_path.exists() else None
         console.say("done")
-        console.table(summary(result, labelling, student=TRAIN in self.stages, log=log))
+        quoted = record.get("quote") if LABEL in self.seconds else None
+        console.table(summary(result, labelling, quoted, student=TRAIN in self.stages, log=log))
         return result
 
 

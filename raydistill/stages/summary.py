@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from raydistill.progress import duration
+from raydistill.quote import Quote
 from raydistill.resources import Plan
 
 
@@ -20,6 +21,7 @@ class DistillResult:
         counts: texts, distinct, duplicates, blanks, pairs, … of the corpus.
         figures: single-label: agreement; multi-label: mean_absolute_difference, f1_macro and f1/<class>; and loss.
         seconds: of each stage that had something to do this time, and in all.
+        quote: of a dry run, unless there was nothing to label.
     """
 
     output_dir: Path
@@ -27,6 +29,7 @@ class DistillResult:
     counts: dict[str, int]
     figures: dict[str, float]
     seconds: dict[str, float]
+    quote: Quote | None = None
 
 
 def describe_work(texts: tuple[int, bool], num_classes: int, files: int) -> str:
@@ -54,24 +57,56 @@ def describe_plan(plan: Plan, *, label: bool, train: bool) -> str:
 
 
 def summary(
-    result: DistillResult, labelling: dict[str, Any] | None, *, student: bool, log: Path | None
+    result: DistillResult,
+    labelling: dict[str, Any] | None,
+    quoted: dict[str, Any] | None,
+    *,
+    student: bool,
+    log: Path | None,
 ) -> list[tuple[str, str]]:
     """The table that closes a run.
 
     Args:
         labelling: what `run.json` says of the label stage, if there was one this time.
+        quoted: what it says of a quote that this time bears out.
         student: whether a student was to be trained.
     """
     counts = result.counts
     duplicates = f"{counts['duplicates']:,} duplicates; {counts['blanks']:,} blank ones dropped"
     rows = [("texts", f"{counts['texts']:,}, {duplicates}"), ("pairs", f"{counts['pairs']:,}")]
     rows += [("teacher", _describe_labelling(labelling))] if labelling and labelling["engines"] else []
+    rows += [("quote", f"{_between(quoted)}, took {duration(quoted['actual_seconds'])}")] if quoted else []
     rows += [(name.replace("_", " "), f"{value:.4f}") for name, value in result.figures.items()]
     rows += [("time", ", ".join(f"{name} {duration(value)}" for name, value in result.seconds.items()))]
     rows += [("labels", result.labels)]
     rows += [("student", str(result.output_dir))] if student else []
     rows += [("log", str(log))] if log else []
     return rows
+
+
+def describe_quote(quote: Quote, price_per_hour: float | None) -> list[tuple[str, str]]:
+    """A table of what the label stage will take, in money too if the price of an hour is given."""
+    about = "" if quote.exact else "about "
+    of_texts = ", ".join(
+        f"{'longest' if at == '100' else f'{at}% to'} {tokens:,}" for at, tokens in quote.text_tokens.items()
+    )
+    rows = [
+        ("texts", f"{about}{quote.texts:,}, {quote.duplicates:.1%} duplicates"),
+        ("tokens", f"of a text: {of_texts}; {quote.truncated:.1%} of the texts are truncated"),
+        ("pairs", f"{about}{quote.pairs:,}, {quote.tokens:,} tokens, {quote.padding:.1%} padding"),
+        ("teacher", f"{quote.engine}; {quote.pairs_per_second:,.0f} pairs/s in each of {quote.actors}"),
+        ("time", _between(dataclasses.asdict(quote))),
+    ]
+    if quote.known:
+        rows.insert(1, ("labelled", f"{quote.known:.1%} of the texts are labelled already"))
+    if price_per_hour is not None:
+        cost, low, high = (seconds / 3600 * price_per_hour for seconds in (quote.seconds, quote.low, quote.high))
+        rows.append(("cost", f"{cost:,.2f} ({low:,.2f} to {high:,.2f}) at {price_per_hour:,.2f} an hour"))
+    return rows
+
+
+def _between(quote: dict[str, Any]) -> str:
+    return f"{duration(quote['seconds'])} ({duration(quote['low'])} to {duration(quote['high'])})"
 
 
 def counted(number: int, noun: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,14 +23,18 @@ class TeacherActor:
     """
 
     def __init__(self, spec: TeacherSpec) -> None:
-        from raydistill.teacher import Teacher  # here, so that the tasks of this module start without torch
-
         self.fault: RaydistillError | None = None
         try:
-            self.teacher = Teacher.load(spec)
+            self.teacher = self.load(spec)
         except RaydistillError as fault:
             self.fault = fault
         self._free_since = time.perf_counter()
+
+    def load(self, spec: TeacherSpec) -> Any:
+        """Anything with `Teacher.score`."""
+        from raydistill.teacher import Teacher  # here, so that the tasks of this module start without torch
+
+        return Teacher.load(spec)
 
     def __call__(self, packed: pa.Table) -> pa.Table:
         """Adds columns entailment and contradiction (null where there was nothing to score) and what it took."""

@@ -1,0 +1,288 @@
+"""Does one driver keep many GPUs busy, and what does that cost it? With stand-ins for the GPUs.
+
+    pip install -e '.[demo]' && python examples/benchmarks/scale.py
+
+No GPU is needed and no model is run: a stand-in teacher *sleeps* as long as a GPU of some pairs a second would take, on
+fake GPUs of a private Ray on this machine. All else is the label stage as it is: reading, hashing, blocks, writing,
+merging, receipts. So what is measured is the driver and the road, with the read and write tasks of all nodes here.
+
+Texts are BBC News first sentences, each many times over with a number behind it. A GPU is busy while its stand-in
+sleeps; the share is taken from when all have begun their first block until one begins its last. Memory is what a
+process holds for itself, without Ray's shared object store. Linux only: reads /proc. Prints Markdown tables.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import ray
+from memory import KINDS, resident
+
+from raydistill.corpus_files import find_files
+from raydistill.label_store import LabelStore
+from raydistill.resources import Node, Request, make_plan
+from raydistill.specs import Effort, TeacherSpec
+from raydistill.stages.cluster import PRIVATE_ENVIRONMENT, WORKER_ENVIRONMENT
+from raydistill.stages.demo import CLASSES, TEMPLATE, prepare_demo
+from raydistill.stages.label import BLOCK_SECONDS, BYTES_PER_TOKEN, GPU_FLOPS, block_bytes, label_corpus
+from raydistill.stages.teacher_actor import TeacherActor
+
+CPUS, CPUS_PER_GPU = 4.0, 0.01
+FILE_MB = 256
+MB = 1 << 20
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """One run of the label stage. `block_seconds` is how much work of a GPU a block is to be."""
+
+    gpus: int
+    pairs_per_second: float
+    texts: int
+    block_seconds: float = BLOCK_SECONDS
+    file_mb: int = FILE_MB
+
+
+@dataclasses.dataclass
+class SleepingTeacher:
+    """Takes as long for its pairs as a GPU would, and keeps when it was at it."""
+
+    pairs_per_second: float
+    num_classes: int
+    diary: Path
+
+    def score(self, texts: Sequence[str], effort: Effort) -> tuple[np.ndarray, np.ndarray]:
+        """Logits that mean nothing."""
+        pairs = len(texts) * self.num_classes
+        started = time.time()
+        time.sleep(pairs / self.pairs_per_second)
+        ended = time.time()
+        with (self.diary / str(os.getpid())).open("a") as page:
+            page.write(f"{started} {ended}\n")
+        effort.forward_seconds += ended - started
+        effort.engine = "stand-in"
+        effort.pairs, effort.tokens, effort.padded_tokens = pairs, pairs, pairs
+        logits = np.random.default_rng(len(texts)).normal(size=(2, len(texts), self.num_classes)).astype(np.float32)
+        return logits[0], logits[1]
+
+
+class SleepingActor(TeacherActor):
+    """The label stage's actor with a stand-in; the teacher's name is a JSON of its rate and the place of its diary."""
+
+    def load(self, spec: TeacherSpec) -> Any:
+        """The stand-in."""
+        about = json.loads(spec.name_or_path)
+        return SleepingTeacher(about["pairs_per_second"], len(spec.class_names), Path(about["diary"]))
+
+
+class Silent:
+    """Stands in for the console's progress."""
+
+    def update(self, done: int, note: str = "", work: Mapping[str, int] = MappingProxyType({})) -> None:
+        """Show nothing."""
+
+
+class ObjectStoreWatch(threading.Thread):
+    """Keeps the most that the object store has held, in bytes."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.limit, self.most, self._over = ray.cluster_resources()["object_store_memory"], 0.0, threading.Event()
+
+    def run(self) -> None:
+        """Look twice a second."""
+        while not self._over.wait(0.5):
+            self.most = max(self.most, self.limit - ray.available_resources().get("object_store_memory", 0.0))
+
+    def stop(self) -> None:
+        """Look no more."""
+        self._over.set()
+        self.join()
+
+
+def busy(diary: Path) -> dict[str, float]:
+    """The share of the GPUs' time in which they are busy, when all had begun, and the number of blocks."""
+    pages = [np.loadtxt(page, ndmin=2) for page in diary.iterdir()]
+    first, last = max(page[0, 0] for page in pages), min(page[-1, 0] for page in pages)
+    inside = sum((np.minimum(page[:, 1], last) - np.maximum(page[:, 0], first)).clip(0).sum() for page in pages)
+    return {"busy": inside / (len(pages) * (last - first)), "all_begun": first, "blocks": sum(map(len, pages))}
+
+
+def drive(case: Case, corpus: Path, folder: Path) -> dict[str, float]:
+    """Run the label stage with this process as the driver; what it took."""
+    os.environ.update(PRIVATE_ENVIRONMENT | WORKER_ENVIRONMENT)
+    diary = folder / "diary"
+    diary.mkdir()
+    ray.init("local", num_cpus=int(CPUS), num_gpus=case.gpus, include_dashboard=False, log_to_driver=False)
+    plan = make_plan([Node(CPUS, case.gpus)], Request(teacher_cpus_per_actor=CPUS_PER_GPU))
+    assert plan.teacher_actors_max == case.gpus
+    # So many parameters that blocks come out as long as they are to be.
+    block = corpus.stat().st_size / case.texts * case.pairs_per_second * case.block_seconds / len(CLASSES)
+    spec = TeacherSpec(
+        json.dumps({"pairs_per_second": case.pairs_per_second, "diary": str(diary)}),
+        tuple(CLASSES),
+        TEMPLATE,
+        parameters=round(BLOCK_SECONDS * GPU_FLOPS * BYTES_PER_TOKEN / (2 * len(CLASSES) * block)),
+    )
+    files, store = find_files([str(corpus)]), LabelStore(str(folder / "labels"))
+    store.folder.create()
+    watch = ObjectStoreWatch()
+    watch.start()
+    began, cpu = time.time(), time.process_time()
+    progress: Any = Silent()
+    counts = label_corpus(files, "text", spec, store, plan, progress, file_bytes=case.file_mb * MB, actor=SleepingActor)
+    seconds, cpu = time.time() - began, time.process_time() - cpu
+    watch.stop()
+    session = Path(ray._private.worker.global_worker.node.get_session_dir_path())
+    sizes = [size for name, size in store.folder.sizes().items() if name.endswith(".parquet")]
+    found = busy(diary)
+    ray.shutdown()
+    assert counts.texts == counts.labelled == case.texts
+    return {
+        **found,
+        "pairs": counts.effort.pairs,
+        "seconds": seconds,
+        "start_up_seconds": found["all_begun"] - began,
+        "block_bytes": block_bytes(files, spec, plan),
+        "driver_cpu_seconds": cpu,
+        "ray_cpu_seconds": _cpu_of_children(),
+        "object_store_bytes": watch.most,
+        "object_store_limit": watch.limit,
+        "spilled_files": sum(path.is_file() for path in session.glob("ray_spilled*/**/*")),
+        "store_bytes": sum(sizes),
+        "store_files": len(sizes),
+    }
+
+
+def _cpu_of_children() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def measure(case: Case, sentences: Sequence[str]) -> dict[str, Any]:
+    """Run a case in a process of its own, and watch the memory of all its processes."""
+    peaks: dict[str, float] = defaultdict(float)
+    with tempfile.TemporaryDirectory() as folder:
+        corpus, result = Path(folder, "corpus.txt"), Path(folder, "result.json")
+        with corpus.open("w", encoding="utf-8") as stream:
+            stream.writelines(f"{sentences[i % len(sentences)]} {i}\n" for i in range(case.texts))
+        asked = json.dumps([dataclasses.asdict(case), str(corpus), folder, str(result)])
+        driver = subprocess.Popen([sys.executable, __file__, "--drive", asked])
+        titles: dict[str, str] = {}  # a process keeps the first telling title: idle ones are renamed
+        while driver.poll() is None:
+            for entry in Path("/proc").iterdir():
+                if entry.name.isdigit() and (found := resident(entry.name)):
+                    kind = next((name for start, name in KINDS.items() if found[0].startswith(start)), "")
+                    kind = "driver" if entry.name == str(driver.pid) else kind
+                    if kind and titles.get(entry.name, KINDS["ray::"]) == KINDS["ray::"]:
+                        titles[entry.name] = kind
+                    if entry.name in titles:
+                        peaks[titles[entry.name]] = max(peaks[titles[entry.name]], found[1])
+            time.sleep(1.0)
+        assert driver.returncode == 0, f"{case} failed"
+        return dataclasses.asdict(case) | json.loads(result.read_text()) | {"peak_mb": peaks}
+
+
+def describe(case: dict[str, Any]) -> list[str]:
+    """A row of the first table."""
+    millions = case["texts"] / 1e6
+    return [
+        f"{case['gpus']} × {case['pairs_per_second']:,.0f} pairs/s",
+        f"{case['texts']:,}",
+        f"{case['blocks']:,} of {case['block_bytes'] / 1024:,.0f} KB",
+        f"{case['busy']:.1%}",
+        f"{case['driver_cpu_seconds'] / millions:.0f} s",
+        *(f"{case['peak_mb'][kind]:.0f} MB" for kind in ("driver", "teacher actor", "read, write and data tasks")),
+        f"{case['object_store_bytes'] / MB:,.0f} of {case['object_store_limit'] / MB:,.0f} MB",
+        f"{case['spilled_files']}",
+        f"{case['store_bytes'] / case['pairs']:.1f} MB",
+    ]
+
+
+COLUMNS = (
+    "stand-ins",
+    "texts",
+    "blocks",
+    "busy",
+    "driver's CPU per million texts",
+    "peak: driver",
+    "peak: teacher actor",
+    "peak: other tasks",
+    "object store, most",
+    "spilled files",
+    "label store per million pairs",
+)
+
+
+def table(rows: Sequence[Sequence[str]], columns: Sequence[str] = COLUMNS) -> str:
+    """As Markdown."""
+    lines = [columns, ["---"] * len(columns), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def project(few: dict[str, Any], many: dict[str, Any], whole: dict[str, Any], texts: int) -> str:
+    """What a label stage of so many texts comes to, from runs of few and of many blocks and one of the whole length."""
+    growth = (many["peak_mb"]["driver"] - few["peak_mb"]["driver"]) / (many["blocks"] - few["blocks"])
+    cpu = (many["driver_cpu_seconds"] - few["driver_cpu_seconds"]) / (many["blocks"] - few["blocks"])
+    blocks = texts / whole["texts"] * whole["blocks"]
+    stored = texts / whole["texts"] * whole["store_bytes"]
+    rows = [
+        ["blocks", f"{blocks:,.0f}", f"{blocks / 10:,.0f}", "seconds of work in a block"],
+        ["driver's CPU", f"{cpu * blocks / 3600:.1f} h", f"{cpu * blocks / 36000:.1f} h", "the same"],
+        ["driver's memory, more", f"{growth * blocks:,.0f} MB", f"{growth * blocks / 10:,.0f} MB", "the same"],
+        ["label store", f"{stored / (1 << 30):,.0f} GB", "", ""],
+        ["label files", f"{stored / FILE_MB / MB:,.0f}", "", "`--label-file-mb`"],
+    ]
+    return table(rows, (f"{texts:,} texts", "as here", "blocks ten times as long", "bounded by"))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--texts", type=int, nargs=2, default=[100_000, 1_000_000])
+    parser.add_argument("--gpus", type=int, nargs=2, default=[16, 64])
+    parser.add_argument("--pairs-per-second", type=float, default=1000)
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--drive", type=json.loads, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.drive:
+        case, corpus, folder, result = arguments.drive
+        Path(result).write_text(json.dumps(drive(Case(**case), Path(corpus), Path(folder))))
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["RAYDISTILL_CACHE"] = f"{folder}/cache"
+        files, _ = prepare_demo(f"{folder}/demo", texts=1000)
+        sentences = files.corpus.read_text(encoding="utf-8").splitlines()
+    (few_texts, many_texts), (few_gpus, many_gpus), rate = arguments.texts, arguments.gpus, arguments.pairs_per_second
+    cases = [
+        Case(few_gpus, rate, many_texts // 4),
+        Case(many_gpus, rate, few_texts),
+        Case(many_gpus, rate, many_texts),
+        # Many small blocks, to see what a block costs; and files so small that there are many to merge.
+        Case(few_gpus, 4 * rate, many_texts, block_seconds=0.1, file_mb=8),
+    ]
+    found = []
+    for case in cases:
+        found.append(measure(case, sentences))
+        print(f"| {' | '.join(describe(found[-1]))} |", file=sys.stderr, flush=True)
+    print(table([describe(one) for one in found]), "", project(found[2], found[3], found[2], 1_000_000_000), sep="\n")
+    if arguments.json:
+        arguments.json.write_text(json.dumps(found, indent=2))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,143 @@
+"""The quote: some stretches of the corpus are read, and the real teacher scores some of their texts."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any, cast
+
+import numpy as np
+import ray
+
+from raydistill.corpus import read_stretches, text_id
+from raydistill.corpus_files import CorpusFile
+from raydistill.errors import CorpusError, ModelError
+from raydistill.known_texts import KnownTexts
+from raydistill.progress import Console
+from raydistill.quote import Probe, Quote, Stretch, Work, make_quote
+from raydistill.resources import Plan
+from raydistill.specs import Effort, TeacherSpec
+from raydistill.stages.cluster import our_errors
+from raydistill.stages.label import block_bytes
+
+LARGEST_STRETCH_BYTES = 256 << 10
+PROBES = 8  # teachers at a time: more tell nothing new
+PROBE_SECONDS, CHUNK_SECONDS, QUICK_LOAD_SECONDS = 15.0, 1.0, 8.0
+STAGE_SECONDS = 2.5  # what Ray Data takes to start, and the last block to be written
+WARM_UP = 8  # texts scored before the clock runs: first passes compile and fill caches
+
+
+def quote_labelling(
+    files: Sequence[CorpusFile],
+    text_column: str,
+    texts: tuple[int, bool],
+    spec: TeacherSpec,
+    known: KnownTexts,
+    plan: Plan,
+    console: Console,
+) -> Quote | None:
+    """Probe the teacher with the resources that its actors will have; None where there is nothing new to label.
+
+    Args:
+        texts: how many there are, and whether that is exact.
+        known: those that are labelled already.
+
+    Raises:
+        CorpusError, ModelError.
+    """
+    size = block_bytes(files, spec, plan)
+    stretches, samples = [], []
+    for lines in read_stretches(files, text_column, min(size, LARGEST_STRETCH_BYTES)):
+        counted = Counter(lines)
+        blanks = counted.pop("", 0)
+        distinct = list(counted)
+        where = known.find([text_id(text) for text in distinct])
+        new = [text for text, at in zip(distinct, where, strict=True) if at < 0]
+        if counted:
+            stretches.append(Stretch(counted.total(), blanks, len(distinct), len(new)))
+            samples.append(new)
+    if not stretches:
+        raise CorpusError(f"{files[0].path}: holds blank texts alone, wherever the quote looked.")
+    if not any(samples):
+        return None
+    spec = dataclasses.replace(spec, use_gpu=plan.teacher_gpus > 0, threads=plan.teacher_threads)
+    resources: dict[str, Any] = {"num_cpus": plan.teacher_cpus, "num_gpus": plan.teacher_gpus, "max_retries": 0}
+    remote: Any = ray.remote(**resources)(cast(Any, probe_teacher))
+    at_once = min(plan.teacher_actors_max, PROBES)
+    with our_errors(), console.stage("probe", "teachers", at_once) as progress:
+        asked, sample = time.monotonic(), ray.put(samples)
+        waiting = [remote.remote(spec, sample, number) for number in range(at_once)]
+        probes, works = [], []
+        while waiting:
+            (done,), waiting = ray.wait(waiting)
+            probe, work, seconds = ray.get(done)
+            until_begun = max(0.0, time.monotonic() - asked - seconds)  # a process had to start
+            start = STAGE_SECONDS + until_begun + probe.start_seconds
+            probes.append(dataclasses.replace(probe, start_seconds=start))
+            works += [work] if work else []
+            progress.update(len(probes))
+    sampled = sum(len(text.encode()) + 1 for texts in samples for text in texts)
+    return make_quote(
+        texts,
+        len(spec.class_names),
+        stretches,
+        works[0],
+        probes,
+        actors=plan.teacher_actors_max,
+        block_size=size / sampled,
+    )
+
+
+def probe_teacher(spec: TeacherSpec, samples: Sequence[Sequence[str]], number: int) -> tuple[Probe, Work | None, float]:
+    """Load the teacher and score texts of the sample, some at a time, for `PROBE_SECONDS` at most.
+
+    Args:
+        samples: the new texts of each stretch.
+        number: which of the probes at work this is: 0 also finds out about tokens.
+
+    Returns:
+        the probe, what the sample is to the teacher, and how long all that took here.
+
+    Raises:
+        ModelError, ConfigError.
+    """
+    began = time.monotonic()
+    from raydistill.teacher import Teacher  # here, so that the driver need not load torch
+
+    imported = time.monotonic()
+    teacher = Teacher.load(spec)
+    load = time.monotonic() - imported
+    if load < QUICK_LOAD_SECONDS:  # part of it may have been an export, which the run will find made
+        again = time.monotonic()
+        teacher = Teacher.load(spec)
+        load = min(load, time.monotonic() - again)
+    texts = [text for sample in samples for text in sample]
+    order = np.random.default_rng(number).permutation(len(texts))
+    efforts, at, size = [], 0, WARM_UP
+    teacher.score([texts[i] for i in order[:WARM_UP]])
+    until = time.monotonic() + PROBE_SECONDS
+    while at < len(order) and time.monotonic() < until:
+        efforts.append(Effort())
+        chunk = [texts[i] for i in order[at : at + size]]
+        try:
+            teacher.score(chunk, efforts[-1])
+        except FloatingPointError as error:
+            bad = chunk[error.args[1]]
+            raise ModelError(f"the teacher gives logits that are not finite for {bad[:60]!r}.") from None
+        at += size
+        size = max(1, round(size * min(4.0, CHUNK_SECONDS / _seconds(efforts[-1]))))
+    # Small ones do not fill a batch; where all are small, so is the corpus.
+    full = [effort for effort in efforts if _seconds(effort) > CHUNK_SECONDS / 2] or efforts
+    probe = Probe(
+        full[0].engine,
+        tuple(effort.padded_tokens for effort in full),
+        tuple(map(_seconds, full)),
+        start_seconds=imported - began + load,
+    )
+    return probe, teacher.work(samples) if number == 0 else None, time.monotonic() - began
+
+
+def _seconds(effort: Effort) -> float:
+    return effort.tokenize_seconds + effort.forward_seconds
