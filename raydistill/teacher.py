@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,10 +12,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from raydistill.engines.engine import Engine, Inputs, engine_name
+from raydistill.engines.engine import Engine, Inputs, PendingLogits, engine_name
 from raydistill.engines.load import load_engine
 from raydistill.errors import ModelError
-from raydistill.pairs import Ints, PairEncoder, budget_batches
+from raydistill.pairs import Ints, PairEncoder, TokenizedTexts, budget_batches
 from raydistill.pretrained import ensure_pad_token, fingerprint, load_config, load_tokenizer, longest_input, skeleton
 from raydistill.quote import Work
 from raydistill.specs import Effort, TeacherSpec
@@ -80,16 +81,22 @@ class Teacher:
             FloatingPointError: a logit is not finite; `args[1]` is the index of the text.
         """
         effort = effort if effort is not None else Effort()
-        num_classes = len(self.encoder.hypotheses)
-        if not len(texts):
-            empty = np.empty((0, num_classes), dtype=np.float32)
-            return empty, empty.copy()
         started = time.perf_counter()
-        tokenized = self.encoder.tokenize(texts)
-        lengths = self.encoder.lengths(tokenized.lengths).reshape(-1)
+        tokenized = self.tokenize(texts)
         effort.tokenize_seconds += time.perf_counter() - started
+        return self.score_tokenized(tokenized, effort)
 
+    def tokenize(self, texts: Sequence[str]) -> TokenizedTexts:
+        """The first half of `score`, which the model is not needed for."""
+        return self.encoder.tokenize(texts)
+
+    def score_tokenized(
+        self, tokenized: TokenizedTexts, effort: Effort
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        """The second half of `score`."""
+        num_classes = len(self.encoder.hypotheses)
         started = time.perf_counter()
+        lengths = self.encoder.lengths(tokenized.lengths).reshape(-1)
         logits = np.empty((len(lengths), 2), dtype=np.float32)
         waiting = np.arange(len(lengths))
         while len(waiting):
@@ -102,7 +109,7 @@ class Teacher:
         bad = np.flatnonzero(~np.isfinite(logits).all(axis=1))
         if len(bad):
             raise FloatingPointError("a logit of the teacher is not finite", int(bad[0]) // num_classes)
-        by_text = logits.reshape(len(texts), num_classes, 2)
+        by_text = logits.reshape(-1, num_classes, 2)
         return by_text[..., 0].copy(), by_text[..., 1].copy()
 
     def work(self, samples: Sequence[Sequence[str]]) -> Work:
@@ -121,23 +128,33 @@ class Teacher:
         )
 
     def _score_pairs(
-        self, tokenized: Any, lengths: Ints, waiting: Ints, logits: npt.NDArray[np.float32], effort: Effort
+        self, tokenized: TokenizedTexts, lengths: Ints, waiting: Ints, logits: npt.NDArray[np.float32], effort: Effort
     ) -> Ints:
         """Fill in the logits of pairs; what is left when the memory ran out is returned, with the budget halved."""
         num_classes = len(self.encoder.hypotheses)
         done, out_of_memory = 0, False
         batches = list(budget_batches(lengths[waiting], self.token_budget))
+        pending: deque[tuple[Ints, PendingLogits]] = deque()
+
+        def collect() -> None:
+            pairs, found = pending.popleft()
+            logits[pairs] = found()[:, self.label_ids]
+
         try:
             for batch in batches:
                 pairs = waiting[batch]
                 inputs = self.encoder.encode(tokenized, pairs // num_classes, pairs % num_classes)
+                pending.append((pairs, self.engine.start(inputs)))
                 effort.padded_tokens += inputs["input_ids"].size
-                logits[pairs] = self.engine.logits(inputs)[:, self.label_ids]
                 done += 1
+                if len(pending) > self.engine.ahead:
+                    collect()
         except self.engine.memory_error:
             if len(batches[done]) == 1:
                 raise
             out_of_memory = True
+        while pending:
+            collect()
         if out_of_memory:  # out here: within the handler, the traceback would keep the activations alive
             self.engine.release_memory()
             self.token_budget = max(1, self.token_budget // 2)

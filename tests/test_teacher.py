@@ -227,9 +227,11 @@ def refuse_rows_above(rows, seen):
     return check
 
 
+@pytest.mark.parametrize("ahead", [0, 1, 3])
 @pytest.mark.parametrize("rows", [1, 2, 7])
-def test_when_memory_runs_out_smaller_batches_give_the_same_scores(rows, tiny_teacher, tiny_teacher_dir):
+def test_when_memory_runs_out_smaller_batches_give_the_same_scores(rows, ahead, tiny_teacher, tiny_teacher_dir):
     wanted = plain_logits(tiny_teacher_dir)
+    tiny_teacher.engine.ahead = ahead
     tiny_teacher.engine.model = Wrapped(tiny_teacher.engine.model, refuse_rows_above(rows, []))
     entailment, contradiction = tiny_teacher.score(TEXTS)
     np.testing.assert_allclose(entailment, wanted[..., 2], atol=1e-5)
@@ -252,8 +254,10 @@ def test_memory_that_does_not_suffice_for_one_pair_is_an_error(tiny_teacher):
         tiny_teacher.score(TEXTS)
 
 
-def test_what_was_scored_before_memory_ran_out_is_not_scored_again(tiny_teacher):
+@pytest.mark.parametrize("ahead", [0, 1])
+def test_what_was_scored_before_memory_ran_out_is_not_scored_again(ahead, tiny_teacher):
     calls, done = [], []
+    tiny_teacher.engine.ahead = ahead
 
     def fail_once(inputs):
         calls.append(len(inputs["input_ids"]))
@@ -265,6 +269,24 @@ def test_what_was_scored_before_memory_ran_out_is_not_scored_again(tiny_teacher)
     tiny_teacher.engine.model = Wrapped(tiny_teacher.engine.model, fail_once)
     tiny_teacher.score(TEXTS)
     assert sum(done) == len(TEXTS) * len(CLASSES)
+
+
+def test_batches_are_started_ahead_of_the_logits_that_are_asked_for(tiny_teacher, monkeypatch):
+    engine, events = tiny_teacher.engine, []
+    start = engine.start
+
+    def noted(inputs):
+        found, number = start(inputs), len(events)
+        events.append(("start", number))
+        return lambda: events.append(("ask", number)) or found()
+
+    monkeypatch.setattr(engine, "start", noted)
+    engine.ahead = 1
+    tiny_teacher.token_budget = 256
+    tiny_teacher.score(TEXTS)
+    kinds = [kind for kind, _ in events]
+    assert kinds.count("start") == kinds.count("ask") > 2
+    assert kinds == ["start", *["start", "ask"] * (kinds.count("start") - 1), "ask"]
 
 
 # Labels

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 Inputs = Mapping[str, npt.NDArray[np.int64]]
+PendingLogits = Callable[[], npt.NDArray[np.float32]]
 EXACT = "fp32"  # the number format that every other one is held against
 
 
@@ -20,11 +21,16 @@ class Engine(Protocol):
         backend: torch or openvino.
         precision: fp32, bf16, fp16 or int8.
         memory_error: what it raises where a batch is too large for the memory.
+        ahead: how many batches may be started before the logits of the first are asked for.
     """
 
     backend: str
     precision: str
     memory_error: type[Exception]
+    ahead: int
+
+    def start(self, inputs: Inputs) -> PendingLogits:
+        """Begin a batch; what comes back gives its logits once they are there."""
 
     def logits(self, inputs: Inputs) -> npt.NDArray[np.float32]:
         """(B, labels) float32, from arrays of (B, L) int64 under the model's own input names."""

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from raydistill.engines.engine import Inputs
+from raydistill.engines.engine import Inputs, PendingLogits
 from raydistill.errors import ModelError, first_line
 
 HINTS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16", "int8": None}  # int8: activations as the CPU does best
@@ -42,6 +42,7 @@ class OpenVinoEngine:
 
     backend = "openvino"
     memory_error: type[Exception] = MemoryError
+    ahead = 0  # what puts the next batch together would take its cores
 
     def __init__(self, path: Path, input_names: Sequence[str], precision: str, threads: int | None) -> None:
         core = _openvino().Core()
@@ -59,6 +60,11 @@ class OpenVinoEngine:
         """(B, labels) float32, from arrays of (B, L) int64 under the model's own input names."""
         found = self._request.infer([inputs[name] for name in self._inputs], share_inputs=True)
         return np.array(found[0], dtype=np.float32)  # a copy: the request writes its next result in the same place
+
+    def start(self, inputs: Inputs) -> PendingLogits:
+        """The same, computed at once."""
+        found = self.logits(inputs)
+        return lambda: found
 
     def release_memory(self) -> None:
         """Nothing to give back."""

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 from transformers import AutoModelForSequenceClassification
 
-from raydistill.engines.engine import EXACT, Inputs
+from raydistill.engines.engine import EXACT, Inputs, PendingLogits
 from raydistill.engines.first_token import narrow_last_layer
 
 DTYPES = {EXACT: torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -28,6 +28,7 @@ class TorchEngine:
     def __init__(self, model: Any) -> None:
         self.model = model.eval()
         self.precision = next(name for name, dtype in DTYPES.items() if dtype == model.dtype)
+        self.ahead = 1 if model.device.type == "cuda" else 0  # a GPU computes while the next batch is put together
 
     @classmethod
     def load(cls, name_or_path: str, precision: str, *, pad_token_id: int, use_gpu: bool) -> TorchEngine:
@@ -35,14 +36,19 @@ class TorchEngine:
         model = load_exact(name_or_path, pad_token_id)
         return cls(model.to(device="cuda" if use_gpu else "cpu", dtype=DTYPES[precision]))
 
-    @torch.inference_mode()
     def logits(self, inputs: Inputs) -> npt.NDArray[np.float32]:
         """(B, labels) float32, from arrays of (B, L) int64 under the model's own input names."""
+        return self.start(inputs)()
+
+    @torch.inference_mode()
+    def start(self, inputs: Inputs) -> PendingLogits:
+        """The same, without waiting for a GPU."""
         device = self.model.device
         tensors = {name: torch.from_numpy(array) for name, array in inputs.items()}
         if device.type == "cuda":
             tensors = {name: tensor.pin_memory().to(device, non_blocking=True) for name, tensor in tensors.items()}
-        return self.model(**tensors).logits.float().cpu().numpy()
+        found = self.model(**tensors).logits.float()
+        return lambda: found.cpu().numpy()
 
     def release_memory(self) -> None:
         """Give back what a failed batch has left."""

@@ -142,7 +142,13 @@ def _receipts(
         batch_size=1,  # a block; for GPUs Ray Data wants a number
         batch_format="pyarrow",
         zero_copy_batch=True,
-        compute=ActorPoolStrategy(min_size=plan.teacher_actors_min, max_size=plan.teacher_actors_max),
+        compute=ActorPoolStrategy(
+            min_size=plan.teacher_actors_min,
+            max_size=plan.teacher_actors_max,
+            # Beside a GPU's work the CPU makes the next block ready; beside a CPU's, it would take its cores.
+            max_concurrent_calls_per_actor=2 if plan.teacher_gpus else 1,
+            enable_true_multi_threading=True,
+        ),
         num_cpus=plan.teacher_cpus,
         num_gpus=plan.teacher_gpus or None,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -19,6 +20,7 @@ from raydistill.stages.ingest import pack, unpack
 class TeacherActor:
     """A teacher in an actor: loads once, scores the new texts of block after block.
 
+    May be called for two blocks at a time: one is then unpacked and tokenised while the model is at work on the other.
     What the user can mend is raised with the first block: from a constructor Ray passes on its text alone.
     """
 
@@ -28,10 +30,11 @@ class TeacherActor:
             self.teacher = self.load(spec)
         except RaydistillError as fault:
             self.fault = fault
+        self._model_in_use = threading.Lock()
         self._free_since = time.perf_counter()
 
     def load(self, spec: TeacherSpec) -> Any:
-        """Anything with `Teacher.score`."""
+        """Anything with `tokenize` and `score_tokenized` of `Teacher`."""
         from raydistill.teacher import Teacher  # here, so that the tasks of this module start without torch
 
         return Teacher.load(spec)
@@ -41,22 +44,27 @@ class TeacherActor:
         if self.fault:
             raise self.fault
         block, effort = unpack(packed)
-        effort.wait_seconds = time.perf_counter() - self._free_since
         texts = block["text"].to_pylist()
         rows = [i for i, text in enumerate(texts) if text]
-        try:
-            entailment, contradiction = self.teacher.score([texts[i] for i in rows], effort)
-        except FloatingPointError as error:
-            bad = block["text_id"][rows[error.args[1]]].as_py()
-            raise ModelError(
-                f"the teacher gives logits that are not finite for the text with id {bad}. If it runs in fp16 or bf16, "
-                "try --teacher-precision fp32."
-            ) from None
+        started = time.perf_counter()
+        tokenized = self.teacher.tokenize([texts[i] for i in rows])
+        tokenizing = time.perf_counter() - started
+        with self._model_in_use:
+            idle = time.perf_counter() - self._free_since
+            effort.tokenize_seconds = min(tokenizing, idle)  # what was done beside another block costs nothing
+            effort.wait_seconds = idle - effort.tokenize_seconds
+            try:
+                entailment, contradiction = self.teacher.score_tokenized(tokenized, effort)
+            except FloatingPointError as error:
+                bad = block["text_id"][rows[error.args[1]]].as_py()
+                raise ModelError(
+                    f"the teacher gives logits that are not finite for the text with id {bad}. If it runs in fp16 or "
+                    "bf16, try --teacher-precision fp32."
+                ) from None
+            self._free_since = time.perf_counter()
         where = _positions(rows, len(texts))
         block = block.append_column("entailment", logits_column(entailment).take(where))
-        packed = pack(block.append_column("contradiction", logits_column(contradiction).take(where)), effort)
-        self._free_since = time.perf_counter()
-        return packed
+        return pack(block.append_column("contradiction", logits_column(contradiction).take(where)), effort)
 
 
 def _positions(rows: Sequence[int], length: int) -> pa.Array:

@@ -1,0 +1,123 @@
+"""How teacher actors are laid out on GPUs, with fake ones: Ray hands them out, and a tiny teacher runs on the CPU."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import itertools
+import json
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import ray
+
+from raydistill.corpus_files import find_files
+from raydistill.label_store import LabelStore, logits_matrix
+from raydistill.progress import Console
+from raydistill.resources import Request, make_plan
+from raydistill.specs import TeacherSpec
+from raydistill.stages.cluster import PRIVATE_ENVIRONMENT, free_nodes
+from raydistill.stages.label import label_corpus
+from raydistill.stages.teacher_actor import TeacherActor
+
+CLASSES = ("sport", "politics")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def two_fake_gpus(monkeypatch_module: pytest.MonkeyPatch) -> Iterator[None]:
+    for name, value in PRIVATE_ENVIRONMENT.items():
+        monkeypatch_module.setenv(name, value)
+    monkeypatch_module.delenv("CUDA_VISIBLE_DEVICES", raising=False)  # Ray would find fewer than it is to pretend
+    # Workers cannot import this file.
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    ray.init("local", num_cpus=2, num_gpus=2, include_dashboard=False, log_to_driver=False)
+    yield
+    ray.shutdown()
+    ray.cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
+
+
+@pytest.fixture(scope="module")
+def monkeypatch_module() -> Iterator[pytest.MonkeyPatch]:
+    with pytest.MonkeyPatch.context() as patch:
+        yield patch
+
+
+class NotedTeacher:
+    """A teacher on the CPU that writes down when it did what, and on which GPU it was to be."""
+
+    def __init__(self, teacher: Any, diary: Path) -> None:
+        gpus = ray.get_gpu_ids()
+        self.teacher, self.page = teacher, diary / f"{'-'.join(map(str, gpus))}.{time.time_ns()}"
+
+    def note(self, what: str, started: float) -> None:
+        with self.page.open("a") as page:
+            page.write(json.dumps([what, started, time.time()]) + "\n")
+
+    def tokenize(self, texts: list[str]) -> Any:
+        started = time.time()
+        tokenized = self.teacher.tokenize(texts)
+        self.note("tokenize", started)
+        return tokenized
+
+    def score_tokenized(self, tokenized: Any, effort: Any) -> Any:
+        started = time.time()
+        time.sleep(0.3)
+        logits = self.teacher.score_tokenized(tokenized, effort)
+        self.note("forward", started)
+        return logits
+
+
+class NotedActor(TeacherActor):
+    def load(self, spec: TeacherSpec) -> Any:
+        assert spec.use_gpu
+        diary = Path(spec.fingerprint or "")
+        return NotedTeacher(super().load(dataclasses.replace(spec, use_gpu=False, backend="torch")), diary)
+
+
+@pytest.mark.parametrize(("gpus_per_actor", "actors"), [(1.0, 2), (0.5, 4)])
+def test_every_gpu_gets_its_actors_and_tokenising_goes_on_beside_them(
+    gpus_per_actor: float, actors: int, tmp_path: Path, tiny_teacher_dir: Path
+) -> None:
+    texts = [f"one two three {i} four five six seven eight nine" for i in range(4000)]
+    corpus, diary = tmp_path / "corpus.txt", tmp_path / "diary"
+    corpus.write_text("".join(f"{text}\n" for text in texts))
+    diary.mkdir()
+    plan = make_plan(free_nodes(), Request(teacher_gpus_per_actor=gpus_per_actor, teacher_cpus_per_actor=0.05))
+    assert (plan.teacher_actors_min, plan.teacher_actors_max) == (actors, actors)
+    spec = TeacherSpec(
+        str(tiny_teacher_dir), CLASSES, "This is {}.", fingerprint=str(diary), parameters=10**13, precision="fp32"
+    )
+    store = LabelStore(str(tmp_path / "labels"))
+    store.folder.create()
+    with Console(io.StringIO()).stage("label", "texts") as progress:
+        counts = label_corpus(
+            find_files([str(corpus)]), "text", spec, store, plan, progress, file_bytes=1 << 20, actor=NotedActor
+        )
+    assert (counts.texts, counts.labelled) == (4000, 4000)
+
+    pages = list(diary.iterdir())
+    assert sorted(page.name.split(".")[0] for page in pages) == sorted(["0", "1"] * (actors // 2))
+    beside = 0
+    for page in pages:
+        noted = [json.loads(line) for line in page.read_text().splitlines()]
+        forwards = sorted((start, end) for what, start, end in noted if what == "forward")
+        assert all(end <= start for (_, end), (start, _) in itertools.pairwise(forwards))
+        tokenized = [(start, end) for what, start, end in noted if what == "tokenize"]
+        beside += sum(any(a < start and end < b for a, b in forwards) for start, end in tokenized)
+    assert beside >= actors
+
+    from raydistill.teacher import Teacher
+
+    entailment, _ = Teacher.load(dataclasses.replace(spec, backend="torch")).score(texts[:50])
+    found = {
+        text: row
+        for name in store.parts()
+        for table in store.read_part(name)
+        for text, row in zip(table["text"].to_pylist(), logits_matrix(table["entailment"], 2), strict=True)
+    }
+    np.testing.assert_allclose([found[text] for text in texts[:50]], entailment, atol=1e-5)
