@@ -17,14 +17,13 @@ import argparse
 import dataclasses
 import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -39,7 +38,7 @@ from raydistill.resources import Node, Request, make_plan
 from raydistill.specs import Effort, TeacherSpec
 from raydistill.stages.cluster import PRIVATE_ENVIRONMENT, WORKER_ENVIRONMENT
 from raydistill.stages.demo import CLASSES, TEMPLATE, prepare_demo
-from raydistill.stages.label import BLOCK_SECONDS, BYTES_PER_TOKEN, GPU_FLOPS, block_bytes, label_corpus
+from raydistill.stages.label import BLOCK_SECONDS, BYTES_PER_TOKEN, GPU_FLOPS, MOST_BLOCKS, block_bytes, label_corpus
 from raydistill.stages.teacher_actor import TeacherActor
 
 CPUS, CPUS_PER_GPU = 4.0, 0.01
@@ -124,7 +123,8 @@ def busy(diary: Path) -> dict[str, float]:
     pages = [np.loadtxt(page, ndmin=2) for page in diary.iterdir()]
     first, last = max(page[0, 0] for page in pages), min(page[-1, 0] for page in pages)
     inside = sum((np.minimum(page[:, 1], last) - np.maximum(page[:, 0], first)).clip(0).sum() for page in pages)
-    return {"busy": inside / (len(pages) * (last - first)), "all_begun": first, "blocks": sum(map(len, pages))}
+    share = inside / (len(pages) * (last - first)) if last > first else float("nan")  # over before all had begun
+    return {"busy": share, "all_begun": first, "blocks": sum(map(len, pages))}
 
 
 def drive(case: Case, corpus: Path, folder: Path) -> dict[str, float]:
@@ -164,18 +164,12 @@ def drive(case: Case, corpus: Path, folder: Path) -> dict[str, float]:
         "start_up_seconds": found["all_begun"] - began,
         "block_bytes": block_bytes(files, spec, plan),
         "driver_cpu_seconds": cpu,
-        "ray_cpu_seconds": _cpu_of_children(),
         "object_store_bytes": watch.most,
         "object_store_limit": watch.limit,
         "spilled_files": sum(path.is_file() for path in session.glob("ray_spilled*/**/*")),
         "store_bytes": sum(sizes),
         "store_files": len(sizes),
     }
-
-
-def _cpu_of_children() -> float:
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
 
 
 def measure(case: Case, sentences: Sequence[str]) -> dict[str, Any]:
@@ -186,7 +180,7 @@ def measure(case: Case, sentences: Sequence[str]) -> dict[str, Any]:
         with corpus.open("w", encoding="utf-8") as stream:
             stream.writelines(f"{sentences[i % len(sentences)]} {i}\n" for i in range(case.texts))
         asked = json.dumps([dataclasses.asdict(case), str(corpus), folder, str(result)])
-        driver = subprocess.Popen([sys.executable, __file__, "--drive", asked])
+        driver = subprocess.Popen([sys.executable, __file__, "--drive", asked], stdout=subprocess.DEVNULL)
         titles: dict[str, str] = {}  # a process keeps the first telling title: idle ones are renamed
         while driver.poll() is None:
             for entry in Path("/proc").iterdir():
@@ -209,7 +203,7 @@ def describe(case: dict[str, Any]) -> list[str]:
         f"{case['gpus']} × {case['pairs_per_second']:,.0f} pairs/s",
         f"{case['texts']:,}",
         f"{case['blocks']:,} of {case['block_bytes'] / 1024:,.0f} KB",
-        f"{case['busy']:.1%}",
+        f"{case['busy']:.1%}" if case["busy"] == case["busy"] else "too short",
         f"{case['driver_cpu_seconds'] / millions:.0f} s",
         *(f"{case['peak_mb'][kind]:.0f} MB" for kind in ("driver", "teacher actor", "read, write and data tasks")),
         f"{case['object_store_bytes'] / MB:,.0f} of {case['object_store_limit'] / MB:,.0f} MB",
@@ -239,20 +233,25 @@ def table(rows: Sequence[Sequence[str]], columns: Sequence[str] = COLUMNS) -> st
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def project(few: dict[str, Any], many: dict[str, Any], whole: dict[str, Any], texts: int) -> str:
-    """What a label stage of so many texts comes to, from runs of few and of many blocks and one of the whole length."""
-    growth = (many["peak_mb"]["driver"] - few["peak_mb"]["driver"]) / (many["blocks"] - few["blocks"])
-    cpu = (many["driver_cpu_seconds"] - few["driver_cpu_seconds"]) / (many["blocks"] - few["blocks"])
-    blocks = texts / whole["texts"] * whole["blocks"]
-    stored = texts / whole["texts"] * whole["store_bytes"]
+def project(few: dict[str, Any], many: dict[str, Any], texts: int) -> str:
+    """What so many texts come to, from two cases of as many pairs, in few blocks and in many."""
+
+    def of_a_block(what: Callable[[dict[str, Any]], float]) -> float:
+        return (what(many) - what(few)) / (many["blocks"] - few["blocks"])
+
+    blocks = min(texts * few["blocks"] / few["texts"], MOST_BLOCKS)
+    memory = blocks * of_a_block(lambda case: case["peak_mb"]["driver"])
+    cpu = blocks * of_a_block(lambda case: case["driver_cpu_seconds"])
+    stored = texts / many["texts"] * many["store_bytes"]  # merged files, which shrink better
     rows = [
-        ["blocks", f"{blocks:,.0f}", f"{blocks / 10:,.0f}", "seconds of work in a block"],
-        ["driver's CPU", f"{cpu * blocks / 3600:.1f} h", f"{cpu * blocks / 36000:.1f} h", "the same"],
-        ["driver's memory, more", f"{growth * blocks:,.0f} MB", f"{growth * blocks / 10:,.0f} MB", "the same"],
-        ["label store", f"{stored / (1 << 30):,.0f} GB", "", ""],
-        ["label files", f"{stored / FILE_MB / MB:,.0f}", "", "`--label-file-mb`"],
+        ["blocks", f"{blocks:,.0f}", f"never more than {MOST_BLOCKS:,}: they grow instead"],
+        ["driver's CPU", f"{cpu / 60:,.0f} min", "the number of blocks"],
+        ["driver's memory, more", f"{memory:,.0f} MB", "the number of blocks"],
+        ["the same in a run that goes on", f"{24 * texts / 1e9:,.0f} GB", "24 bytes for each text that is labelled"],
+        ["label store", f"{stored / 1e9:,.0f} GB", "the texts themselves"],
+        ["label files", f"{stored / FILE_MB / MB:,.0f}", "`--label-file-mb`"],
     ]
-    return table(rows, (f"{texts:,} texts", "as here", "blocks ten times as long", "bounded by"))
+    return table(rows, (f"{texts:,} texts", "", "bounded by"))
 
 
 def main() -> None:
@@ -283,7 +282,7 @@ def main() -> None:
     for case in cases:
         found.append(measure(case, sentences))
         print(f"| {' | '.join(describe(found[-1]))} |", file=sys.stderr, flush=True)
-    print(table([describe(one) for one in found]), "", project(found[2], found[3], found[2], 1_000_000_000), sep="\n")
+    print(table([describe(one) for one in found]), "", project(found[2], found[3], 1_000_000_000), sep="\n")
     if arguments.json:
         arguments.json.write_text(json.dumps(found, indent=2))
 

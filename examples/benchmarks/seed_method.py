@@ -39,7 +39,7 @@ def seed_score(
     for at in range(0, len(pairs), 32):
         premises, hypotheses = zip(*pairs[at : at + 32], strict=True)
         batch = tokenizer(list(premises), list(hypotheses), padding=True, truncation="only_first", return_tensors="pt")
-        logits.append(model(**batch).logits.float())
+        logits.append(model(**batch.to(model.device)).logits.float().cpu())
     return torch.cat(logits).reshape(len(texts), len(class_names), -1)
 
 

@@ -5,7 +5,10 @@
 Whole BBC News documents and their first sentences, five topics. Every method scores the same texts with the same
 threads, in turn, several rounds; medians, and least and most in brackets. Prints a Markdown table; --json keeps it.
 
---shape bert-base and roberta-large take random weights of those shapes: for speed, not for agreement.
+--shape bert-base and roberta-large take random weights of those shapes: for speed, not for agreement. On a GPU:
+
+    pip install -e '.[demo]' && python examples/benchmarks/teacher.py --device cuda --shape roberta-large \\
+        --documents 200 --sentences 1800
 """
 
 from __future__ import annotations
@@ -48,11 +51,15 @@ SHAPES = {
         **NAMES,
     ),
 }
-ENGINES = [("torch", "fp32"), ("openvino", "fp32"), ("torch", "bf16"), ("openvino", "bf16"), ("openvino", "int8")]
-GEMM_ROWS = 2048
+ENGINES = {
+    "cpu": [("torch", "fp32"), ("openvino", "fp32"), ("torch", "bf16"), ("openvino", "bf16"), ("openvino", "int8")],
+    "cuda": [("torch", "fp32"), ("torch", "fp16"), ("torch", "bf16")],
+}
+# The number format of the matrix products that engines are held against, and the rows of one.
+GEMM = {"cpu": (torch.float32, "fp32", 2048), "cuda": (torch.bfloat16, "bf16", 16384)}
 
 
-def linear_seconds_per_token(model: Any) -> float:
+def linear_seconds_per_token(model: Any, device: str) -> float:
     """Seconds that the encoder's matrix products alone take for a token, at this machine's own rate for each shape.
 
     Of the last layer only what a narrowed model computes is counted.
@@ -62,17 +69,26 @@ def linear_seconds_per_token(model: Any) -> float:
     for layer in layers:
         for name, module in layer.named_modules():
             if isinstance(module, torch.nn.Linear) and (layer is not layers[-1] or name.endswith(("key", "value"))):
-                seconds += gemm_seconds(module.in_features, module.out_features) / GEMM_ROWS
+                seconds += gemm_seconds(module.in_features, module.out_features, device)
     gemm_seconds.cache_clear()  # measured anew in the next round
     return seconds
 
 
 @functools.cache
-def gemm_seconds(inputs: int, outputs: int) -> float:
-    """The best of several products of a shape, with bias; each shape once until the cache is cleared."""
-    rows, weight, bias = torch.randn(GEMM_ROWS, inputs), torch.randn(outputs, inputs), torch.randn(outputs)
+def gemm_seconds(inputs: int, outputs: int, device: str) -> float:
+    """Seconds for a row, at the best of several products with bias; each shape once until the cache is cleared."""
+    dtype, _, number = GEMM[device]
+    rows, weight, bias = (
+        torch.randn(shape, device=device, dtype=dtype) for shape in ((number, inputs), (outputs, inputs), (outputs,))
+    )
+
+    def product() -> None:
+        torch.nn.functional.linear(rows, weight, bias)
+        if device == "cuda":
+            torch.cuda.synchronize()
+
     with torch.inference_mode():
-        return min(timed(torch.nn.functional.linear, rows, weight, bias)[0] for _ in range(8))
+        return min(timed(product)[0] for _ in range(8)) / number
 
 
 def spread(values: list[float], style: str = ".2f") -> str:
@@ -88,6 +104,7 @@ def timed(work: Callable[..., Any], *given: Any) -> tuple[float, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", choices=["demo", *SHAPES], default="demo")
+    parser.add_argument("--device", choices=list(ENGINES), default="cpu")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--documents", type=int, default=24, help="whole documents a round")
     parser.add_argument("--sentences", type=int, default=150, help="first sentences a round")
@@ -110,12 +127,14 @@ def main() -> None:
             "whole documents": demo_documents()[: arguments.documents],
             "first sentences": sentences[: arguments.sentences],
         }
-        model = AutoModelForSequenceClassification.from_pretrained(teacher).eval()
+        device, reference = arguments.device, GEMM[arguments.device][1]
+        model = AutoModelForSequenceClassification.from_pretrained(teacher).eval().to(device)
         tokenizer = AutoTokenizer.from_pretrained(teacher)
         spec = TeacherSpec(str(teacher), tuple(CLASSES), TEMPLATE, threads=arguments.threads, fingerprint="benchmark")
+        spec = dataclasses.replace(spec, use_gpu=device == "cuda")
         engines = {
             f"{backend} {precision}": Teacher.load(dataclasses.replace(spec, backend=backend, precision=precision))
-            for backend, precision in ENGINES
+            for backend, precision in ENGINES[device]
         }
         entailment = engines["torch fp32"].label_ids[0]
         narrow = load_exact(str(teacher), tokenizer.pad_token_id)
@@ -126,7 +145,7 @@ def main() -> None:
             for engine in engines.values():
                 engine.score(texts[:4])
             for _ in range(arguments.rounds):
-                gemm.append(linear_seconds_per_token(narrow))
+                gemm.append(linear_seconds_per_token(narrow, device))
                 took, logits = timed(seed_score, model, tokenizer, texts, CLASSES, TEMPLATE)
                 seconds["seed's loop"].append(took)
                 wanted = soft_labels(logits[..., entailment].numpy(), logits[..., 0].numpy())
@@ -144,7 +163,7 @@ def main() -> None:
                 row |= {"times the seed's loop": spread(ratios)}
                 if name in engines:
                     row |= {
-                        "share of fp32 GEMM rate": spread(forward[name]),
+                        f"share of {reference} GEMM rate": spread(forward[name]),
                         "padding": f"{padding:.1%}",
                         "largest difference of soft labels": f"{off[name]:.1e}",
                     }

@@ -32,8 +32,9 @@ SPLIT_BYTES = 64 << 20
 # A block is the unit of progress and of what a crash costs, so it is some seconds of an actor's work, by the rate
 # that a core or a GPU may be expected to reach. A block of few texts pads more; one of many takes memory.
 BLOCK_SECONDS, CORE_FLOPS, GPU_FLOPS, BYTES_PER_TOKEN = 10, 1e11, 1.5e14, 4.5
-SMALLEST_BLOCK_BYTES, LARGEST_BLOCK_BYTES = 16 << 10, 8 << 20
+SMALLEST_BLOCK_BYTES, LARGEST_BLOCK_BYTES = 16 << 10, 16 << 20
 BLOCKS_PER_ACTOR = 8  # with fewer, some actors idle at the end
+MOST_BLOCKS = 100_000  # of each the driver keeps some kilobytes until the end
 
 
 @dataclasses.dataclass
@@ -114,12 +115,13 @@ def _show(counts: Counts, progress: Progress) -> None:
 
 
 def block_bytes(files: Sequence[CorpusFile], spec: TeacherSpec, plan: Plan) -> int:
-    """Bytes of text in a block: some seconds of work, and few enough that every actor gets several."""
+    """Bytes of text in a block: some seconds of work, so that every actor gets several; more in a very large corpus."""
     rate = plan.teacher_gpus * GPU_FLOPS if plan.teacher_gpus else plan.teacher_threads * CORE_FLOPS
     flops_per_byte = 2 * max(spec.parameters, 1) * len(spec.class_names) / BYTES_PER_TOKEN
-    share = sum(file.size for file in files) // (BLOCKS_PER_ACTOR * plan.teacher_actors_max)
-    wanted = min(int(BLOCK_SECONDS * rate / flops_per_byte), LARGEST_BLOCK_BYTES, share)
-    return max(wanted, SMALLEST_BLOCK_BYTES)
+    corpus = sum(file.size for file in files)
+    wanted = max(int(BLOCK_SECONDS * rate / flops_per_byte), corpus // MOST_BLOCKS)
+    share = corpus // (BLOCKS_PER_ACTOR * plan.teacher_actors_max)
+    return max(min(wanted, share, LARGEST_BLOCK_BYTES), SMALLEST_BLOCK_BYTES)
 
 
 def _receipts(

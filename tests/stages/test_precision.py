@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pandas as pd
 import pytest
 
 from raydistill import DistillConfig, RaydistillError, label
+from raydistill.cli import main
 from raydistill.progress import Console
 
 MakeConfig = Callable[..., DistillConfig]
@@ -131,3 +133,103 @@ def test_a_teacher_that_openvino_cannot_run_is_told_and_run_by_pytorch(
     assert "teacher  torch fp32;" in said
     with pytest.raises(RaydistillError, match="--teacher-backend openvino: OpenVINO cannot convert"):
         label(make_config(tmp_path / "strict", **teacher, strict=True))
+
+
+# The same through the command line
+
+
+@pytest.fixture
+def run_label(
+    tmp_path: Path, tiny_teacher_dir: Path, class_names_file: Path, corpus_file: Path, capfd: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str]]:
+    """`raydistill label` with some options more or other ones: exit code and the last line of standard error."""
+
+    def run(**options: str) -> tuple[int, str]:
+        given = {
+            "data-file": corpus_file,
+            "class-names-file": class_names_file,
+            "output-dir": tmp_path / "out",
+            "teacher-name-or-path": tiny_teacher_dir,
+            "hypothesis-template": "This text is about {}.",
+        }
+        code = main(["label", *(f"--{name}={value}" for name, value in (given | options).items())])
+        said = capfd.readouterr().err
+        assert "Traceback" not in said
+        return code, said.strip().split("\n")[-1]
+
+    return run
+
+
+def test_a_cache_that_cannot_be_written_is_done_without(
+    run_label: Callable[..., tuple[int, str]], tmp_path: Path, exact: Path
+) -> None:
+    cache = Path(os.environ["RAYDISTILL_CACHE"])
+    aside = cache.with_name("aside")
+    if cache.exists():
+        cache.rename(aside)
+    cache.write_text("a file where the folder is to be")
+    try:
+        assert run_label(**{"teacher-backend": "openvino"})[0] == 0
+    finally:
+        cache.unlink()
+        if aside.exists():
+            aside.rename(cache)
+    record = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert list(record["stages"]["label"]["engines"]) == ["openvino fp32"]
+    np.testing.assert_allclose(entailment(tmp_path / "out"), entailment(exact), atol=1e-5)
+
+
+def test_a_damaged_export_is_made_anew_and_labels_the_same(
+    run_label: Callable[..., tuple[int, str]], tmp_path: Path, exact: Path
+) -> None:
+    openvino = {"teacher-backend": "openvino"}
+    assert run_label(**openvino, **{"output-dir": str(tmp_path / "first")})[0] == 0
+    damaged = list(Path(os.environ["RAYDISTILL_CACHE"]).glob("teachers/*/model.bin"))
+    assert damaged
+    for file in damaged:
+        file.write_bytes(file.read_bytes()[:100])
+    assert run_label(**openvino)[0] == 0
+    assert any(file.stat().st_size > 100 for file in damaged)
+    np.testing.assert_allclose(entailment(tmp_path / "out"), entailment(exact), atol=1e-5)
+
+
+def test_an_audit_of_a_corpus_smaller_than_its_sample_takes_all_of_it(
+    run_label: Callable[..., tuple[int, str]], tmp_path: Path
+) -> None:
+    corpus = tmp_path / "small.txt"
+    corpus.write_text("one two\nthree four\nfive\n\nfive\n")
+    options = {"data-file": str(corpus), "teacher-precision": "bf16", "teacher-backend": "torch", "min-agreement": "0"}
+    assert run_label(**options)[0] == 0
+    assert scoring(tmp_path / "out")["audit"]["texts"] == 3
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        (
+            {"teacher-backend": "openvino"},
+            "--teacher-backend openvino: not installed: pip install 'raydistill[openvino]'",
+        ),
+        ({"teacher-precision": "int8"}, "--teacher-precision int8: not installed: pip install 'raydistill[int8]'"),
+    ],
+)
+def test_what_is_not_installed_is_one_line_that_names_the_extra(
+    options: dict, line: str, run_label: Callable[..., tuple[int, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from raydistill.engines import openvino_engine
+
+    monkeypatch.setattr(openvino_engine, "installed", lambda precision="fp32": False)
+    code, said = run_label(**options)
+    assert (code, said) == (2, f"Error: --teacher-{line}")
+    assert not (tmp_path / "out").exists()
+
+
+def test_with_strict_a_teacher_that_openvino_cannot_run_is_one_line(
+    run_label: Callable[..., tuple[int, str]], tmp_path: Path
+) -> None:
+    from tiny_models import save_classifier
+
+    teacher = str(save_classifier(tmp_path / "bart", "bart"))
+    code, said = run_label(**{"teacher-name-or-path": teacher, "teacher-backend": "openvino", "strict": "true"})
+    assert code == 2
+    assert said.startswith("Error: --teacher-backend openvino: OpenVINO cannot convert a BartForSequenceClassification")

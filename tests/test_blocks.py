@@ -1,0 +1,43 @@
+"""How large a block is: some seconds of work, never too few for the actors nor too many for the driver."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from raydistill.corpus_files import CorpusFile
+from raydistill.resources import Node, Request, make_plan
+from raydistill.specs import TeacherSpec
+from raydistill.stages.label import LARGEST_BLOCK_BYTES, MOST_BLOCKS, SMALLEST_BLOCK_BYTES, block_bytes
+
+CPU = make_plan([Node(2)], Request())
+GPUS = make_plan([Node(64, 8)] * 8, Request())
+SPEC = TeacherSpec("some/teacher", ("a", "b", "c", "d", "e"), "This is {}.", parameters=300_000_000)
+
+
+def corpus_of(size):
+    return [CorpusFile(f"{i}.txt", size // 2, 0, "text", None) for i in range(2)]
+
+
+def test_a_block_is_some_seconds_of_work():
+    size = block_bytes(corpus_of(10**10), SPEC, GPUS)
+    assert 1 << 20 < size < 4 << 20  # 10 seconds at some 7,000 pairs a second of 35 tokens
+    assert block_bytes(corpus_of(10**10), dataclasses.replace(SPEC, class_names=("a",)), GPUS) == pytest.approx(
+        5 * size, abs=5
+    )
+    assert block_bytes(corpus_of(10**10), dataclasses.replace(SPEC, parameters=600_000_000), GPUS) == size // 2
+    assert SMALLEST_BLOCK_BYTES <= block_bytes(corpus_of(10**9), SPEC, CPU) < size / 100
+
+
+@given(st.integers(2, 10**15), st.integers(1, 10**12), st.sampled_from([CPU, GPUS]))
+def test_every_actor_gets_several_and_the_driver_not_too_many(size, parameters, plan):
+    spec = dataclasses.replace(SPEC, parameters=parameters)
+    block = block_bytes(corpus_of(size), spec, plan)
+    assert SMALLEST_BLOCK_BYTES <= block <= LARGEST_BLOCK_BYTES
+    if size >= 8 * plan.teacher_actors_max * SMALLEST_BLOCK_BYTES:
+        assert size // block >= 8 * plan.teacher_actors_max - 1
+    if size <= MOST_BLOCKS * LARGEST_BLOCK_BYTES:
+        assert size / block <= MOST_BLOCKS + 8 * plan.teacher_actors_max + 2
