@@ -1,0 +1,61 @@
+"""How much padding is left when pairs are sorted by length within blocks of so many texts?
+
+    pip install -e '.[demo]' && python examples/benchmarks/padding.py
+
+BBC News, five topics, the demo teacher's tokenizer; batches under the token budgets of CPUs and GPUs. Nothing is
+scored: padding follows from the lengths. Prints a Markdown table.
+"""
+
+from __future__ import annotations
+
+import tempfile
+
+import numpy as np
+
+from raydistill.pairs import PairEncoder, budget_batches
+from raydistill.pretrained import load_tokenizer
+from raydistill.stages.demo import CLASSES, TEMPLATE, demo_documents, prepare_demo
+from raydistill.teacher import CPU_TOKEN_BUDGET, make_hypotheses
+
+BLOCKS = (16, 64, 256, 1024, 4096)  # texts
+MAX_LENGTH, BATCH_SIZE = 512, 32
+TEXTS = 8192
+
+
+def padding(lengths: np.ndarray, block: int, budget: int) -> float:
+    """The share of padding in the pairs of (N, K) lengths, in blocks of so many texts."""
+    padded = 0
+    for at in range(0, len(lengths), block):
+        pairs = lengths[at : at + block].reshape(-1)
+        padded += sum(len(batch) * int(pairs[batch].max()) for batch in budget_batches(pairs, budget))
+    return 1 - lengths.sum() / padded
+
+
+def unsorted(lengths: np.ndarray) -> float:
+    """The same of the seed script's loop: batches of 32 pairs in corpus order."""
+    pairs = lengths.reshape(-1)
+    batches = [pairs[at : at + BATCH_SIZE] for at in range(0, len(pairs), BATCH_SIZE)]
+    return 1 - pairs.sum() / sum(len(batch) * int(batch.max()) for batch in batches)
+
+
+def main() -> None:
+    rng = np.random.default_rng(0)
+    with tempfile.TemporaryDirectory() as folder:
+        files, _ = prepare_demo(folder, texts=1825)
+        tokenizer = load_tokenizer(str(files.teacher), True)
+        sentences = files.corpus.read_text(encoding="utf-8").splitlines()
+    documents = demo_documents()
+    mixed = [" ".join(text.split()[: int(rng.integers(10, 1000))]) for text in documents]
+    encoder = PairEncoder(tokenizer, make_hypotheses(TEMPLATE, CLASSES), MAX_LENGTH)
+    budgets = {"CPU": CPU_TOKEN_BUDGET, "GPU": BATCH_SIZE * MAX_LENGTH}
+    names = [f"{block:,} texts, {device}" for device in budgets for block in BLOCKS]
+    print(f"| corpus | seed's loop | {' | '.join(names)} |\n|{' --- |' * (len(names) + 2)}")
+    for name, texts in {"first sentences": sentences, "whole documents": documents, "10 to 1,000 words": mixed}.items():
+        counted = encoder.count_tokens(texts)
+        lengths = encoder.lengths(rng.choice(counted, TEXTS))
+        shares = [padding(lengths, block, budget) for budget in budgets.values() for block in BLOCKS]
+        print(f"| {name} | {unsorted(lengths):.1%} | {' | '.join(f'{share:.1%}' for share in shares)} |")
+
+
+if __name__ == "__main__":
+    main()
