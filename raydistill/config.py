@@ -127,6 +127,12 @@ class DistillConfig:
         "Begin anew in an output directory that is not empty: an earlier run's files are removed, others left alone.",
         group=BEHAVIOUR,
     )
+    max_rejected: float = option(
+        0.001,
+        "Share of the corpus that the teacher may fail to score: such texts are set aside in labels/_rejected.jsonl; "
+        "beyond it the run stops.",
+        group=BEHAVIOUR,
+    )
     label_file_mb: int = option(
         256,
         "Megabytes of a label file: smaller ones are merged as soon as there are enough of them.",
@@ -254,6 +260,8 @@ class DistillConfig:
             faults.append(f"--temperature {self.temperature} must be a number above 0")
         if self.price_per_hour is not None and not (math.isfinite(self.price_per_hour) and self.price_per_hour >= 0):
             faults.append(f"--price-per-hour {self.price_per_hour:g} must be a number of 0 or more")
+        if not 0 <= self.max_rejected <= 1:
+            faults.append(f"--max-rejected {self.max_rejected:g} must be a share between 0 and 1")
         for name in AT_LEAST_ONE:
             value = getattr(self, name)
             if value is not None and value < 1:

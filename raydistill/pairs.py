@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,12 +25,16 @@ PROBE = "A probe, of some words."
 
 @dataclasses.dataclass(frozen=True)
 class TokenizedTexts:
-    """Texts as one flat array of token ids; text i is `tokens[starts[i] : starts[i] + lengths[i]]`."""
+    """Texts as one flat array of token ids; text i is `tokens[starts[i] : starts[i] + lengths[i]]`.
+
+    `faults` has what the tokenizer raised for a text that it cannot take, by index; such a text has no tokens.
+    """
 
     texts: Sequence[str]
     tokens: Ints
     starts: Ints
     lengths: Ints
+    faults: Mapping[int, Exception] = dataclasses.field(default_factory=dict)
 
 
 class PairEncoder:
@@ -92,23 +96,39 @@ class PairEncoder:
     def tokenize(self, texts: Sequence[str]) -> TokenizedTexts:
         """Tokenise texts once, for all hypotheses; cut to what the shortest hypothesis leaves room for."""
         if not len(texts):
-            return TokenizedTexts(texts, *(np.empty(0, dtype=np.int64) for _ in range(3)))
+            none = np.empty(0, dtype=np.int64)
+            return TokenizedTexts(texts, none, none, none)
         lengths, tokens = [], []
+        faults: dict[int, Exception] = {}
         for at in range(0, len(texts), ENCODED):
-            rows = self.tokenizer(
-                list(texts[at : at + ENCODED]),
-                add_special_tokens=False,
-                truncation=True,
-                max_length=int(self.room.max()),
-                padding=False,
-                return_attention_mask=False,
-                return_token_type_ids=False,
-            )["input_ids"]
+            chunk = list(texts[at : at + ENCODED])
+            try:
+                rows = self._token_rows(chunk)
+            except Exception:
+                rows = [self._tokens_or_fault(text, at + i, faults) for i, text in enumerate(chunk)]
             lengths.append(np.array([len(row) for row in rows], dtype=np.int64))
             tokens.append(np.fromiter(itertools.chain.from_iterable(rows), dtype=np.int64))
         all_lengths = np.concatenate(lengths)
         starts = np.cumsum(all_lengths) - all_lengths
-        return TokenizedTexts(texts, np.concatenate(tokens), starts, all_lengths)
+        return TokenizedTexts(texts, np.concatenate(tokens), starts, all_lengths, faults)
+
+    def _token_rows(self, texts: list[str]) -> list[list[int]]:
+        return self.tokenizer(
+            texts,
+            add_special_tokens=False,
+            truncation=True,
+            max_length=int(self.room.max()),
+            padding=False,
+            return_attention_mask=False,
+            return_token_type_ids=False,
+        )["input_ids"]
+
+    def _tokens_or_fault(self, text: str, index: int, faults: dict[int, Exception]) -> list[int]:
+        try:
+            return self._token_rows([text])[0]
+        except Exception as fault:
+            faults[index] = fault
+            return []
 
     def count_tokens(self, texts: Sequence[str]) -> Ints:
         """(N,) int64: tokens of every text alone, however long, without special ones."""

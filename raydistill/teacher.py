@@ -79,12 +79,16 @@ class Teacher:
 
         Raises:
             FloatingPointError: a logit is not finite; `args[1]` is the index of the text.
+            Exception: what the tokenizer raises for a text, or the engine where its memory does not hold a single pair.
         """
         effort = effort if effort is not None else Effort()
         started = time.perf_counter()
         tokenized = self.tokenize(texts)
         effort.tokenize_seconds += time.perf_counter() - started
-        return self.score_tokenized(tokenized, effort)
+        entailment, contradiction, faults = self.score_tokenized(tokenized, effort)
+        if faults:
+            raise faults[min(faults)]
+        return entailment, contradiction
 
     def tokenize(self, texts: Sequence[str]) -> TokenizedTexts:
         """The first half of `score`, which the model is not needed for."""
@@ -92,25 +96,33 @@ class Teacher:
 
     def score_tokenized(
         self, tokenized: TokenizedTexts, effort: Effort
-    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-        """The second half of `score`."""
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], dict[int, Exception]]:
+        """The second half of `score`, for texts of which some may not be to be scored.
+
+        Returns:
+            (entailment, contradiction) as `score`, and by the index of a text why its logits mean nothing.
+        """
         num_classes = len(self.encoder.hypotheses)
         started = time.perf_counter()
         lengths = self.encoder.lengths(tokenized.lengths).reshape(-1)
-        logits = np.empty((len(lengths), 2), dtype=np.float32)
-        waiting = np.arange(len(lengths))
+        logits = np.full((len(lengths), 2), np.nan, dtype=np.float32)
+        faults = dict(tokenized.faults)
+        waiting = np.flatnonzero(~np.isin(np.arange(len(lengths)) // num_classes, list(faults)))
+        scored, budget = len(waiting), self.token_budget
         while len(waiting):
-            waiting = self._score_pairs(tokenized, lengths, waiting, logits, effort)
+            known = len(faults)
+            waiting = self._score_pairs(tokenized, lengths, waiting, logits, effort, faults)
+            if len(faults) > known:
+                self.token_budget = budget  # it was one text that was too large, not the batch
         effort.forward_seconds += time.perf_counter() - started
         effort.engine = engine_name(self.engine)
-        effort.pairs += len(lengths)
+        effort.pairs += scored
         effort.tokens += int(lengths.sum())
 
-        bad = np.flatnonzero(~np.isfinite(logits).all(axis=1))
-        if len(bad):
-            raise FloatingPointError("a logit of the teacher is not finite", int(bad[0]) // num_classes)
         by_text = logits.reshape(-1, num_classes, 2)
-        return by_text[..., 0].copy(), by_text[..., 1].copy()
+        for index in map(int, np.flatnonzero(~np.isfinite(by_text).all(axis=(1, 2)))):
+            faults.setdefault(index, FloatingPointError("a logit of the teacher is not finite", index))
+        return by_text[..., 0].copy(), by_text[..., 1].copy(), faults
 
     def work(self, samples: Sequence[Sequence[str]]) -> Work:
         """What scoring texts would be, those of each sample sorted by length among themselves; nothing is scored."""
@@ -128,11 +140,20 @@ class Teacher:
         )
 
     def _score_pairs(
-        self, tokenized: TokenizedTexts, lengths: Ints, waiting: Ints, logits: npt.NDArray[np.float32], effort: Effort
+        self,
+        tokenized: TokenizedTexts,
+        lengths: Ints,
+        waiting: Ints,
+        logits: npt.NDArray[np.float32],
+        effort: Effort,
+        faults: dict[int, Exception],
     ) -> Ints:
-        """Fill in the logits of pairs; what is left when the memory ran out is returned, with the budget halved."""
+        """Fill in the logits of pairs; what is left when the memory ran out is returned, with the budget halved.
+
+        A pair that alone is too much for the memory makes a fault of its text, whose other pairs are left out.
+        """
         num_classes = len(self.encoder.hypotheses)
-        done, out_of_memory = 0, False
+        done, too_large = 0, None
         batches = list(budget_batches(lengths[waiting], self.token_budget))
         pending: deque[tuple[Ints, PendingLogits]] = deque()
 
@@ -149,17 +170,21 @@ class Teacher:
                 done += 1
                 if len(pending) > self.engine.ahead:
                     collect()
-        except self.engine.memory_error:
-            if len(batches[done]) == 1:
-                raise
-            out_of_memory = True
+        except self.engine.memory_error as error:
+            too_large = error.with_traceback(None)  # which would keep the activations alive
         while pending:
             collect()
-        if out_of_memory:  # out here: within the handler, the traceback would keep the activations alive
-            self.engine.release_memory()
-            self.token_budget = max(1, self.token_budget // 2)
-            logger.warning("the memory ran out: %d tokens a batch from here on", self.token_budget)
-        return waiting[np.concatenate(batches[done:])] if done < len(batches) else waiting[:0]
+        if too_large is None:
+            return waiting[:0]
+        self.engine.release_memory()
+        left = waiting[np.concatenate(batches[done:])]
+        if len(batches[done]) == 1:
+            text = int(left[0]) // num_classes
+            faults[text] = too_large
+            return left[left // num_classes != text]
+        self.token_budget = max(1, self.token_budget // 2)
+        logger.warning("the memory ran out: %d tokens a batch from here on", self.token_budget)
+        return left
 
 
 def describe_teacher(spec: TeacherSpec) -> dict[str, Any]:

@@ -96,7 +96,15 @@ def test_every_gpu_gets_its_actors_and_tokenising_goes_on_beside_them(
     store.folder.create()
     with Console(io.StringIO()).stage("label", "texts") as progress:
         counts = label_corpus(
-            find_files([str(corpus)]), "text", spec, store, plan, progress, file_bytes=1 << 20, actor=NotedActor
+            find_files([str(corpus)]),
+            "text",
+            spec,
+            store,
+            plan,
+            progress,
+            file_bytes=1 << 20,
+            most_rejected=0,
+            actor=NotedActor,
         )
     assert (counts.texts, counts.labelled) == (4000, 4000)
 

@@ -271,6 +271,55 @@ def test_what_was_scored_before_memory_ran_out_is_not_scored_again(ahead, tiny_t
     assert sum(done) == len(TEXTS) * len(CLASSES)
 
 
+# Texts that cannot be scored, among others
+
+
+def score_some(teacher, texts):
+    entailment, contradiction, faults = teacher.score_tokenized(teacher.tokenize(texts), Effort())
+    return np.stack([entailment, contradiction]), faults
+
+
+def test_a_text_that_the_tokenizer_cannot_take_leaves_the_others_as_they_are(tiny_teacher, monkeypatch):
+    wanted, _ = score_some(tiny_teacher, TEXTS)
+    rows = tiny_teacher.encoder._token_rows
+
+    def refusing(texts):
+        if TEXTS[2] in texts:
+            raise TypeError("no such text")
+        return rows(texts)
+
+    monkeypatch.setattr(tiny_teacher.encoder, "_token_rows", refusing)
+    found, faults = score_some(tiny_teacher, TEXTS)
+    assert list(faults) == [2]
+    assert isinstance(faults[2], TypeError)
+    others = np.arange(len(TEXTS)) != 2
+    np.testing.assert_allclose(found[:, others], wanted[:, others], atol=1e-5)
+    assert np.isnan(found[:, 2]).all()
+    with pytest.raises(TypeError, match="no such text"):
+        tiny_teacher.score(TEXTS)
+
+
+def test_a_text_too_large_for_the_memory_leaves_the_others_as_they_are(tiny_teacher):
+    texts = ["a few words", "a " * 100, "some more words", "b " * 90, "a"]
+    wanted, _ = score_some(tiny_teacher, texts)
+
+    def refuse_long(inputs):
+        if inputs["input_ids"].shape[1] > 40:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    tiny_teacher.engine.model = Wrapped(tiny_teacher.engine.model, refuse_long)
+    budget = tiny_teacher.token_budget
+    found, faults = score_some(tiny_teacher, texts)
+    assert sorted(faults) == [1, 3]
+    np.testing.assert_allclose(found[:, [0, 2, 4]], wanted[:, [0, 2, 4]], atol=1e-5)
+    assert tiny_teacher.token_budget == budget
+
+
+def test_nothing_to_score_is_no_fault(tiny_teacher):
+    found, faults = score_some(tiny_teacher, [])
+    assert (found.shape, faults) == ((2, 0, len(CLASSES)), {})
+
+
 def test_batches_are_started_ahead_of_the_logits_that_are_asked_for(tiny_teacher, monkeypatch):
     engine, events = tiny_teacher.engine, []
     start = engine.start

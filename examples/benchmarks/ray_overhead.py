@@ -56,7 +56,7 @@ def through_ray(spec: TeacherSpec, corpus: Path, store: Path, plan: Plan) -> tup
     watch = Watch()
     labels = LabelStore(str(store))
     labels.folder.create()
-    label_corpus(find_files([str(corpus)]), "text", spec, labels, plan, watch, file_bytes=FILE_BYTES)
+    label_corpus(find_files([str(corpus)]), "text", spec, labels, plan, watch, file_bytes=FILE_BYTES, most_rejected=0)
     (first, before), (last, after) = watch.seen[0], watch.seen[-1]
     rate = (after - before) / (last - first)
     return rate, first - before / (rate / plan.teacher_actors_max)

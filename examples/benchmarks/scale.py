@@ -69,7 +69,9 @@ class SleepingTeacher:
         """Nothing: on a cluster the CPUs of the GPU's own node do it."""
         return texts
 
-    def score_tokenized(self, texts: Sequence[str], effort: Effort) -> tuple[np.ndarray, np.ndarray]:
+    def score_tokenized(
+        self, texts: Sequence[str], effort: Effort
+    ) -> tuple[np.ndarray, np.ndarray, dict[int, Exception]]:
         """Logits that mean nothing."""
         pairs = len(texts) * self.num_classes
         started = time.time()
@@ -81,7 +83,7 @@ class SleepingTeacher:
         effort.engine = "stand-in"
         effort.pairs, effort.tokens, effort.padded_tokens = pairs, pairs, pairs
         logits = np.random.default_rng(len(texts)).normal(size=(2, len(texts), self.num_classes)).astype(np.float32)
-        return logits[0], logits[1]
+        return logits[0], logits[1], {}
 
 
 class SleepingActor(TeacherActor):
@@ -149,7 +151,9 @@ def drive(case: Case, corpus: Path, folder: Path) -> dict[str, float]:
     watch.start()
     began, cpu = time.time(), time.process_time()
     progress: Any = Silent()
-    counts = label_corpus(files, "text", spec, store, plan, progress, file_bytes=case.file_mb * MB, actor=SleepingActor)
+    counts = label_corpus(
+        files, "text", spec, store, plan, progress, file_bytes=case.file_mb * MB, most_rejected=0, actor=SleepingActor
+    )
     seconds, cpu = time.time() - began, time.process_time() - cpu
     watch.stop()
     session = Path(ray._private.worker.global_worker.node.get_session_dir_path())

@@ -21,6 +21,7 @@ from raydistill.corpus_files import CorpusFile
 from raydistill.known_texts import KnownTexts
 from raydistill.label_store import LabelStore
 from raydistill.progress import Progress
+from raydistill.rejected import rejected_line, set_aside
 from raydistill.resources import Plan
 from raydistill.specs import Effort, TeacherSpec
 from raydistill.stages.cluster import data_settings, our_errors
@@ -39,10 +40,11 @@ MOST_BLOCKS = 100_000  # of each the driver keeps some kilobytes until the end
 
 @dataclasses.dataclass
 class Counts:
-    """What a pass over the corpus met. `texts` counts every occurrence, blanks left out."""
+    """What a pass over the corpus met. `texts` counts every occurrence, blanks and rejected ones left out."""
 
     texts: int = 0
     blanks: int = 0
+    rejected: int = 0
     known: int = 0
     labelled: int = 0
     engines: dict[str, int] = dataclasses.field(default_factory=dict)  # pairs that each scored
@@ -56,6 +58,7 @@ class Counts:
             self.engines[effort.engine] = self.engines.get(effort.engine, 0) + effort.pairs
         for name in ("texts", "blanks", "labelled"):
             setattr(self, name, getattr(self, name) + receipt[name])
+        self.rejected += len(receipt["rejected"])
 
 
 def label_corpus(
@@ -67,6 +70,7 @@ def label_corpus(
     progress: Progress,
     *,
     file_bytes: int,
+    most_rejected: int,
     actor: type = TeacherActor,
 ) -> Counts:
     """Label every text that the store does not hold yet, then set the store's occurrences right.
@@ -76,6 +80,7 @@ def label_corpus(
 
     Args:
         file_bytes: how large a label file is to become where there are labels enough.
+        most_rejected: how many texts may fail to be scored.
         actor: what scores blocks; made with the spec.
 
     Raises:
@@ -89,9 +94,13 @@ def label_corpus(
     counts, merger = Counts(), Merger(store, file_bytes, plan.task_cpus)
     spec = dataclasses.replace(spec, use_gpu=plan.teacher_gpus > 0, threads=plan.teacher_threads)
     with our_errors(), data_settings(target_max_block_size=1):  # a packed block is a row: neither merged nor cut
-        with contextlib.closing(_receipts(files, text_column, spec, store, known, plan, actor)) as receipts:
+        with (
+            set_aside(store.folder, most_rejected) as rejected,
+            contextlib.closing(_receipts(files, text_column, spec, store, known, plan, actor)) as receipts,
+        ):
             for receipt in receipts:
                 counts.add(receipt)
+                rejected.add(receipt["rejected"])
                 if receipt["part"]:
                     merger.add(receipt["part"], receipt["part_bytes"])
                 np.add.at(counted, receipt["known_index"], receipt["known_occurrences"])
@@ -111,7 +120,7 @@ def label_corpus(
 def _show(counts: Counts, progress: Progress) -> None:
     effort = counts.effort
     padding = f"{1 - effort.tokens / effort.padded_tokens:.0%} padding" if effort.padded_tokens else ""
-    progress.update(counts.texts, padding, work={"pairs": effort.pairs, "tokens": effort.tokens})
+    progress.update(counts.texts + counts.rejected, padding, work={"pairs": effort.pairs, "tokens": effort.tokens})
 
 
 def block_bytes(files: Sequence[CorpusFile], spec: TeacherSpec, plan: Plan) -> int:
@@ -172,6 +181,7 @@ def write_block(packed: pa.Table, store: LabelStore) -> pa.Table:
     scored = block.filter(block["entailment"].is_valid())
     known = block.filter(pc.greater_equal(block["known_index"], 0))
     blanks = block.filter(pc.equal(block["text"], ""))
+    rejected = block.filter(block["rejected"].is_valid())
     part, part_bytes = store.write_part(scored) if scored.num_rows else (None, 0)
     effort.write_seconds = time.perf_counter() - started
     receipt = {
@@ -180,6 +190,10 @@ def write_block(packed: pa.Table, store: LabelStore) -> pa.Table:
         "texts": _sum(scored["occurrences"]) + _sum(known["occurrences"]),
         "labelled": scored.num_rows,
         "blanks": _sum(blanks["occurrences"]),
+        "rejected": [
+            rejected_line(row["text_id"], row["text"], row["occurrences"], row["rejected"])
+            for row in rejected.select(["text_id", "text", "occurrences", "rejected"]).to_pylist()
+        ],
         "known_index": known["known_index"].to_pylist(),
         "known_occurrences": known["occurrences"].to_pylist(),
         "effort": dataclasses.asdict(effort),
@@ -190,6 +204,7 @@ def write_block(packed: pa.Table, store: LabelStore) -> pa.Table:
 # Types that a value alone may not tell: of None, and of an empty list.
 RECEIPT = {
     "part": pa.string(),
+    "rejected": pa.list_(pa.string()),
     "known_index": pa.list_(pa.int64()),
     "known_occurrences": pa.list_(pa.int64()),
 }

@@ -23,6 +23,7 @@ from raydistill.errors import ConfigError, CorpusError
 from raydistill.label_store import LabelStore
 from raydistill.progress import Chatter, Console
 from raydistill.quote import Quote
+from raydistill.rejected import REJECTED, most_rejected
 from raydistill.resources import Plan, Request, make_plan
 from raydistill.run_dir import CHECKPOINTS, RunDir
 from raydistill.specs import TeacherSpec
@@ -239,10 +240,18 @@ class Job:
         self.run_dir.update(scoring=scoring)
         spec = dataclasses.replace(self.teacher_spec, precision=scoring["precision"])
         with console.stage("label", "texts", self.texts[0]) as progress:
-            file_bytes = self.config.label_file_mb << 20
             counts = label_corpus(
-                self.files, self.config.text_column, spec, self.store, plan, progress, file_bytes=file_bytes
+                self.files,
+                self.config.text_column,
+                spec,
+                self.store,
+                plan,
+                progress,
+                file_bytes=self.config.label_file_mb << 20,
+                most_rejected=most_rejected(self.config.max_rejected, self.texts[0]),
             )
+        if counts.rejected:
+            console.say(f"       {counted(counts.rejected, 'text')} could not be scored: {self.store.path}/{REJECTED}")
         if not counts.texts:
             raise CorpusError(f"--data-file {self.config.data_file[0]}: holds no text but blank ones.")
         if self.config.teacher_backend == "openvino" and any(
@@ -261,6 +270,7 @@ class Job:
             "distinct": census.distinct,
             "duplicates": counts.texts - census.distinct,
             "blanks": counts.blanks,
+            "rejected": counts.rejected,
             "pairs": counts.texts * len(self.class_names),
         }
         self.store.write_record(record | {"complete": complete})
@@ -347,7 +357,7 @@ def corpus_signature(files: Sequence[CorpusFile], text_column: str) -> str:
 
 
 def _counts(complete: dict[str, Any]) -> dict[str, int]:
-    return {name: complete[name] for name in ("texts", "distinct", "duplicates", "blanks", "pairs")}
+    return {name: complete[name] for name in ("texts", "distinct", "duplicates", "blanks", "rejected", "pairs")}
 
 
 def _request(config: DistillConfig) -> Request:

@@ -18,7 +18,7 @@ class DistillResult:
     Attributes:
         output_dir: a folder that `AutoModelForSequenceClassification.from_pretrained` loads, if a student was trained.
         labels: the label store.
-        counts: texts, distinct, duplicates, blanks, pairs, … of the corpus.
+        counts: texts, distinct, duplicates, blanks, rejected, pairs of the corpus.
         figures: single-label: agreement; multi-label: mean_absolute_difference, f1_macro and f1/<class>; and loss.
         seconds: of each stage that had something to do this time, and in all.
         quote: of a dry run, unless there was nothing to label.
@@ -74,6 +74,9 @@ def summary(
     counts = result.counts
     duplicates = f"{counts['duplicates']:,} duplicates; {counts['blanks']:,} blank ones dropped"
     rows = [("texts", f"{counts['texts']:,}, {duplicates}"), ("pairs", f"{counts['pairs']:,}")]
+    rows += (
+        [("rejected", f"{counted(counts['rejected'], 'text')}: labels/_rejected.jsonl")] if counts["rejected"] else []
+    )
     rows += [("teacher", _describe_labelling(labelling))] if labelling and labelling["engines"] else []
     rows += [("quote", f"{_between(quoted)}, took {duration(quoted['actual_seconds'])}")] if quoted else []
     rows += [(name.replace("_", " "), f"{value:.4f}") for name, value in result.figures.items()]

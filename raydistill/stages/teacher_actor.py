@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
-from raydistill.errors import ModelError, RaydistillError
+from raydistill.errors import ModelError, RaydistillError, first_line
 from raydistill.label_store import logits_column
+from raydistill.pairs import Ints
 from raydistill.specs import TeacherSpec
 from raydistill.stages.ingest import pack, unpack
+
+SYSTEMATIC = 16  # texts of a block that all fail
 
 
 class TeacherActor:
@@ -40,12 +41,17 @@ class TeacherActor:
         return Teacher.load(spec)
 
     def __call__(self, packed: pa.Table) -> pa.Table:
-        """Adds columns entailment and contradiction (null where there was nothing to score) and what it took."""
+        """Adds columns entailment and contradiction (null where there was nothing to score, or it could not be), why it
+        could not be, and what it took.
+
+        Raises:
+            ModelError: not one of many texts can be scored: that is the teacher's fault and not theirs.
+        """
         if self.fault:
             raise self.fault
         block, effort = unpack(packed)
         texts = block["text"].to_pylist()
-        rows = [i for i, text in enumerate(texts) if text]
+        rows = np.array([i for i, text in enumerate(texts) if text], dtype=np.int64)
         started = time.perf_counter()
         tokenized = self.teacher.tokenize([texts[i] for i in rows])
         tokenizing = time.perf_counter() - started
@@ -53,22 +59,28 @@ class TeacherActor:
             idle = time.perf_counter() - self._free_since
             effort.tokenize_seconds = min(tokenizing, idle)  # what was done beside another block costs nothing
             effort.wait_seconds = idle - effort.tokenize_seconds
-            try:
-                entailment, contradiction = self.teacher.score_tokenized(tokenized, effort)
-            except FloatingPointError as error:
-                bad = block["text_id"][rows[error.args[1]]].as_py()
-                raise ModelError(
-                    f"the teacher gives logits that are not finite for the text with id {bad}. If it runs in fp16 or "
-                    "bf16, try --teacher-precision fp32."
-                ) from None
+            entailment, contradiction, faults = self.teacher.score_tokenized(tokenized, effort)
             self._free_since = time.perf_counter()
-        where = _positions(rows, len(texts))
+        if len(faults) == len(rows) >= SYSTEMATIC:
+            first = faults[min(faults)]
+            raise ModelError(f"the teacher can score none of {len(rows):,} texts: {describe_fault(first)}.")
+        good = np.setdiff1d(np.arange(len(rows)), list(faults))
+        where = _positions(rows[good], good, len(texts))
+        reasons = {int(rows[i]): describe_fault(fault) for i, fault in faults.items()}
+        block = block.append_column("rejected", pa.array([reasons.get(i) for i in range(len(texts))], pa.string()))
         block = block.append_column("entailment", logits_column(entailment).take(where))
         return pack(block.append_column("contradiction", logits_column(contradiction).take(where)), effort)
 
 
-def _positions(rows: Sequence[int], length: int) -> pa.Array:
-    """For each of `length` rows its place among `rows`, or null."""
-    where: npt.NDArray[np.int64] = np.full(length, -1, dtype=np.int64)
-    where[list(rows)] = np.arange(len(rows))
+def describe_fault(fault: Exception) -> str:
+    """In one line, why a text could not be scored."""
+    if isinstance(fault, FloatingPointError):
+        return "its logits are not finite (if the teacher runs in fp16 or bf16, try --teacher-precision fp32)"
+    return f"{type(fault).__name__}: {first_line(fault)}"
+
+
+def _positions(rows: Ints, sources: Ints, length: int) -> pa.Array:
+    """For each of `length` rows the source that goes there, or null."""
+    where = np.full(length, -1, dtype=np.int64)
+    where[rows] = sources
     return pa.array(where, mask=where < 0)

@@ -294,18 +294,63 @@ class TestResume:
         assert (held == 0).sum() == 20  # the first 50 are gone, but 30 of them stood there twice
 
 
-def test_a_label_fault_in_a_worker_names_the_text(
-    tmp_path: Path, make_config: MakeConfig, tiny_teacher_dir: Path
-) -> None:
+def poisoned_teacher(tiny_teacher_dir: Path, folder: Path, weights: str, row: int | slice) -> str:
+    """The tiny teacher with some of its weights not a number."""
     from safetensors.torch import load_file, save_file
 
-    teacher = tmp_path / "teacher"
-    shutil.copytree(tiny_teacher_dir, teacher)
-    weights = load_file(teacher / "model.safetensors")
-    weights["classifier.bias"][:] = float("nan")
-    save_file(weights, teacher / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(RaydistillError, match=r"not finite for the text with id [0-9a-f]{32}"):
-        label(make_config(tmp_path / "out", teacher_name_or_path=str(teacher)))
+    shutil.copytree(tiny_teacher_dir, folder)
+    tensors = load_file(folder / "model.safetensors")
+    tensors[weights][row] = float("nan")
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    return str(folder)
+
+
+def test_a_teacher_that_can_score_nothing_ends_the_run(
+    tmp_path: Path, make_config: MakeConfig, tiny_teacher_dir: Path
+) -> None:
+    teacher = poisoned_teacher(tiny_teacher_dir, tmp_path / "teacher", "classifier.bias", slice(None))
+    config = make_config(tmp_path / "out", teacher_name_or_path=teacher, max_rejected=1.0)
+    with pytest.raises(RaydistillError, match="can score none of 60 texts: its logits are not finite"):
+        label(config)
+
+
+def test_texts_that_cannot_be_scored_are_set_aside_and_the_others_trained_on(
+    tmp_path: Path,
+    make_config: MakeConfig,
+    tiny_teacher_dir: Path,
+    corpus_lines: list[str],
+    class_names: list[str],
+    console: Console,
+) -> None:
+    from transformers import AutoTokenizer
+
+    texts = [line.strip() for line in corpus_lines if line.strip()]
+    tokenizer = AutoTokenizer.from_pretrained(tiny_teacher_dir)
+    tokens = {text: set(tokenizer(text)["input_ids"]) for text in texts}
+    found = Counter(token for ids in tokens.values() for token in ids)
+    for name in class_names:
+        for token in tokenizer(f"This text is about {name}.")["input_ids"]:
+            found.pop(token, None)
+    token, times = found.most_common()[-1]
+    bad = {text for text in texts if token in tokens[text]}
+    assert 1 < len(bad) == times < 30
+    teacher = poisoned_teacher(
+        tiny_teacher_dir, tmp_path / "teacher", "bert.embeddings.word_embeddings.weight", int(token)
+    )
+
+    with pytest.raises(RaydistillError, match=r"could not be scored, and --max-rejected allows 1; .*not finite"):
+        label(make_config(tmp_path / "out", teacher_name_or_path=teacher))
+    result = distill(make_config(tmp_path / "out", teacher_name_or_path=teacher, max_rejected=0.9), console)
+
+    listed = [json.loads(line) for line in (tmp_path / "out" / "labels" / "_rejected.jsonl").read_text().splitlines()]
+    assert {line["text"] for line in listed} == bad
+    assert sum(line["occurrences"] for line in listed) == sum(text in bad for text in texts)
+    assert result.counts["rejected"] == len(listed)
+    assert result.counts["texts"] == sum(text not in bad for text in texts)
+    assert set(store_of(tmp_path / "out").text) == set(texts) - bad
+    assert np.isfinite(np.stack(store_of(tmp_path / "out").entailment)).all()
+    assert f"{len(listed)} texts: labels/_rejected.jsonl" in console.stream.getvalue()
+    assert 0 <= result.figures["agreement"] <= 1
 
 
 def test_a_corpus_of_blank_lines_is_refused(tmp_path: Path, make_config: MakeConfig) -> None:
