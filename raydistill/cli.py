@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import re
 import signal
@@ -209,6 +210,31 @@ def demo(output_dir: str, address: str | None, texts: int) -> None:
     job = Job.prepare(config, ("label", "train"))
     with Chatter() as chatter:
         run_demo(files, job, chatter)
+
+
+@cli.command("verify", context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("output_dir")
+@click.option("--sample", default=0.001, show_default=True, help="Share of texts to score again, 32 at least; 0: none.")
+@click.option("--json", "as_json", is_flag=True, help="Print the checks as JSON.")
+def verify(output_dir: str, sample: float, as_json: bool) -> int:
+    """Check what a run has left: files, rows, counts, the corpus, the teacher, the student.
+
+    One line for each check; the exit code is 1 if any fails.
+    """
+    from raydistill.verify import verify_run
+
+    if not 0 <= sample <= 1:
+        raise ConfigError(f"--sample {sample:g} must be a share between 0 and 1.")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    checks = []
+    for check in verify_run(output_dir, sample):
+        checks.append(check)
+        if not as_json:
+            click.echo(f"{'ok' if check.passed else 'FAILED':6}  {check.name:7}  {check.found}")
+    if as_json:
+        click.echo(json.dumps([dataclasses.asdict(check) for check in checks], indent=2, ensure_ascii=False))
+    return 0 if all(check.passed for check in checks) else 1
 
 
 def _execute(ctx: click.Context, flags: dict[str, Any], stages: tuple[str, ...]) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import glob
+import hashlib
+import json
 import os
 from collections.abc import Sequence
 from pathlib import PurePosixPath
@@ -78,3 +80,9 @@ def _describe(path: str, info: pafs.FileInfo, settings: str) -> CorpusFile:
     suffix = os.path.splitext(name)[1] if compression else suffix
     modified = info.mtime.timestamp() if info.mtime else 0.0
     return CorpusFile(path + settings, info.size, modified, FORMATS.get(suffix, "text"), compression)
+
+
+def corpus_signature(files: Sequence[CorpusFile], text_column: str) -> str:
+    """Changes when a file of the corpus does: names, sizes and times, not contents."""
+    facts = [[file.path, file.size, file.modified] for file in files]
+    return hashlib.blake2b(json.dumps([text_column, facts]).encode(), digest_size=16).hexdigest()

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import hashlib
 import io
 import json
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, BinaryIO
 
 import pyarrow as pa
@@ -26,6 +29,14 @@ def open_path(path: str) -> tuple[pafs.FileSystem, str]:
     if is_uri(path):
         return pafs.FileSystem.from_uri(path)
     return pafs.LocalFileSystem(), os.path.abspath(os.path.expanduser(path))
+
+
+@dataclasses.dataclass(frozen=True)
+class Draft:
+    """A file under way: what is written to `sink` is there under a name once `publish` is called with that."""
+
+    sink: BinaryIO
+    publish: Callable[[str], None]
 
 
 class Folder:
@@ -67,20 +78,38 @@ class Folder:
 
     @contextlib.contextmanager
     def writing(self, name: str) -> Iterator[BinaryIO]:
-        """A file to write to, which is there when the block ends; or nothing, if that raises.
+        """A file to write to, which is there when the block ends; or nothing, if that raises."""
+        with self.draft() as draft:
+            yield draft.sink
+            draft.publish(name)
+
+    @contextlib.contextmanager
+    def draft(self) -> Iterator[Draft]:
+        """A file without a name: it is there once it is published, and else never was.
 
         For an object store it is gathered in memory: closing an upload in the midst would finish half a file.
         """
         if isinstance(self._fs, pafs.LocalFileSystem):
-            aside = self._at(f".{uuid.uuid4().hex}.tmp")
-            with open(aside, "wb") as sink:
-                yield sink
-            os.replace(aside, self._at(name))
+            with open(self._at(f".{uuid.uuid4().hex}.tmp"), "w+b") as sink:
+                yield Draft(sink, partial(self._rename, sink))
         else:
             buffer = io.BytesIO()
-            yield buffer
-            with self._fs.open_output_stream(self._at(name)) as stream:
-                stream.write(buffer.getbuffer())
+            yield Draft(buffer, partial(self._upload, buffer))
+
+    def _rename(self, sink: BinaryIO, name: str) -> None:
+        """On disk before it is named: else a power cut could leave the name with no content."""
+        sink.flush()
+        os.fsync(sink.fileno())
+        os.replace(sink.name, self._at(name))
+        folder = os.open(self._root, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+    def _upload(self, buffer: io.BytesIO, name: str) -> None:
+        with self._fs.open_output_stream(self._at(name)) as stream:
+            stream.write(buffer.getbuffer())
 
     def sizes(self) -> dict[str, int]:
         """Bytes of the finished files, by name."""
@@ -101,6 +130,15 @@ class Folder:
     def open(self, name: str) -> pa.NativeFile:
         """A file for random reading, as pyarrow takes it."""
         return self._fs.open_input_file(self._at(name))
+
+
+def digest_of(content: BinaryIO) -> str:
+    """The checksum of a file's content: BLAKE2b, 128 bits, as 32 hexadecimal digits."""
+    digest = hashlib.blake2b(digest_size=16)
+    content.seek(0)
+    while block := content.read(1 << 20):
+        digest.update(block)
+    return digest.hexdigest()
 
 
 def parse_record(content: bytes) -> dict[str, Any]:

@@ -79,6 +79,11 @@ class Census:
     distinct: int
     digest: str
 
+    def __add__(self, other: Census) -> Census:
+        """Of both together, where they share no text."""
+        sums = [np.frombuffer(bytes.fromhex(census.digest), dtype=">u8").astype(np.uint64) for census in (self, other)]
+        return Census(self.texts + other.texts, self.distinct + other.distinct, _hex(sums[0] + sums[1]))
+
 
 def take_census(rows: Iterable[tuple[Sequence[str], npt.NDArray[np.int64]]], about: int) -> Census:
     """Count texts in memory that does not grow with them: ids are dealt out to files, each sorted by itself.
@@ -105,4 +110,8 @@ def take_census(rows: Iterable[tuple[Sequence[str], npt.NDArray[np.int64]]], abo
             ids = np.frombuffer(bytearray(bucket.read()), dtype="V16").view("S16")
             ids.sort()
             distinct += int((ids[1:] != ids[:-1]).sum()) + (len(ids) > 0)
-    return Census(texts, distinct, sums.astype(">u8").tobytes().hex())
+    return Census(texts, distinct, _hex(sums))
+
+
+def _hex(sums: npt.NDArray[np.uint64]) -> str:
+    return sums.astype(">u8").tobytes().hex()

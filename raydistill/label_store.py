@@ -1,15 +1,17 @@
 """The label store: Parquet parts of texts with their NLI logits, and `_labels.json`, which says how they were made.
 
 A part holds one row for each distinct text of one block; `occurrences` says how often the text stands in the corpus,
-so that training counts it as often. Parts are written whole or not at all, and any part that is there is good: a run
-that was killed keeps them. What makes a store *complete* is the last step of a pass over the corpus, `complete`, which
-sets right the occurrences of texts that earlier passes had labelled.
+so that training counts it as often. Parts are written whole or not at all, are never changed, and have their checksum
+in their name: any part that is there is good, and a run that was killed keeps them. Where parts take the place of
+others, a plan says so first. What makes a store *complete* is the last step of a pass over the corpus, `complete`,
+which sets right the occurrences of texts that earlier passes had labelled.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import re
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,11 +24,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from raydistill.errors import RunDirError, first_line
-from raydistill.files import Folder, parse_record
+from raydistill.files import Folder, digest_of, parse_record
 from raydistill.known_texts import Census, KnownTexts, take_census
 
-RECORD, MERGE = "_labels.json", "_merge-"
-SCHEMA_VERSION = 1
+RECORD, PLAN = "_labels.json", "_replace-"
+PART_NAME = re.compile(r"part-(?P<digest>[0-9a-f]{32})-[0-9a-f]{16}\.parquet")
+SCHEMA_VERSION = 2
 LISTERS = 16  # parts opened at once: on an object store each takes a round trip
 ROW_GROUP_BYTES = 4 << 20  # in a merged part, at least: what a reader has to hold at a time
 MERGE_AT = 1 << 20  # ids that wait to be merged, at least: sorting at every part would be quadratic
@@ -116,8 +119,7 @@ class LabelStore:
 
     def write_part(self, table: pa.Table) -> tuple[str, int]:
         """Write rows of `SCHEMA` as a new part; return its name and its bytes."""
-        name = _new_part()
-        return name, self._write_rows(name, [table.select(SCHEMA.names).cast(SCHEMA)])
+        return self._write_rows([table.select(SCHEMA.names).cast(SCHEMA)])
 
     def read_part(self, name: str, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
         """A part, or some columns of it, a row group at a time. Raises RunDirError for a file that is not one."""
@@ -153,44 +155,56 @@ class LabelStore:
             ) from None
 
     def merge_parts(self, names: Sequence[str]) -> tuple[str, int]:
-        """Put one part in the place of several; return its name and its bytes.
+        """Put one part in the place of several; return its name and its bytes."""
+        return self._write_rows(_gathered(group for name in names for group in self.read_part(name)), names)
 
-        What is to be done is written down first, so that `finish_merges` can end it after a kill: until then rows may
-        stand twice, and none is ever lost.
-        """
-        merged = _new_part()
-        plan = f"{MERGE}{merged}.json"
-        self.folder.write(plan, json.dumps({"part": merged, "sources": list(names)}).encode())
-        size = self._write_rows(merged, _gathered(group for name in names for group in self.read_part(name)))
-        self._end_merge(plan, names)
-        return merged, size
-
-    def finish_merges(self) -> list[tuple[str, list[str]]]:
-        """End or undo the merges that a kill has interrupted. For when nobody else is at work in the store.
+    def finish_replacements(self) -> list[tuple[str, list[str]]]:
+        """End or undo the replacements that a kill has interrupted. For when nobody else is at work in the store.
 
         Returns:
-            those that took effect: the part, and its sources.
+            those that took effect: the new part, and its sources.
         """
         parts, ended = set(self.parts()), []
         for plan in self.folder.names(".json"):
-            if plan.startswith(MERGE):
-                merge = parse_record(self.folder.read(plan))
-                if merge["part"] in parts:
-                    ended.append((merge["part"], merge["sources"]))
-                self._end_merge(plan, [name for name in merge["sources"] if name in parts and merge["part"] in parts])
+            if plan.startswith(PLAN):
+                replacement = parse_record(self.folder.read(plan))
+                made = replacement["part"] in parts
+                if made:
+                    ended.append((replacement["part"], replacement["sources"]))
+                self._end_replacement(plan, [name for name in replacement["sources"] if made and name in parts])
         return ended
 
-    def _end_merge(self, plan: str, sources: Sequence[str]) -> None:
+    def _end_replacement(self, plan: str, sources: Iterable[str]) -> None:
         for name in sources:
             self.folder.delete(name)
         self.folder.delete(plan)
 
-    def _write_rows(self, name: str, tables: Iterable[pa.Table]) -> int:
-        with self.folder.writing(name) as sink:
-            with pq.ParquetWriter(sink, SCHEMA, compression="zstd") as writer:
+    def _write_rows(self, tables: Iterable[pa.Table], sources: Sequence[str] = ()) -> tuple[str, int]:
+        """Write a part, in the place of others if there are any.
+
+        What is to be replaced is written down before the new part is there, so that `finish_replacements` can end it
+        after a kill: until then rows may stand twice, and none is ever lost.
+        """
+        with self.folder.draft() as draft:
+            with pq.ParquetWriter(draft.sink, SCHEMA, compression="zstd") as writer:
                 for table in tables:
                     writer.write_table(table)
-            return sink.tell()
+            size = draft.sink.tell()
+            # Blocks that are alike, as where a file is named twice, make parts that are.
+            name = f"part-{digest_of(draft.sink)}-{uuid.uuid4().hex[:16]}.parquet"
+            plan = f"{PLAN}{name}.json"
+            if sources:
+                self.folder.write(plan, json.dumps({"part": name, "sources": list(sources)}).encode())
+            draft.publish(name)
+        if sources:
+            self._end_replacement(plan, sources)
+        return name, size
+
+    def is_whole(self, name: str) -> bool:
+        """Whether a part's content is what its name says."""
+        named = PART_NAME.fullmatch(name)
+        with self.folder.open(name) as content:
+            return named is not None and digest_of(content) == named["digest"]
 
     def known_texts(self, parts: Iterable[str]) -> KnownTexts:
         """The ids in some parts, each once, with their occurrences added up."""
@@ -220,7 +234,7 @@ class LabelStore:
         """Make the store say what the corpus holds now, for texts that were known before this pass.
 
         A text that is gone from the corpus gets 0 and is no longer trained on. Parts that need no change are not
-        touched; the others are written anew in place, so a kill here is mended by the next pass.
+        touched; others are replaced, so a kill here is mended by the next pass.
 
         Args:
             parts: the parts that were there before this pass.
@@ -253,12 +267,8 @@ class LabelStore:
             return table.set_column(index, SCHEMA.field(index), pa.array(occurrences, pa.int64()))
 
         for name in to_mend:
-            self._write_rows(name, map(mended, self.read_part(name)))
+            self._write_rows(map(mended, self.read_part(name)), [name])
         return int(wrong.sum())
-
-
-def _new_part() -> str:
-    return f"part-{uuid.uuid4().hex}.parquet"
 
 
 def _gathered(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:

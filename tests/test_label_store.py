@@ -201,11 +201,11 @@ def test_a_store_that_is_not_there_has_no_parts_and_no_record(tmp_path):
 
 def test_the_record_is_read_as_it_was_written(store):
     store.write_record({"labelling": {"class_names": ["Kültür"]}, "complete": None})
-    assert store.record() == {"schema_version": 1, "labelling": {"class_names": ["Kültür"]}, "complete": None}
+    assert store.record() == {"schema_version": 2, "labelling": {"class_names": ["Kültür"]}, "complete": None}
     assert "Kültür" in store.folder.read("_labels.json").decode()
 
 
-@pytest.mark.parametrize("version", [b"2", b'"1"'])
+@pytest.mark.parametrize("version", [b"1", b'"2"'])
 def test_a_store_of_another_version_is_an_error(version, store):
     store.folder.write("_labels.json", b'{"labelling": {}, "schema_version": ' + version + b"}")
     with pytest.raises(RunDirError, match="another version of raydistill"):
@@ -213,7 +213,7 @@ def test_a_store_of_another_version_is_an_error(version, store):
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"{", b"\xff\xfe", b"\x80abc", b"null", b"[]", b"{}", b'{"schema_version": 1}']
+    "content", [b"", b"{", b"\xff\xfe", b"\x80abc", b"null", b"[]", b"{}", b'{"schema_version": 2}']
 )
 def test_a_damaged_record_is_an_error(content, store):
     store.folder.write("_labels.json", content)
@@ -358,12 +358,12 @@ def test_a_store_that_is_right_is_not_touched(store, tmp_path):
 
 def test_parts_that_are_right_are_not_touched(store, tmp_path):
     right, wrong = (store.write_part(part(rows))[0] for rows in ({"a": 1}, {"b": 1}))
-    stamp = {name: (tmp_path / "labels" / name).stat().st_ino for name in (right, wrong)}
+    stamp = (tmp_path / "labels" / right).stat().st_mtime_ns
     correct(store, {"a": 1, "b": 2})
-    now = {name: (tmp_path / "labels" / name).stat().st_ino for name in (right, wrong)}
-    assert now[right] == stamp[right]
-    assert now[wrong] != stamp[wrong]
-    assert store.parts() == sorted([right, wrong])
+    assert right in store.parts()
+    assert wrong not in store.parts()
+    assert (tmp_path / "labels" / right).stat().st_mtime_ns == stamp
+    assert store.folder.names() == store.parts()
 
 
 @same_folder
@@ -397,6 +397,20 @@ def test_texts_whose_ids_share_their_first_half_are_counted_right(store):
         store.write_part(part({"b": times}).set_column(0, SCHEMA.field("text_id"), pa.array([key])))
     store.correct_occurrences(earlier, known, counted)
     assert contents(store) == dict(zip(shared, [1, 2, 7], strict=True))
+
+
+def test_a_part_is_known_by_its_checksum(store, tmp_path):
+    twice = [store.write_part(part({"a": 1}))[0] for _ in range(2)]
+    assert store.parts() == sorted(twice)
+    assert len(set(twice)) == 2
+    assert all(map(store.is_whole, twice))
+    path = tmp_path / "labels" / twice[0]
+    content = bytearray(path.read_bytes())
+    content[20] ^= 1
+    path.write_bytes(content)
+    assert [store.is_whole(name) for name in twice] == [False, True]
+    path.rename(path.with_name("other.parquet"))
+    assert not store.is_whole("other.parquet")
 
 
 # Merged parts
@@ -451,11 +465,11 @@ def test_a_merge_that_was_killed_is_ended_or_undone(killed_at, store, monkeypatc
         with pytest.raises(KeyboardInterrupt):
             store.merge_parts(names)
     store.folder.sweep()
-    ended = store.finish_merges()
+    ended = store.finish_replacements()
     assert contents(store) == ids(corpus)
     assert store.folder.names() == store.parts()
     assert ended == ([] if killed_at == "writing" else [(store.parts()[0], names)])
-    assert store.finish_merges() == []
+    assert store.finish_replacements() == []
 
 
 # The census

@@ -87,7 +87,7 @@ def label_corpus(
         CorpusError, ModelError.
     """
     store.folder.sweep()
-    store.finish_merges()
+    store.finish_replacements()
     earlier = store.parts()
     known = store.known_texts(earlier)
     counted = np.zeros(len(known), dtype=np.int64)
@@ -109,9 +109,9 @@ def label_corpus(
         for orphan in set(store.parts()) - set(earlier) - merger.parts:
             store.folder.delete(orphan)  # left by a task that died after writing and was run again
         store.correct_occurrences(earlier, known, counted)
-        sizes = store.folder.sizes()
-        for name in earlier:
-            merger.add(name, sizes[name])
+        for name, size in store.folder.sizes().items():  # of earlier passes, and what has replaced such
+            if name.endswith(".parquet") and name not in merger.parts:
+                merger.add(name, size)
         merger.finish()
     counts.known = int((counted > 0).sum())
     return counts

@@ -45,7 +45,7 @@ class Merger:
         """Wait for what is under way. What is too little for a file stays as it is."""
         while self._running:
             self._gather(wait=True)
-        for merged, sources in self._store.finish_merges():  # of tasks that were lost
+        for merged, sources in self._store.finish_replacements():  # of tasks that were lost
             self.parts = (self.parts - set(sources)) | {merged}
 
     def _gather(self, *, wait: bool) -> None:

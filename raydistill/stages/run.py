@@ -11,14 +11,13 @@ import platform
 import shutil
 import sys
 import time
-from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
 from raydistill.class_names import read_class_names
 from raydistill.config import LABELS_PRODUCT, STUDENT_PRODUCT, DistillConfig
 from raydistill.corpus import check_readable, estimate_texts, sample_texts
-from raydistill.corpus_files import CorpusFile, find_files
+from raydistill.corpus_files import CorpusFile, corpus_signature, find_files
 from raydistill.errors import ConfigError, CorpusError
 from raydistill.label_store import LabelStore
 from raydistill.progress import Chatter, Console
@@ -348,12 +347,6 @@ def versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue  # the package's own code, brought to a worker without an installation
     return found
-
-
-def corpus_signature(files: Sequence[CorpusFile], text_column: str) -> str:
-    """Changes when a file of the corpus does: names, sizes and times, not contents."""
-    facts = [[file.path, file.size, file.modified] for file in files]
-    return hashlib.blake2b(json.dumps([text_column, facts]).encode(), digest_size=16).hexdigest()
 
 
 def _counts(complete: dict[str, Any]) -> dict[str, int]:

@@ -1,0 +1,233 @@
+"""Whether what a run has left is whole and right: each check by itself, in one process, without Ray."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from raydistill.corpus import clean, make_splits, text_id
+from raydistill.corpus_files import corpus_signature, find_files
+from raydistill.corpus_readers import read_split
+from raydistill.errors import RaydistillError, RunDirError, first_line
+from raydistill.files import parse_record
+from raydistill.known_texts import Census, take_census
+from raydistill.label_store import LabelStore, logits_matrix
+from raydistill.rejected import REJECTED
+from raydistill.run_dir import LABELS, RECORD
+from raydistill.specs import TeacherSpec
+
+LEAST_SAMPLED = 32
+SPLIT_BYTES = 256 << 20
+# How far logits may lie from those of the store, as a share of the largest: another machine and another engine round
+# otherwise, and a reduced precision more so.
+TOLERANCE = {"fp32": 1e-3, "bf16": 0.2, "fp16": 0.2, "int8": 0.3}
+
+
+@dataclasses.dataclass(frozen=True)
+class Check:
+    """What was looked at, whether it is as it should be, and what was found."""
+
+    name: str
+    passed: bool
+    found: str
+
+
+@dataclasses.dataclass
+class Sample:
+    """Rows of the store drawn at random, each as likely as any other, in one pass."""
+
+    size: int
+    rng: np.random.Generator
+    keys: npt.NDArray[np.float64] = dataclasses.field(default_factory=lambda: np.empty(0))
+    rows: pa.Table | None = None
+
+    def add(self, table: pa.Table) -> None:
+        """Offer some rows."""
+        keys = np.concatenate([self.keys, self.rng.random(table.num_rows)])
+        rows = pa.concat_tables([self.rows, table]) if self.rows is not None else table
+        kept = np.argsort(keys)[: self.size]
+        self.keys, self.rows = keys[kept], rows.take(kept)
+
+
+def verify_run(output_dir: str, sample: float) -> Iterator[Check]:
+    """Check a run directory; a check that cannot be made has failed.
+
+    Args:
+        sample: the share of labelled texts that the teacher scores again, 32 at least; 0 for none.
+
+    Raises:
+        RunDirError: there is no run.
+    """
+    folder = Path(output_dir).expanduser().absolute()
+    try:
+        run = parse_record((folder / RECORD).read_bytes())
+    except (OSError, ValueError):
+        raise RunDirError(f"{folder}: holds no {RECORD} that can be read. Give a run's --output-dir.") from None
+    if "labels" in run.get("made_with", {}) or (folder / LABELS).exists():
+        yield from _verify_labels(LabelStore(str(folder / LABELS)), run, sample)
+    if run.get("stages", {}).get("train", {}).get("finished"):
+        yield _checked("student", lambda: _verify_student(folder, run))
+
+
+def _checked(name: str, look: Any) -> Check:
+    """The check that `look` makes: what it returns was found; what it raises is what is wrong."""
+    try:
+        return Check(name, True, look())
+    except (RaydistillError, OSError, ValueError, ArithmeticError) as error:
+        return Check(name, False, first_line(error))
+
+
+def _verify_labels(store: LabelStore, run: dict[str, Any], share: float) -> Iterator[Check]:
+    record: dict[str, Any] = {}
+
+    def read_record() -> str:
+        record.update(store.complete_record())
+        return f"complete: {record['complete']['texts']:,} texts, {record['complete']['pairs']:,} pairs"
+
+    yield _checked("record", read_record)
+    yield _checked("files", lambda: _verify_files(store))
+    if not record:
+        return
+    complete, labelling = record["complete"], record["labelling"]
+    wanted = max(LEAST_SAMPLED, math.ceil(share * complete["distinct"])) if share else 0
+    sample = Sample(wanted, np.random.default_rng())
+    yield _checked("rows", lambda: _verify_rows(store, len(labelling["class_names"]), sample))
+    yield _checked("counts", lambda: _verify_counts(store, complete))
+    yield _checked("corpus", lambda: _verify_corpus(store, complete, run["made_with"]["labels"]))
+    if wanted:
+        yield _checked("teacher", lambda: _verify_sample(record, run["made_with"]["labels"], sample))
+
+
+def _verify_files(store: LabelStore) -> str:
+    names = store.parts()
+    broken = [name for name in names if not store.is_whole(name)]
+    if broken:
+        raise ValueError(f"{len(broken)} of {len(names)} label files are not what their names say: {broken[0]}")
+    size = sum(size for name, size in store.folder.sizes().items() if name in names)
+    return f"{len(names):,} label files, {size / 1e6:,.1f} MB, every checksum right"
+
+
+def _verify_rows(store: LabelStore, num_classes: int, sample: Sample) -> str:
+    number = 0
+    for name in store.parts():
+        for table in store.read_part(name):
+            texts, ids = table["text"].to_pylist(), table["text_id"].to_pylist()
+            for column in ("entailment", "contradiction"):
+                if not np.isfinite(logits_matrix(table[column], num_classes)).all():
+                    raise ValueError(f"{name}: a logit is not finite")
+            if [text_id(text) for text in texts] != ids:
+                raise ValueError(f"{name}: an id is not that of its text")
+            if (table["occurrences"].to_numpy() < 0).any():
+                raise ValueError(f"{name}: a text occurs less than never")
+            sample.add(table)
+            number += table.num_rows
+    return f"{number:,} rows of {num_classes} classes, finite, every id that of its text"
+
+
+def _verify_counts(store: LabelStore, complete: dict[str, Any]) -> str:
+    census = store.census(about=complete["texts"])
+    if census != Census(complete["texts"], complete["distinct"], complete["id"]):
+        raise ValueError(
+            f"holds {census.texts:,} texts, {census.distinct:,} of them distinct, and the record says "
+            f"{complete['texts']:,} and {complete['distinct']:,}"
+            + (", or others" if census.texts == complete["texts"] else "")
+        )
+    return f"{census.texts:,} texts, {census.distinct:,} distinct, each as often as recorded"
+
+
+def _verify_corpus(store: LabelStore, complete: dict[str, Any], made_with: dict[str, Any]) -> str:
+    files = find_files(made_with["data_file"])
+    if corpus_signature(files, made_with["text_column"]) != complete["corpus"]:
+        return "has changed since; not compared"
+    blanks = 0
+
+    def rows() -> Iterator[tuple[Sequence[str], npt.NDArray[np.int64]]]:
+        nonlocal blanks
+        for split in make_splits(files, SPLIT_BYTES):
+            for lines in read_split(split, made_with["text_column"]):
+                texts = [text for text in map(clean, lines) if text]
+                blanks += len(lines) - len(texts)
+                yield [text_id(text) for text in texts], np.ones(len(texts), dtype=np.int64)
+
+    corpus = take_census(rows(), about=complete["texts"])
+    rejected = _rejected(store) if complete["rejected"] else []
+    counted = [(row["text_id"], row["occurrences"]) for row in rejected]
+    aside = take_census(iter([_columns(counted)]), about=len(counted))
+    kept = Census(complete["texts"], complete["distinct"], complete["id"])
+    if corpus != kept + aside or blanks != complete["blanks"]:
+        raise ValueError(
+            f"holds {corpus.texts:,} texts and {blanks:,} blank ones; labelled were {kept.texts:,}, rejected "
+            f"{aside.texts:,}, dropped as blank {complete['blanks']:,}"
+        )
+    shares = f"{kept.texts:,} labelled + {aside.texts:,} rejected"
+    return f"{corpus.texts:,} texts = {shares}, and {blanks:,} blank ones dropped"
+
+
+def _rejected(store: LabelStore) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in store.folder.read(REJECTED).splitlines()]
+
+
+def _columns(rows: Sequence[tuple[str, int]]) -> tuple[list[str], npt.NDArray[np.int64]]:
+    return [key for key, _ in rows], np.array([times for _, times in rows], dtype=np.int64)
+
+
+def _verify_sample(record: dict[str, Any], made_with: dict[str, Any], sample: Sample) -> str:
+    from raydistill.engines.engine import engine_name
+    from raydistill.teacher import Teacher, describe_teacher
+
+    labelling, precision = record["labelling"], record["scoring"]["precision"]
+    spec = TeacherSpec(
+        name_or_path=labelling["teacher"],
+        class_names=tuple(labelling["class_names"]),
+        hypothesis_template=labelling["hypothesis_template"],
+        max_length=labelling["max_length"],
+        precision=precision,
+        entailment_id=labelling["entailment_id"],
+        contradiction_id=labelling["contradiction_id"],
+        use_fast_tokenizer=made_with.get("use_fast_tokenizer", True),
+        fingerprint=labelling["teacher_fingerprint"],
+    )
+    found = describe_teacher(spec)["teacher_fingerprint"]
+    if found != labelling["teacher_fingerprint"]:
+        raise ValueError(f"{labelling['teacher']}: is another one now: its fingerprint is {found}")
+    if sample.rows is None:
+        raise ValueError("there are no rows to score again")
+    teacher = Teacher.load(spec)
+    logits = teacher.score(sample.rows["text"].to_pylist())
+    held = [logits_matrix(sample.rows[name], len(spec.class_names)) for name in ("entailment", "contradiction")]
+    off = float(np.abs(np.stack(logits) - held).max())
+    most = TOLERANCE[precision] * max(1.0, float(np.abs(held).max()))
+    if not off <= most:
+        raise ValueError(
+            f"scores {len(sample.keys):,} texts otherwise: logits are off by {off:.2g}, and {most:.2g} is allowed"
+        )
+    return f"{len(sample.keys):,} texts scored again by {engine_name(teacher.engine)}: logits within {off:.1e}"
+
+
+def _verify_student(folder: Path, run: dict[str, Any]) -> str:
+    from safetensors import safe_open
+
+    missing = [name for name in run["published"] if not (folder / name).exists()]
+    if missing:
+        raise ValueError(f"its {missing[0]} is gone")
+    classes = json.loads((folder / "config.json").read_text())["id2label"].values()
+    number = 0
+    for file in sorted(folder.glob("*.safetensors")):
+        try:
+            with safe_open(file, framework="pt") as weights:
+                for name in sorted(weights.keys()):
+                    tensor = weights.get_tensor(name)
+                    number += tensor.numel()
+                    if not tensor.isfinite().all():
+                        raise ValueError(f"a weight of {name} is not finite")
+        except Exception as error:  # safetensors has its own
+            raise ValueError(f"{file.name}: {first_line(error)}") from None
+    return f"{number:,} weights, finite, for {len(classes)} classes"
