@@ -24,8 +24,9 @@ class Audit:
     Attributes:
         precision: the reduced one.
         engine: what runs it.
-        texts: how many were compared.
+        texts: how many were compared: those that the exact one can score.
         agreement: the share whose winning class is the same; multi-label: of the K decisions at 0.5 on each text.
+            A text that the reduced one cannot score does not agree.
         max_difference, mean_difference: of soft labels, absolute.
         speedup: how many times as fast the reduced one was.
     """
@@ -66,17 +67,21 @@ def audit_teacher(
     """Score texts twice and compare. Raises ModelError and ConfigError."""
     from raydistill.teacher import Teacher  # here, so that the driver need not load torch
 
-    logits, seconds, precision, name = [], [], "", ""
+    scores, seconds, precision, name = [], [], "", ""
     for spec in (exact, reduced):
         teacher, effort = Teacher.load(spec), Effort()
         precision, name = teacher.engine.precision, engine_name(teacher.engine)
-        try:
-            teacher.score(texts[:WARM_UP])
-            logits.append(teacher.score(texts, effort))
-        except FloatingPointError as error:
-            bad = texts[error.args[1]]
-            raise ModelError(f"{name} gives logits that are not finite for {bad[:60]!r}.") from None
+        teacher.score_some(texts[:WARM_UP], Effort())
+        scores.append(teacher.score_some(texts, effort))
         seconds.append(effort.tokenize_seconds + effort.forward_seconds)
         del teacher  # two models at a time may not fit a GPU
+        if len(scores[-1][2]) == len(texts):
+            raise ModelError(f"{name} can score none of the {len(texts):,} texts of the audit.")
+    scorable = len(texts) - len(scores[0][2])
+    both = np.setdiff1d(np.arange(len(texts)), [*scores[0][2], *scores[1][2]])
+    if not len(both):
+        raise ModelError(f"{name} can score none of the texts of the audit that fp32 can.")
+    logits = [(entailment[both], contradiction[both]) for entailment, contradiction, _ in scores]
     agreement, largest, mean = compare(*logits, temperature=temperature, multi_label=multi_label)
-    return Audit(precision, name, len(texts), agreement, largest, mean, round(seconds[0] / seconds[1], 3))
+    agreement *= len(both) / scorable
+    return Audit(precision, name, scorable, agreement, largest, mean, round(seconds[0] / seconds[1], 3))

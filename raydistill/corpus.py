@@ -15,11 +15,12 @@ from typing import TypeVar
 import pyarrow as pa
 
 from raydistill.corpus_files import CorpusFile
-from raydistill.corpus_readers import LONGEST_LINE, READ_BYTES, Split, open_parquet, read_split
+from raydistill.corpus_readers import LONGEST_LINE, Split, open_parquet, read_split
 from raydistill.files import open_path
 
 T = TypeVar("T")
 
+SMALL_READ = 64 << 10
 PLACES = 16  # a sample is taken from so many, spread evenly over the corpus
 
 
@@ -52,8 +53,8 @@ def make_splits(files: Iterable[CorpusFile], split_bytes: int) -> list[Split]:
 def estimate_texts(files: Sequence[CorpusFile], text_column: str, sample_bytes: int = 8 << 20) -> tuple[int, bool]:
     """(number of texts, whether that is exact), reading about `sample_bytes`.
 
-    Parquet is counted from its footers, blank texts included. Other files are read while they fit the sample; of the
-    rest, the line ends in parts of one of each kind are counted and the others estimated by size.
+    Where it is not, blank texts may be among them. Parquet is counted from its footers. Other files are read while they
+    fit the sample; of the rest, the line ends in parts of one of each kind are counted, and the others told by size.
     """
     total, left, exact = 0, sample_bytes, True
     rates: dict[tuple[str, str | None], float] = {}
@@ -61,7 +62,8 @@ def estimate_texts(files: Sequence[CorpusFile], text_column: str, sample_bytes: 
         kind = (file.format, file.compression)
         if file.format == "parquet":
             total += open_parquet(file).metadata.num_rows
-        elif (size := file.size * (4 if file.compression else 1)) <= left:
+            exact = False
+        elif (size := file.likely_bytes) <= left:
             left -= size
             total += sum(bool(clean(text)) for texts in read_split(Split(file, 0, -1), text_column) for text in texts)
         else:
@@ -89,7 +91,7 @@ def _count_lines(piece: bytes, compression: str | None) -> int:
     lines = 0
     stream = pa.input_stream(pa.BufferReader(piece), compression=compression)
     with contextlib.suppress(OSError):  # which a compressed file that is cut short ends in
-        while block := stream.read(READ_BYTES):
+        while block := stream.read(SMALL_READ):  # the last of a cut one is lost
             lines += block.count(b"\n")
     return lines
 

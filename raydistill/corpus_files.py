@@ -32,6 +32,11 @@ class CorpusFile:
     format: str
     compression: str | None
 
+    @property
+    def likely_bytes(self) -> int:
+        """About how much it is unpacked: texts shrink to a quarter."""
+        return self.size * (4 if self.compression or self.format == "parquet" else 1)
+
 
 def find_files(data_files: Sequence[str]) -> list[CorpusFile]:
     """The files that paths, globs, directories and URIs name, sorted within each. Raises CorpusError."""

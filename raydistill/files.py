@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import fcntl
 import hashlib
 import io
 import json
@@ -49,6 +50,11 @@ class Folder:
     def __init__(self, path: str) -> None:
         self._fs, self._root = open_path(path)
         self.path = path if is_uri(path) else self._root  # absolute: workers have another current directory
+
+    @property
+    def local(self) -> str | None:
+        """Its path, if it is on a disk."""
+        return self._root if isinstance(self._fs, pafs.LocalFileSystem) else None
 
     def __reduce__(self) -> tuple[type[Folder], tuple[str]]:
         return Folder, (self.path,)
@@ -117,8 +123,31 @@ class Folder:
         return {info.base_name: info.size for info in found if info.type == pafs.FileType.File}
 
     def delete(self, name: str) -> None:
-        """Remove a file."""
-        self._fs.delete_file(self._at(name))
+        """Remove a file, if it is there: a shared file system may still list one that is gone."""
+        with contextlib.suppress(FileNotFoundError):
+            self._fs.delete_file(self._at(name))
+
+    @contextlib.contextmanager
+    def held(self, *, shared: bool = False) -> Iterator[None]:
+        """Keep others out of the folder, or only those who would not share it. Raises BlockingIOError.
+
+        The lock is the operating system's, so it ends with the process; file systems without locks are trusted, and so
+        are object stores.
+        """
+        if not isinstance(self._fs, pafs.LocalFileSystem):
+            yield
+            return
+        folder = os.open(self._root, os.O_RDONLY)
+        try:
+            try:
+                fcntl.flock(folder, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise
+            except OSError:
+                pass
+            yield
+        finally:
+            os.close(folder)
 
     def sweep(self) -> None:
         """Remove what writers that were killed have left half-written."""

@@ -16,7 +16,7 @@ Ids = npt.NDArray[np.uint64]
 
 @dataclasses.dataclass(frozen=True)
 class KnownTexts:
-    """The texts that a store holds, sorted by id: 24 bytes each, so 240 MB for ten million.
+    """The texts that a store holds, sorted by id: 24 bytes each, and some 90 while they are gathered.
 
     An id is kept as two 64-bit halves, which are searched in turn.
     """
@@ -85,16 +85,19 @@ class Census:
         return Census(self.texts + other.texts, self.distinct + other.distinct, _hex(sums[0] + sums[1]))
 
 
-def take_census(rows: Iterable[tuple[Sequence[str], npt.NDArray[np.int64]]], about: int) -> Census:
+def take_census(
+    rows: Iterable[tuple[Sequence[str], npt.NDArray[np.int64]]], about: int, folder: str | None = None
+) -> Census:
     """Count texts in memory that does not grow with them: ids are dealt out to files, each sorted by itself.
 
     Args:
         rows: ids and occurrences, some at a time.
         about: how many ids to expect.
+        folder: on whose disk to lay out 16 bytes for each; by default where temporary files go.
     """
     texts, sums = 0, np.zeros(2, dtype=np.uint64)
     with contextlib.ExitStack() as stack:
-        buckets = [stack.enter_context(tempfile.TemporaryFile()) for _ in range(about // BUCKET_IDS + 1)]
+        buckets = [stack.enter_context(tempfile.TemporaryFile(dir=folder)) for _ in range(about // BUCKET_IDS + 1)]
         for text_ids, occurrences in rows:
             halves = np.stack(id_halves(text_ids), axis=1)[occurrences > 0]
             occurrences = occurrences[occurrences > 0]

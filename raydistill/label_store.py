@@ -113,6 +113,16 @@ class LabelStore:
             )
         return record
 
+    @contextlib.contextmanager
+    def held(self, *, shared: bool = False) -> Iterator[None]:
+        """Keep those out who would change the store, or, unless shared, read it. Raises RunDirError where one is in."""
+        with contextlib.ExitStack() as stack:
+            try:
+                stack.enter_context(self.folder.held(shared=shared))
+            except BlockingIOError:
+                raise RunDirError(f"{self.path}: another run is at work on this store. Wait for its end.") from None
+            yield
+
     def parts(self) -> list[str]:
         """The names of the finished parts, sorted."""
         return self.folder.names(".parquet")
@@ -167,7 +177,10 @@ class LabelStore:
         parts, ended = set(self.parts()), []
         for plan in self.folder.names(".json"):
             if plan.startswith(PLAN):
-                replacement = parse_record(self.folder.read(plan))
+                try:
+                    replacement = parse_record(self.folder.read(plan))
+                except ValueError:
+                    raise RunDirError(f"{self.path}/{plan} is damaged. Remove the folder and label again.") from None
                 made = replacement["part"] in parts
                 if made:
                     ended.append((replacement["part"], replacement["sources"]))
@@ -196,7 +209,9 @@ class LabelStore:
             if sources:
                 self.folder.write(plan, json.dumps({"part": name, "sources": list(sources)}).encode())
             draft.publish(name)
-        if sources:
+        if sources and plan not in self.folder.names(".json"):  # given up meanwhile, as of a task that was lost
+            self.folder.delete(name)
+        elif sources:
             self._end_replacement(plan, sources)
         return name, size
 
@@ -210,15 +225,17 @@ class LabelStore:
         """The ids in some parts, each once, with their occurrences added up."""
         known = KnownTexts.of([], np.empty(0, np.int64))
         waiting: list[KnownTexts] = []
+        size = 0
         for text_ids, occurrences in self._ids(parts):
             waiting.append(KnownTexts.of(text_ids, occurrences))
-            if sum(map(len, waiting)) > max(len(known), MERGE_AT):
-                known, waiting = known.with_more(waiting), []
+            size += len(waiting[-1])
+            if size > max(len(known), MERGE_AT):
+                known, waiting, size = known.with_more(waiting), [], 0
         return known.with_more(waiting)
 
     def census(self, about: int) -> Census:
         """Count what the store holds of the corpus, of `about` so many ids."""
-        return take_census(self._ids(self.parts()), about)
+        return take_census(self._ids(self.parts()), about, self.folder.local)
 
     def count_texts(self) -> int:
         """How many texts the parts hold, each as often as it stands in the corpus."""
@@ -274,10 +291,12 @@ class LabelStore:
 def _gathered(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
     """The same rows in tables of `ROW_GROUP_BYTES` or more."""
     waiting: list[pa.Table] = []
+    size = 0
     for table in tables:
         waiting.append(table)
-        if sum(one.nbytes for one in waiting) >= ROW_GROUP_BYTES:
+        size += table.nbytes
+        if size >= ROW_GROUP_BYTES:
             yield pa.concat_tables(waiting)
-            waiting = []
+            waiting, size = [], 0
     if waiting:
         yield pa.concat_tables(waiting)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -55,6 +56,7 @@ class PairEncoder:
         self._pad_id = tokenizer.pad_token_id or 0
         self._pad_type_id = getattr(tokenizer, "pad_token_type_id", 0)
         self._with_types = "token_type_ids" in tokenizer.model_input_names
+        self._tokenizer_in_use = threading.Lock()  # it keeps its settings to itself, for all threads alike
         self._read_pattern()
 
     def _read_pattern(self) -> None:
@@ -113,15 +115,16 @@ class PairEncoder:
         return TokenizedTexts(texts, np.concatenate(tokens), starts, all_lengths, faults)
 
     def _token_rows(self, texts: list[str]) -> list[list[int]]:
-        return self.tokenizer(
-            texts,
-            add_special_tokens=False,
-            truncation=True,
-            max_length=int(self.room.max()),
-            padding=False,
-            return_attention_mask=False,
-            return_token_type_ids=False,
-        )["input_ids"]
+        with self._tokenizer_in_use:
+            return self.tokenizer(
+                texts,
+                add_special_tokens=False,
+                truncation=True,
+                max_length=int(self.room.max()),
+                padding=False,
+                return_attention_mask=False,
+                return_token_type_ids=False,
+            )["input_ids"]
 
     def _tokens_or_fault(self, text: str, index: int, faults: dict[int, Exception]) -> list[int]:
         try:
@@ -176,14 +179,15 @@ class PairEncoder:
         return inputs
 
     def _encode_by_tokenizer(self, texts: TokenizedTexts, text_index: Ints, class_index: Ints) -> dict[str, Ints]:
-        encoded = self.tokenizer(
-            [texts.texts[i] for i in text_index],
-            [self.hypotheses[j] for j in class_index],
-            truncation="only_first",
-            max_length=self.max_length,
-            padding=True,
-            return_tensors="np",
-        )
+        with self._tokenizer_in_use:
+            encoded = self.tokenizer(
+                [texts.texts[i] for i in text_index],
+                [self.hypotheses[j] for j in class_index],
+                truncation="only_first",
+                max_length=self.max_length,
+                padding=True,
+                return_tensors="np",
+            )
         return {
             name: np.asarray(encoded[name], dtype=np.int64)
             for name in self.tokenizer.model_input_names

@@ -15,6 +15,8 @@ PERCENTILES = (50, 90, 99, 100)
 # not counted, that estimate.
 UNKNOWN, UNCOUNTED = 0.05, 0.05
 START_OFF = 0.3  # of the start, which is seen once
+# Where there is one stretch of a corpus only, as of a compressed file, and one chunk of a probe.
+UNEVEN, UNSTEADY = 0.3, 0.05
 SURE = 2.0  # standard errors on either side
 
 
@@ -74,7 +76,7 @@ class Quote:
 
     Attributes:
         texts, exact: in the corpus, and whether they were counted or estimated.
-        duplicates: the share of texts that stand in the corpus, within a block, before.
+        duplicates: the share of texts that have stood in the same stretch of the corpus before.
         known: the share of distinct texts that are labelled already.
         pairs, tokens: to be scored, padding not counted.
         padding, truncated: the share of padding in what is scored, and of texts that are cut.
@@ -123,7 +125,7 @@ def make_quote(
     sampled = np.array([stretch.texts for stretch in stretches], dtype=np.float64)
     distinct, new = (sum(getattr(stretch, name) for stretch in stretches) for name in ("distinct", "new"))
     number, exact = texts
-    if not exact:  # lines were counted, blank ones too
+    if not exact:  # blank ones were counted too
         blanks = sum(stretch.blanks for stretch in stretches)
         number = round(number * sampled.sum() / (sampled.sum() + blanks))
     scale = number / sampled.sum()
@@ -131,7 +133,8 @@ def make_quote(
     busy = work.padded_tokens.sum() * scale / (rate * actors)
     start = float(np.median([probe.start_seconds for probe in probes]))
     tail = block_size * work.padded_tokens.sum() / rate / 2 * (actors - 1) / actors
-    errors = [rate_error, _ratio_error(work.padded_tokens, sampled) * max(0.0, 1 - 1 / scale) ** 0.5, UNKNOWN]
+    unread = max(0.0, 1 - 1 / scale)  # of a corpus that was read whole, the sample says all
+    errors = [rate_error, _ratio_error(work.padded_tokens, sampled, alone=UNEVEN) * unread**0.5, UNKNOWN]
     off = SURE * math.hypot(*errors, 0.0 if exact else UNCOUNTED)
     seconds = start + busy + tail
     padding = 1 - work.tokens.sum() / work.padded_tokens.sum()
@@ -158,16 +161,17 @@ def _rate(probes: Sequence[Probe]) -> tuple[float, float]:
     """(padded tokens a second of one teacher, relative standard error)."""
     tokens = np.concatenate([probe.padded_tokens for probe in probes]).astype(np.float64)
     seconds = np.concatenate([probe.seconds for probe in probes])
-    return float(tokens.sum() / seconds.sum()), _ratio_error(seconds, tokens)
+    return float(tokens.sum() / seconds.sum()), _ratio_error(seconds, tokens, alone=UNSTEADY)
 
 
-def _ratio_error(above: npt.NDArray[np.generic], below: npt.NDArray[np.generic]) -> float:
+def _ratio_error(above: npt.NDArray[np.generic], below: npt.NDArray[np.generic], *, alone: float) -> float:
     """The relative standard error of sum(above) / sum(below) over independent items (Cochran 1977, ch. 6).
 
-    0 for a single item, which tells nothing of it.
+    Args:
+        alone: what to take of a single item, which tells nothing of it.
     """
     n = len(above)
     if n < 2:
-        return 0.0
+        return alone
     ratio = above.sum() / below.sum()
     return float(np.sqrt(((above - ratio * below) ** 2).sum() * n / (n - 1)) / above.sum())

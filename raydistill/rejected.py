@@ -35,10 +35,10 @@ class RejectedTexts:
     where: str
     count: int = 0
 
-    def add(self, lines: Sequence[str]) -> None:
-        """Set some aside. Raises ModelError where they become too many."""
+    def add(self, lines: Sequence[str], texts: int) -> None:
+        """Set some aside, which stand for so many texts. Raises ModelError where they become too many."""
         self.sink.writelines(f"{line}\n".encode() for line in lines)
-        self.count += len(lines)
+        self.count += texts
         if self.count > self.most:
             last: dict[str, Any] = json.loads(lines[-1])
             raise ModelError(
@@ -54,7 +54,7 @@ def set_aside(folder: Folder, most: int) -> Iterator[RejectedTexts]:
 
     Args:
         folder: the label store's.
-        most: how many there may be.
+        most: how many there may be, each as often as it stands in the corpus.
     """
     with contextlib.ExitStack() as after, folder.writing(REJECTED) as sink:
         rejected = RejectedTexts(sink, most, f"{folder.path}/{REJECTED}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import shutil
@@ -14,7 +13,7 @@ from typing import Any
 
 from raydistill.config import LABELS_PRODUCT, DistillConfig, flag
 from raydistill.errors import RunDirError
-from raydistill.files import is_uri, parse_record
+from raydistill.files import Folder, is_uri, parse_record
 
 RECORD, LOG, LABELS, CHECKPOINTS = "run.json", "raydistill.log", "labels", "checkpoints"
 # What a checkpoint holds: Trainer's own one, and its best one if that is another; or the student and what came of it.
@@ -88,24 +87,16 @@ class RunDir:
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
-        """Make the folder and keep other runs out of it. Raises RunDirError where one is at work.
-
-        The lock is the operating system's, so it ends with the process; file systems without locks are trusted.
-        """
+        """Make the folder and keep other runs out of it. Raises RunDirError where one is at work."""
         self.path.mkdir(parents=True, exist_ok=True)
-        folder = os.open(self.path, os.O_RDONLY)
-        try:
-            with contextlib.suppress(OSError):
-                try:
-                    fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    raise RunDirError(
-                        f"--output-dir {self.path}: another run is at work in it. Wait for its end, or give another "
-                        "folder."
-                    ) from None
+        with contextlib.ExitStack() as stack:
+            try:
+                stack.enter_context(Folder(str(self.path)).held())
+            except BlockingIOError:
+                raise RunDirError(
+                    f"--output-dir {self.path}: another run is at work in it. Wait for its end, or give another folder."
+                ) from None
             yield
-        finally:
-            os.close(folder)
 
     def _remove_earlier_run(self, *, keep_labels: bool) -> None:
         """Remove what a run of ours has left, and nothing else."""
@@ -127,12 +118,18 @@ class RunDir:
         self._write(self.record)
 
     def keep_quote(self, quote: dict[str, Any]) -> None:
-        """Put a quote into `run.json`, whatever else stands there; a run that comes after it keeps it."""
+        """Put a quote into `run.json`, beside what an earlier run says there; a run that comes after it keeps it.
+
+        Nothing is done to a file that is no run's.
+        """
         try:
             record = parse_record((self.path / RECORD).read_bytes())
-        except (FileNotFoundError, ValueError):
+        except FileNotFoundError:
+            record = {"quote": {}}
+        except ValueError:
             record = {}
-        self._write(record | {"quote": quote})
+        if record.keys() & {"quote", "made_with"}:
+            self._write(record | {"quote": quote})
 
     def _write(self, record: dict[str, Any]) -> None:
         aside = self.path / f".{RECORD}.tmp"

@@ -22,6 +22,8 @@ from raydistill.specs import Effort, TeacherSpec
 
 logger = logging.getLogger(__name__)
 
+Scores = tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], dict[int, Exception]]
+
 # On a CPU a small batch stays in the cache: with teachers of 22M and 110M parameters 2,048 tokens were within a few
 # percent of the best for PyTorch and OpenVINO alike, and 16,000 up to 1.3 times slower.
 CPU_TOKEN_BUDGET = 2048
@@ -81,34 +83,35 @@ class Teacher:
             FloatingPointError: a logit is not finite; `args[1]` is the index of the text.
             Exception: what the tokenizer raises for a text, or the engine where its memory does not hold a single pair.
         """
-        effort = effort if effort is not None else Effort()
-        started = time.perf_counter()
-        tokenized = self.tokenize(texts)
-        effort.tokenize_seconds += time.perf_counter() - started
-        entailment, contradiction, faults = self.score_tokenized(tokenized, effort)
+        entailment, contradiction, faults = self.score_some(texts, effort if effort is not None else Effort())
         if faults:
             raise faults[min(faults)]
         return entailment, contradiction
 
-    def tokenize(self, texts: Sequence[str]) -> TokenizedTexts:
-        """The first half of `score`, which the model is not needed for."""
-        return self.encoder.tokenize(texts)
-
-    def score_tokenized(
-        self, tokenized: TokenizedTexts, effort: Effort
-    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], dict[int, Exception]]:
-        """The second half of `score`, for texts of which some may not be to be scored.
+    def score_some(self, texts: Sequence[str], effort: Effort) -> Scores:
+        """The same for texts of which some may not be to be scored.
 
         Returns:
             (entailment, contradiction) as `score`, and by the index of a text why its logits mean nothing.
         """
+        started = time.perf_counter()
+        tokenized = self.tokenize(texts)
+        effort.tokenize_seconds += time.perf_counter() - started
+        return self.score_tokenized(tokenized, effort)
+
+    def tokenize(self, texts: Sequence[str]) -> TokenizedTexts:
+        """The first half of `score_some`, which the model is not needed for."""
+        return self.encoder.tokenize(texts)
+
+    def score_tokenized(self, tokenized: TokenizedTexts, effort: Effort) -> Scores:
+        """The second half of `score_some`."""
         num_classes = len(self.encoder.hypotheses)
         started = time.perf_counter()
         lengths = self.encoder.lengths(tokenized.lengths).reshape(-1)
         logits = np.full((len(lengths), 2), np.nan, dtype=np.float32)
         faults = dict(tokenized.faults)
         waiting = np.flatnonzero(~np.isin(np.arange(len(lengths)) // num_classes, list(faults)))
-        scored, budget = len(waiting), self.token_budget
+        budget = self.token_budget
         while len(waiting):
             known = len(faults)
             waiting = self._score_pairs(tokenized, lengths, waiting, logits, effort, faults)
@@ -116,8 +119,6 @@ class Teacher:
                 self.token_budget = budget  # it was one text that was too large, not the batch
         effort.forward_seconds += time.perf_counter() - started
         effort.engine = engine_name(self.engine)
-        effort.pairs += scored
-        effort.tokens += int(lengths.sum())
 
         by_text = logits.reshape(-1, num_classes, 2)
         for index in map(int, np.flatnonzero(~np.isfinite(by_text).all(axis=(1, 2)))):
@@ -158,14 +159,17 @@ class Teacher:
         pending: deque[tuple[Ints, PendingLogits]] = deque()
 
         def collect() -> None:
-            pairs, found = pending.popleft()
+            pairs, found = pending[0]
             logits[pairs] = found()[:, self.label_ids]
+            pending.popleft()
 
         try:
             for batch in batches:
                 pairs = waiting[batch]
                 inputs = self.encoder.encode(tokenized, pairs // num_classes, pairs % num_classes)
                 pending.append((pairs, self.engine.start(inputs)))
+                effort.pairs += len(pairs)
+                effort.tokens += int(lengths[pairs].sum())
                 effort.padded_tokens += inputs["input_ids"].size
                 done += 1
                 if len(pending) > self.engine.ahead:

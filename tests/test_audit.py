@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -60,7 +62,7 @@ def test_an_audit_says_what_two_teachers_give(precision, backend, tiny_teacher_d
     assert f"{backend} {precision} against fp32 on 40 texts" in str(audit)
 
 
-def test_a_text_without_finite_logits_is_named(tmp_path):
+def test_a_teacher_without_finite_logits_is_an_error(tmp_path):
     import torch
     from transformers import AutoModelForSequenceClassification
 
@@ -70,5 +72,24 @@ def test_a_text_without_finite_logits_is_named(tmp_path):
         model.classifier.bias[2] = float("nan")
     model.save_pretrained(folder)
     spec = TeacherSpec(str(folder), ("sport", "money"), "About {}.", backend="torch")
-    with pytest.raises(ModelError, match="torch fp32 gives logits that are not finite for 'the striker"):
+    with pytest.raises(ModelError, match="torch fp32 can score none of the 3 texts of the audit"):
         audit_teacher(spec, spec, sentences()[:3], temperature=1.0, multi_label=False)
+
+
+def test_a_text_that_only_the_reduced_teacher_cannot_score_does_not_agree(tmp_path, monkeypatch):
+    from raydistill.teacher import Teacher
+
+    spec = TeacherSpec(str(save_classifier(tmp_path / "teacher")), ("sport", "money"), "About {}.", backend="torch")
+    score_some = Teacher.score_some
+
+    def failing(teacher, texts, effort):
+        entailment, contradiction, faults = score_some(teacher, texts, effort)
+        failed = {0: ValueError()} if teacher.engine.precision == "fp32" else {0: ValueError(), 1: ValueError()}
+        return entailment, contradiction, faults | failed
+
+    monkeypatch.setattr(Teacher, "score_some", failing)
+    reduced = dataclasses.replace(spec, precision="bf16")
+    audit = audit_teacher(spec, reduced, sentences()[:12], temperature=1.0, multi_label=False)
+    assert audit.texts == 11
+    assert audit.agreement <= 10 / 11
+    assert np.isfinite([audit.max_difference, audit.mean_difference]).all()

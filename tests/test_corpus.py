@@ -530,12 +530,12 @@ def test_a_small_corpus_is_counted(tmp_path):
     write(tmp_path / "b.csv", 'text,x\n"4\n4",x\n5,x\n')
     write(tmp_path / "c.jsonl.gz", gzip.compress(b'{"text": "6"}\n\n{"text": null}\n'))
     pq.write_table(pa.table({"text": ["8", None, "10"]}), tmp_path / "d.parquet")
-    assert estimate_texts(find_files([str(tmp_path)]), "text") == (8, True)  # Parquet by its footer, nulls and all
+    assert estimate_texts(find_files([str(tmp_path)]), "text") == (8, False)  # Parquet by its footer, nulls and all
 
 
 @pytest.mark.parametrize("suffix", [".txt", ".jsonl", ".csv"])
 def test_a_large_corpus_is_estimated_within_a_fifth(suffix, tmp_path, monkeypatch):
-    monkeypatch.setattr(corpus, "READ_BYTES", 4096)
+    monkeypatch.setattr(corpus, "SMALL_READ", 4096)
     texts = [f"text number {i} of some length" for i in range(20_000)]
     lines = {
         ".txt": texts,
@@ -549,7 +549,7 @@ def test_a_large_corpus_is_estimated_within_a_fifth(suffix, tmp_path, monkeypatc
 
 
 def test_a_large_corpus_of_long_characters_is_estimated_within_a_fifth(tmp_path, monkeypatch):
-    monkeypatch.setattr(corpus, "READ_BYTES", 4096)
+    monkeypatch.setattr(corpus, "SMALL_READ", 4096)
     write(tmp_path / "a.txt", "東京タワーは高い\n" * 20_000)
     found, exact = estimate_texts(find_files([str(tmp_path)]), "text", sample_bytes=50_000)
     assert exact is False
@@ -558,7 +558,7 @@ def test_a_large_corpus_of_long_characters_is_estimated_within_a_fifth(tmp_path,
 
 def test_parquet_is_counted_however_large_it_is(tmp_path):
     pq.write_table(pa.table({"text": ["a"] * 12_345}), tmp_path / "a.parquet")
-    assert estimate_texts(find_files([str(tmp_path)]), "text", sample_bytes=1) == (12_345, True)
+    assert estimate_texts(find_files([str(tmp_path)]), "text", sample_bytes=1) == (12_345, False)
 
 
 # Cleaning and naming

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 from hypothesis import example, given
@@ -199,3 +202,24 @@ def test_no_batch_but_the_last_has_room_for_the_next_pair(lengths, budget):
     batches = list(budget_batches(lengths, budget))
     for batch in batches[:-1]:
         assert (len(batch) + 1) * lengths[batch].max() > budget
+
+
+def test_one_thread_may_tokenise_while_another_encodes():
+    # Padding and truncation are settings of the tokenizer itself, which both threads share.
+    encoder = PairEncoder(make_tokenizer("bert"), HYPOTHESES, 64)
+    encoder._fits_pattern = False  # so that encoding calls the tokenizer as well
+    wanted = encoder.tokenize(TEXTS).tokens
+    rows = np.arange(len(TEXTS))
+    pairs = encoder.encode(encoder.tokenize(TEXTS), rows, rows % 3)["input_ids"]
+    ended = threading.Event()
+
+    def encode():
+        while not ended.is_set():
+            np.testing.assert_array_equal(encoder.encode(encoder.tokenize(TEXTS), rows, rows % 3)["input_ids"], pairs)
+
+    with ThreadPoolExecutor(1) as pool:
+        other = pool.submit(encode)
+        for _ in range(300):
+            np.testing.assert_array_equal(encoder.tokenize(TEXTS).tokens, wanted)
+        ended.set()
+        other.result()

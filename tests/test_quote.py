@@ -79,3 +79,12 @@ def test_an_uneven_corpus_and_an_unsteady_teacher_widen_the_interval():
     steady = width(even, PROBE)
     assert width(uneven, PROBE) > 1.5 * steady
     assert width(even, dataclasses.replace(PROBE, seconds=(0.3, 0.7))) > 1.5 * steady
+
+
+def test_where_one_stretch_is_all_that_was_seen_the_interval_says_so():
+    work, alone = work_of([10, 20]), all_new(2)
+    of_many = make_quote((10_000, True), 2, alone, work, [PROBE], actors=1, block_size=0.0)
+    of_all = make_quote((2, True), 2, alone, work, [PROBE], actors=1, block_size=0.0)
+    busy = of_many.seconds - 3.0
+    assert of_many.high - of_many.seconds > 0.5 * busy
+    assert of_all.high - of_all.seconds < 0.4 * of_all.seconds

@@ -35,7 +35,7 @@ SPLIT_BYTES = 64 << 20
 BLOCK_SECONDS, CORE_FLOPS, GPU_FLOPS, BYTES_PER_TOKEN = 10, 1e11, 1.5e14, 4.5
 SMALLEST_BLOCK_BYTES, LARGEST_BLOCK_BYTES = 16 << 10, 16 << 20
 BLOCKS_PER_ACTOR = 8  # with fewer, some actors idle at the end
-MOST_BLOCKS = 100_000  # of each the driver keeps some kilobytes until the end
+MOST_BLOCKS = 100_000  # while they are not too large: of each the driver keeps some kilobytes until the end
 
 
 @dataclasses.dataclass
@@ -58,7 +58,7 @@ class Counts:
             self.engines[effort.engine] = self.engines.get(effort.engine, 0) + effort.pairs
         for name in ("texts", "blanks", "labelled"):
             setattr(self, name, getattr(self, name) + receipt[name])
-        self.rejected += len(receipt["rejected"])
+        self.rejected += receipt["rejected_texts"]
 
 
 def label_corpus(
@@ -91,16 +91,20 @@ def label_corpus(
     earlier = store.parts()
     known = store.known_texts(earlier)
     counted = np.zeros(len(known), dtype=np.int64)
-    counts, merger = Counts(), Merger(store, file_bytes, plan.task_cpus)
+    counts = Counts()
     spec = dataclasses.replace(spec, use_gpu=plan.teacher_gpus > 0, threads=plan.teacher_threads)
-    with our_errors(), data_settings(target_max_block_size=1):  # a packed block is a row: neither merged nor cut
+    with (
+        our_errors(),
+        data_settings(target_max_block_size=1),  # a packed block is a row: neither merged nor cut
+        contextlib.closing(Merger(store, file_bytes, plan.task_cpus)) as merger,
+    ):
         with (
             set_aside(store.folder, most_rejected) as rejected,
             contextlib.closing(_receipts(files, text_column, spec, store, known, plan, actor)) as receipts,
         ):
             for receipt in receipts:
                 counts.add(receipt)
-                rejected.add(receipt["rejected"])
+                rejected.add(receipt["rejected"], receipt["rejected_texts"])
                 if receipt["part"]:
                     merger.add(receipt["part"], receipt["part_bytes"])
                 np.add.at(counted, receipt["known_index"], receipt["known_occurrences"])
@@ -124,10 +128,10 @@ def _show(counts: Counts, progress: Progress) -> None:
 
 
 def block_bytes(files: Sequence[CorpusFile], spec: TeacherSpec, plan: Plan) -> int:
-    """Bytes of text in a block: some seconds of work, so that every actor gets several; more in a very large corpus."""
+    """Characters of text in a block: some seconds of work, so that every actor gets several; more in a large corpus."""
     rate = plan.teacher_gpus * GPU_FLOPS if plan.teacher_gpus else plan.teacher_threads * CORE_FLOPS
     flops_per_byte = 2 * max(spec.parameters, 1) * len(spec.class_names) / BYTES_PER_TOKEN
-    corpus = sum(file.size for file in files)
+    corpus = sum(file.likely_bytes for file in files)
     wanted = max(int(BLOCK_SECONDS * rate / flops_per_byte), corpus // MOST_BLOCKS)
     share = corpus // (BLOCKS_PER_ACTOR * plan.teacher_actors_max)
     return max(min(wanted, share, LARGEST_BLOCK_BYTES), SMALLEST_BLOCK_BYTES)
@@ -190,6 +194,7 @@ def write_block(packed: pa.Table, store: LabelStore) -> pa.Table:
         "texts": _sum(scored["occurrences"]) + _sum(known["occurrences"]),
         "labelled": scored.num_rows,
         "blanks": _sum(blanks["occurrences"]),
+        "rejected_texts": _sum(rejected["occurrences"]),
         "rejected": [
             rejected_line(row["text_id"], row["text"], row["occurrences"], row["rejected"])
             for row in rejected.select(["text_id", "text", "occurrences", "rejected"]).to_pylist()

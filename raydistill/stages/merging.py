@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
+import logging
 from typing import Any, cast
 
 import ray
 
 from raydistill.label_store import LabelStore
 
+logger = logging.getLogger(__name__)
+
 
 class Merger:
     """Merges parts in tasks of its own, as soon as there are enough for a file of the size wanted.
+
+    A merge that fails leaves its parts as they were. Close it, so that none goes on behind.
 
     Args:
         target_bytes: of a merged file; parts of half of it are large enough.
@@ -28,33 +32,51 @@ class Merger:
         self._merge: Any = remote(cast(Any, LabelStore.merge_parts))
         self.parts: set[str] = set()
         self._small: dict[str, int] = {}
+        self._small_bytes = 0
         self._running: dict[Any, list[str]] = {}
 
     def add(self, name: str, size: int) -> None:
         """Take a part in."""
-        self.parts.add(name)
-        if size < self._target // 2:
-            self._small[name] = size
-            if sum(self._small.values()) >= self._target:
-                names = list(self._small)
-                self._small.clear()
-                self._running[self._merge.remote(self._store, names)] = names
-        self._gather(wait=False)
+        self._take(name, size)
+        self._gather(timeout=0)
 
     def finish(self) -> None:
         """Wait for what is under way. What is too little for a file stays as it is."""
         while self._running:
-            self._gather(wait=True)
+            self._gather(timeout=None)
         for merged, sources in self._store.finish_replacements():  # of tasks that were lost
             self.parts = (self.parts - set(sources)) | {merged}
 
-    def _gather(self, *, wait: bool) -> None:
+    def close(self) -> None:
+        """Stop what is under way, and wait until it has stopped: nobody else may find it at work in the store."""
+        for ref in self._running:
+            ray.cancel(ref, force=True)
+        if self._running:
+            ray.wait(list(self._running), num_returns=len(self._running))
+        self._running.clear()
+
+    def _take(self, name: str, size: int) -> None:
+        self.parts.add(name)
+        if size >= self._target // 2:
+            return
+        self._small[name] = size
+        self._small_bytes += size
+        if self._small_bytes >= self._target:
+            names = list(self._small)
+            self._running[self._merge.remote(self._store, names)] = names
+            self._small, self._small_bytes = {}, 0
+
+    def _gather(self, timeout: float | None) -> None:
+        """Take in what has been merged."""
         if not self._running:
             return
-        done, _ = ray.wait(list(self._running), num_returns=1, timeout=None if wait else 0)
+        done, _ = ray.wait(list(self._running), num_returns=1, timeout=timeout)
         for ref in done:
             names = self._running.pop(ref)
-            with contextlib.suppress(ray.exceptions.WorkerCrashedError, ray.exceptions.NodeDiedError):
+            try:
                 merged, size = ray.get(ref)
-                self.parts -= set(names)
-                self.add(merged, size)
+            except Exception as error:
+                logger.warning("%d label files stay as they are: merging them failed (%s)", len(names), error)
+                continue
+            self.parts -= set(names)
+            self._take(merged, size)

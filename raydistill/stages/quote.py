@@ -48,8 +48,9 @@ def quote_labelling(
         CorpusError, ModelError.
     """
     size = block_bytes(files, spec, plan)
-    stretches, samples = [], []
+    stretches, samples, read = [], [], 0
     for lines in read_stretches(files, text_column, min(size, LARGEST_STRETCH_BYTES)):
+        read += sum(len(text) + 1 for text in lines)
         counted = Counter(lines)
         blanks = counted.pop("", 0)
         distinct = list(counted)
@@ -78,7 +79,6 @@ def quote_labelling(
             probes.append(dataclasses.replace(probe, start_seconds=start))
             works += [work] if work else []
             progress.update(len(probes))
-    sampled = sum(len(text.encode()) + 1 for texts in samples for text in texts)
     return make_quote(
         texts,
         len(spec.class_names),
@@ -86,7 +86,7 @@ def quote_labelling(
         works[0],
         probes,
         actors=plan.teacher_actors_max,
-        block_size=size / sampled,
+        block_size=size / read,
     )
 
 
@@ -109,31 +109,31 @@ def probe_teacher(spec: TeacherSpec, samples: Sequence[Sequence[str]], number: i
     imported = time.monotonic()
     teacher = Teacher.load(spec)
     load = time.monotonic() - imported
-    if load < QUICK_LOAD_SECONDS:  # part of it may have been an export, which the run will find made
+    if load < QUICK_LOAD_SECONDS and not spec.use_gpu:  # part may have been an export, which the run will find made
+        del teacher
         again = time.monotonic()
         teacher = Teacher.load(spec)
         load = min(load, time.monotonic() - again)
     texts = [text for sample in samples for text in sample]
     order = np.random.default_rng(number).permutation(len(texts))
+    seconds = _seconds_on_gpu if spec.use_gpu else _seconds
     efforts, at, size = [], 0, WARM_UP
-    teacher.score([texts[i] for i in order[:WARM_UP]])
+    teacher.score_some([texts[i] for i in order[:WARM_UP]], Effort())
     until = time.monotonic() + PROBE_SECONDS
     while at < len(order) and time.monotonic() < until:
-        efforts.append(Effort())
-        chunk = [texts[i] for i in order[at : at + size]]
-        try:
-            teacher.score(chunk, efforts[-1])
-        except FloatingPointError as error:
-            bad = chunk[error.args[1]]
-            raise ModelError(f"the teacher gives logits that are not finite for {bad[:60]!r}.") from None
+        effort = Effort()
+        teacher.score_some([texts[i] for i in order[at : at + size]], effort)
+        efforts += [effort] if effort.pairs else []
         at += size
-        size = max(1, round(size * min(4.0, CHUNK_SECONDS / _seconds(efforts[-1]))))
+        size = max(1, round(size * min(4.0, CHUNK_SECONDS / seconds(effort))))
+    if not efforts:
+        raise ModelError(f"the teacher can score none of the {len(texts):,} texts of a sample.")
     # Small ones do not fill a batch; where all are small, so is the corpus.
-    full = [effort for effort in efforts if _seconds(effort) > CHUNK_SECONDS / 2] or efforts
+    full = [effort for effort in efforts if seconds(effort) > CHUNK_SECONDS / 2] or efforts
     probe = Probe(
         full[0].engine,
         tuple(effort.padded_tokens for effort in full),
-        tuple(map(_seconds, full)),
+        tuple(map(seconds, full)),
         start_seconds=imported - began + load,
     )
     return probe, teacher.work(samples) if number == 0 else None, time.monotonic() - began
@@ -141,3 +141,8 @@ def probe_teacher(spec: TeacherSpec, samples: Sequence[Sequence[str]], number: i
 
 def _seconds(effort: Effort) -> float:
     return effort.tokenize_seconds + effort.forward_seconds
+
+
+def _seconds_on_gpu(effort: Effort) -> float:
+    """A GPU's next block is tokenised beside its work."""
+    return max(effort.tokenize_seconds, effort.forward_seconds)

@@ -179,7 +179,8 @@ class Job:
                 if LABEL in self.stages:
                     self._label(plan, console)
                 if TRAIN in self.stages:
-                    self._train(plan, console)
+                    with self.store.held(shared=True):
+                        self._train(plan, console)
                 self.run_dir.update(seconds=round(time.monotonic() - started, 3))
         return self._finish(console)
 
@@ -187,12 +188,13 @@ class Job:
         from raydistill.stages.quote import quote_labelling
 
         fresh = self.config.overwrite_output_dir
-        if not fresh and self._labelled_before(console):
-            return None
-        known = self.store.known_texts([] if fresh else self.store.parts())
-        quote = quote_labelling(
-            self.files, self.config.text_column, self.texts, self.teacher_spec, known, plan, console
-        )
+        with self.run_dir.held() if self.run_dir.path.exists() else contextlib.nullcontext():
+            if not fresh and self._labelled_before(console):
+                return None
+            known = self.store.known_texts([] if fresh else self.store.parts())
+            scoring = {} if fresh else (self.store.record() or {}).get("scoring", {})
+        spec = dataclasses.replace(self.teacher_spec, precision=scoring.get("precision", self.teacher_spec.precision))
+        quote = quote_labelling(self.files, self.config.text_column, self.texts, spec, known, plan, console)
         if quote is None:
             console.say("quote  all texts of the sample are labelled already")
             return None
@@ -238,7 +240,7 @@ class Job:
         self.store.write_record(record | {"complete": None})
         self.run_dir.update(scoring=scoring)
         spec = dataclasses.replace(self.teacher_spec, precision=scoring["precision"])
-        with console.stage("label", "texts", self.texts[0]) as progress:
+        with self.store.held(), console.stage("label", "texts", self.texts[0]) as progress:
             counts = label_corpus(
                 self.files,
                 self.config.text_column,
@@ -251,7 +253,7 @@ class Job:
             )
         if counts.rejected:
             console.say(f"       {counted(counts.rejected, 'text')} could not be scored: {self.store.path}/{REJECTED}")
-        if not counts.texts:
+        if not counts.texts and not counts.rejected:
             raise CorpusError(f"--data-file {self.config.data_file[0]}: holds no text but blank ones.")
         if self.config.teacher_backend == "openvino" and any(
             not name.startswith("openvino") for name in counts.engines

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from raydistill.errors import ModelError, RaydistillError, first_line
 from raydistill.label_store import logits_column
@@ -61,7 +62,9 @@ class TeacherActor:
             effort.wait_seconds = idle - effort.tokenize_seconds
             entailment, contradiction, faults = self.teacher.score_tokenized(tokenized, effort)
             self._free_since = time.perf_counter()
-        if len(faults) == len(rows) >= SYSTEMATIC:
+        # Of a block that is labelled already but for what was rejected before, nothing can be told.
+        unseen = pc.all(pc.less(block["known_index"], 0)).as_py()
+        if unseen and len(faults) == len(rows) >= SYSTEMATIC:
             first = faults[min(faults)]
             raise ModelError(f"the teacher can score none of {len(rows):,} texts: {describe_fault(first)}.")
         good = np.setdiff1d(np.arange(len(rows)), list(faults))

@@ -1,0 +1,149 @@
+"""Label parts are merged in tasks beside the labelling: nothing is lost, whatever becomes of a merge."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import ray
+
+from raydistill.corpus import text_id
+from raydistill.corpus_files import find_files
+from raydistill.known_texts import KnownTexts
+from raydistill.label_store import LabelStore
+from raydistill.progress import Console
+from raydistill.resources import Request, make_plan
+from raydistill.specs import TeacherSpec
+from raydistill.stages.cluster import free_nodes
+from raydistill.stages.label import label_corpus
+from raydistill.stages.merging import Merger
+
+SPEC = TeacherSpec("", ("sport", "politics"), "This is {}.", parameters=10**9, backend="torch", precision="fp32")
+
+
+def held(store: LabelStore) -> dict[str, int]:
+    """How often every text stands in a store."""
+    found: Counter[str] = Counter()
+    for name in store.parts():
+        for table in store.read_part(name):
+            found.update(dict(zip(table["text"].to_pylist(), table["occurrences"].to_pylist(), strict=True)))
+    return dict(found)
+
+
+def label(store: LabelStore, corpus: Path, teacher: Path, console: Console, file_bytes: int) -> int:
+    """A pass over a corpus; how many texts were labelled."""
+    plan = make_plan(free_nodes(), Request())
+    spec = dataclasses.replace(SPEC, name_or_path=str(teacher))
+    with console.stage("label", "texts") as progress:
+        limits = {"file_bytes": file_bytes, "most_rejected": 0}
+        return label_corpus(find_files([str(corpus)]), "text", spec, store, plan, progress, **limits).labelled
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> LabelStore:
+    store = LabelStore(str(tmp_path / "labels"))
+    store.folder.create()
+    return store
+
+
+@pytest.fixture
+def small_parts(store: LabelStore, tmp_path: Path, tiny_teacher_dir: Path, console: Console) -> dict[str, int]:
+    """Twelve parts or so of a few kilobytes; how often each text stands in the corpus."""
+    texts = [f"one two three {i} four five six seven eight nine ten" for i in range(4000)]
+    (tmp_path / "corpus.txt").write_text("".join(f"{text}\n" for text in [*texts, *texts[:50]]))
+    label(store, tmp_path / "corpus.txt", tiny_teacher_dir, console, 1 << 30)
+    assert len(store.parts()) > 8
+    return dict(Counter([*texts, *texts[:50]]))
+
+
+def test_a_pass_merges_what_it_writes_and_what_lay_there(
+    store: LabelStore, small_parts: dict[str, int], tmp_path: Path, tiny_teacher_dir: Path, console: Console
+) -> None:
+    sizes = store.folder.sizes()
+    target = sum(sizes.values()) // 3
+    corpus = tmp_path / "corpus.txt"
+    more = [f"another text {i} of some more words than one or two" for i in range(4000)]
+    corpus.write_text("".join(f"{text}\n" for text in [*small_parts, *more]))
+    assert label(store, corpus, tiny_teacher_dir, console, target) == 4000
+    assert held(store) == dict.fromkeys([*small_parts, *more], 1)
+    names = store.folder.names()
+    assert names == store.parts()
+    assert len(names) <= len(sizes) / 2
+    assert all(map(store.is_whole, names))
+    assert label(store, corpus, tiny_teacher_dir, console, target) == 0
+
+
+def test_a_merge_that_fails_leaves_its_parts(store: LabelStore, small_parts: dict[str, int]) -> None:
+    names = store.parts()
+    damaged = Path(store.path, names[0])
+    content = damaged.read_bytes()
+    damaged.write_bytes(content[:50])
+    merger = Merger(store, sum(store.folder.sizes().values()), 0.1)
+    for name, size in store.folder.sizes().items():
+        merger.add(name, size if name != names[0] else len(content))
+    merger.finish()
+    damaged.write_bytes(content)
+    assert merger.parts == set(names) == set(store.parts())
+    assert held(store) == small_parts
+
+
+def test_a_merge_that_is_stopped_leaves_nothing_at_work(store: LabelStore, small_parts: dict[str, int]) -> None:
+    merger = Merger(store, sum(store.folder.sizes().values()), 0.1)
+    for name, size in store.folder.sizes().items():
+        merger._take(name, size)
+    assert merger._running
+    refs = list(merger._running)
+    merger.close()
+    assert not ray.wait(refs, num_returns=len(refs), timeout=0)[1]
+    store.folder.sweep()
+    store.finish_replacements()
+    assert held(store) == small_parts
+    assert store.folder.names() == store.parts()
+
+
+def test_a_merge_whose_plan_was_given_up_undoes_itself(
+    store: LabelStore, small_parts: dict[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish = LabelStore.parts
+    names = publish(store)
+    write = type(store.folder).write
+
+    def written_and_given_up(folder: object, name: str, content: bytes) -> None:
+        write(folder, name, content)  # type: ignore[arg-type]
+        store.finish_replacements()  # as a driver does who takes this task for lost
+
+    monkeypatch.setattr(type(store.folder), "write", written_and_given_up)
+    store.merge_parts(names)
+    assert store.parts() == names
+    assert held(store) == small_parts
+
+
+def test_rejected_texts_alone_do_not_end_a_later_pass(
+    store: LabelStore, tmp_path: Path, tiny_teacher_dir: Path
+) -> None:
+    import numpy as np
+
+    from raydistill.stages.ingest import distinct_texts, pack, unpack
+    from raydistill.stages.teacher_actor import SYSTEMATIC, TeacherActor
+
+    actor = TeacherActor(dataclasses.replace(SPEC, name_or_path=str(tiny_teacher_dir)))
+    good, bad = ["a good text"], [f"bad {i}" for i in range(SYSTEMATIC + 4)]
+    known = KnownTexts.of([text_id(text) for text in good], np.array([1]))
+    tokenize = actor.teacher.encoder._token_rows
+
+    def refusing(texts: list[str]) -> list[list[int]]:
+        if any(text.startswith("bad") for text in texts):
+            raise TypeError("no such text")
+        return tokenize(texts)
+
+    actor.teacher.encoder._token_rows = refusing
+    from raydistill.errors import ModelError
+    from raydistill.specs import Effort
+
+    with pytest.raises(ModelError, match="can score none of 20 texts: TypeError: no such text"):
+        actor(pack(distinct_texts(Counter(bad), None), Effort()))
+    block, _ = unpack(actor(pack(distinct_texts(Counter([*good, *bad]), known), Effort())))
+    assert block["rejected"].to_pylist() == [None, *["TypeError: no such text"] * len(bad)]
+    assert block["entailment"].null_count == len(bad) + 1
