@@ -248,10 +248,14 @@ def project(few: dict[str, Any], many: dict[str, Any], texts: int) -> str:
     cpu = blocks * of_a_block(lambda case: case["driver_cpu_seconds"])
     stored = texts / many["texts"] * many["store_bytes"]  # merged files, which shrink better
     rows = [
-        ["blocks", f"{blocks:,.0f}", f"never more than {MOST_BLOCKS:,}: they grow instead"],
+        ["blocks", f"{blocks:,.0f}", f"never more than {MOST_BLOCKS:,}, up to 1.6 TB of text: they grow instead"],
         ["driver's CPU", f"{cpu / 60:,.0f} min", "the number of blocks"],
         ["driver's memory, more", f"{memory:,.0f} MB", "the number of blocks"],
-        ["the same in a run that goes on", f"{24 * texts / 1e9:,.0f} GB", "24 bytes for each text that is labelled"],
+        [
+            "the same in a run that goes on",
+            f"{90 * texts / 1e9:,.0f} GB",
+            "some 90 bytes for each text that is labelled",
+        ],
         ["label store", f"{stored / 1e9:,.0f} GB", "the texts themselves"],
         ["label files", f"{stored / FILE_MB / MB:,.0f}", "`--label-file-mb`"],
     ]
