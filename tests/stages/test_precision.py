@@ -220,7 +220,7 @@ def test_what_is_not_installed_is_one_line_that_names_the_extra(
 
     monkeypatch.setattr(openvino_engine, "installed", lambda precision="fp32": False)
     code, said = run_label(**options)
-    assert (code, said) == (2, f"Error: --teacher-{line}")
+    assert (code, said) == (2, f"Error: {line}.")
     assert not (tmp_path / "out").exists()
 
 
