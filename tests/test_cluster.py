@@ -71,6 +71,46 @@ def run(address: str, output_dir: Path, inputs: dict[str, Path], *more: str) -> 
     )
 
 
+def can_unshare() -> bool:
+    """Whether a process may be given mounts of its own."""
+    try:
+        return subprocess.run(["unshare", "-m", "true"], capture_output=True).returncode == 0
+    except OSError:
+        return False
+
+
+@pytest.mark.skipif(not can_unshare(), reason="mounts of its own need root")
+def test_a_node_that_does_not_see_the_output_directory_is_named_before_work_begins(
+    start_cluster: Callable[..., Cluster], tmp_path: Path, inputs: dict[str, Path]
+) -> None:
+    cluster = start_cluster(1)
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    blind = subprocess.Popen(
+        [
+            *("unshare", "-m", "-p", "-f", "--kill-child", "sh", "-c"),
+            f"mount -t tmpfs none {shared} && exec {sys.executable} -m ray.scripts.scripts start "
+            f"--address={cluster.address} --num-cpus=1 --block",
+        ],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    try:
+        assert blind.stdout is not None
+        assert any("Ray runtime started" in line for line in blind.stdout)
+        done = run(cluster.address, shared / "out", inputs)
+    finally:
+        blind.kill()
+        blind.wait()
+    assert done.returncode == 2, done.stderr
+    line = done.stderr.strip().splitlines()[-1]
+    assert line.startswith(f"Error: --output-dir {shared}/out: node ")
+    assert "does not see it" in line
+    assert not (shared / "out" / "labels").exists()
+    assert not (shared / "out" / "run.json").exists()
+
+
 @pytest.mark.parametrize("cpus", [(1,), (1, 1)], ids=["one node of one CPU", "two nodes of one CPU"])
 def test_a_cluster_that_is_there_does_the_work_and_is_left_running(
     cpus: tuple[int, ...],

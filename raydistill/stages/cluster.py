@@ -8,6 +8,7 @@ import logging
 import os
 import signal
 import socket
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ import ray
 import ray.data
 from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
 from ray._private.state import available_resources_per_node  # no public call tells what a single node has free
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 import raydistill
 from raydistill.errors import RaydistillError, ResourceError, first_line
@@ -121,6 +123,29 @@ def free_nodes(patience: float = 5.0) -> list[Node]:
     names = {node["NodeID"]: node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]}
     free = available_resources_per_node()
     return [Node(free[i].get("CPU", 0.0), free[i].get("GPU", 0.0), name) for i, name in names.items() if i in free]
+
+
+def expect_shared(folder: Path) -> None:
+    """Have every node look for the output directory. Raises ResourceError naming one that does not see it."""
+    nodes = {node["NodeID"]: node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]}
+    if len(nodes) == 1:
+        return
+    look: Any = ray.remote(num_cpus=0, max_retries=0)(_can_use)
+    with tempfile.NamedTemporaryFile(dir=folder, prefix=".", suffix=".tmp") as token:
+        asked = {
+            look.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(token.name): node
+            for node in nodes
+        }
+        for ref, node in asked.items():
+            if not ray.get(ref):
+                raise ResourceError(
+                    f"--output-dir {folder}: node {nodes[node]} does not see it, or may not write there. Give a folder "
+                    "on a file system that all nodes share, or leave --address out to use this machine alone."
+                )
+
+
+def _can_use(file: str) -> bool:
+    return os.access(file, os.R_OK) and os.access(os.path.dirname(file), os.W_OK | os.X_OK)
 
 
 def _taken() -> float:

@@ -158,7 +158,7 @@ class Job:
             RaydistillError.
         """
         from raydistill.engines.load import check_backend
-        from raydistill.stages.cluster import connection, free_nodes
+        from raydistill.stages.cluster import connection, expect_shared, free_nodes
 
         started = time.monotonic()
         with connection(self.config.address, worker_output=chatter is not None):
@@ -173,6 +173,7 @@ class Job:
                 return DistillResult(self.run_dir.path, self.store.path, {}, {}, {}, quote)
             products = [PRODUCTS[stage] for stage in self.stages]
             with self.run_dir.held():
+                expect_shared(self.run_dir.path)
                 self.run_dir.begin(self.config, products, versions=versions(), plan=dataclasses.asdict(plan))
                 if chatter:
                     chatter.keep_in(self.run_dir.log_path)
