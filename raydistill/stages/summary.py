@@ -54,18 +54,24 @@ def describe_plan(plan: Plan, *, label: bool, train: bool) -> str:
 
 
 def summary(
-    result: DistillResult, labelling: dict[str, Any] | None, *, student: bool, log: Path | None
+    result: DistillResult,
+    labelling: dict[str, Any] | None,
+    training: dict[str, Any] | None,
+    *,
+    student: bool,
+    log: Path | None,
 ) -> list[tuple[str, str]]:
     """The table that closes a run.
 
     Args:
-        labelling: what `run.json` says of the label stage, if there was one this time.
+        labelling, training: what `run.json` says of the stages, of those there were this time.
         student: whether a student was to be trained.
     """
     counts = result.counts
     duplicates = f"{counts['duplicates']:,} duplicates; {counts['blanks']:,} blank ones dropped"
     rows = [("texts", f"{counts['texts']:,}, {duplicates}"), ("pairs", f"{counts['pairs']:,}")]
     rows += [("teacher", _describe_labelling(labelling))] if labelling and labelling["engines"] else []
+    rows += [("training", _describe_training(training))] if training else []
     rows += [(name.replace("_", " "), f"{value:.4f}") for name, value in result.figures.items()]
     rows += [("time", ", ".join(f"{name} {duration(value)}" for name, value in result.seconds.items()))]
     rows += [("labels", result.labels)]
@@ -91,6 +97,14 @@ def _describe_labelling(labelling: dict[str, Any]) -> str:
         + ", ".join(f"{name} {seconds / whole:.1%}" for name, seconds in parts.items())
         + f"; reading {duration(effort['read_seconds'])}, writing {duration(effort['write_seconds'])} beside it"
     )
+
+
+def _describe_training(training: dict[str, Any]) -> str:
+    """One line on where the time of the train stage went: its first worker's, and what came before and after."""
+    parts = {name: seconds for name, seconds in training["worker_seconds"].items() if name != "loading"}
+    parts = {"start-up": training["seconds"] - sum(parts.values())} | parts
+    updates = f"{training['updates']:,} updates; its time: "
+    return updates + ", ".join(f"{name} {seconds / training['seconds']:.1%}" for name, seconds in parts.items())
 
 
 def _size(cpus: float, gpus: float) -> str:
