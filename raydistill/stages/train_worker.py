@@ -21,6 +21,7 @@ import torch.distributed as dist
 from ray.train import Checkpoint
 from transformers import set_seed
 
+from raydistill.engines.first_token import narrow_last_layer
 from raydistill.run_dir import BEST, MODEL, RESULT, TRAINER
 from raydistill.specs import StudentSpec
 from raydistill.stages.train_callbacks import KeepTime, ReportCheckpoints, TellBoard
@@ -58,6 +59,7 @@ def train_worker(loop: dict[str, Any], watch: Stopwatch) -> None:
             multi_label=spec.multi_label,
             use_fast_tokenizer=spec.use_fast_tokenizer,
         )
+        narrow_last_layer(model.eval())
         collate = partial(
             collate_rows,
             pad_id=tokenizer.pad_token_id,
@@ -75,7 +77,8 @@ def train_worker(loop: dict[str, Any], watch: Stopwatch) -> None:
                 collate,
                 batch_size,
                 window=window,
-                mixed=np.random.default_rng(arguments.seed + epoch * world + rank),
+                # Drawn alike on all workers, so that their batches are of like length and none waits for another.
+                mixed=np.random.default_rng([arguments.seed, epoch]),
                 drop_last=arguments.dataloader_drop_last,
                 local_shuffle_buffer_size=max(spec.shuffle_buffer, batch_size),
                 local_shuffle_seed=arguments.seed + epoch * world + rank,
