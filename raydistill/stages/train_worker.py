@@ -37,7 +37,7 @@ def train_worker(loop: dict[str, Any], watch: Stopwatch) -> None:
     """One worker: load the student, train on this worker's share, evaluate, and hand the model over from rank 0.
 
     Args:
-        watch: counts seconds of loading since the worker began.
+        watch: counts to loading since the worker began, and goes on so until the first update.
     """
     spec: StudentSpec = loop["spec"]
     rows: StudentRows = loop["rows"]
@@ -67,7 +67,7 @@ def train_worker(loop: dict[str, Any], watch: Stopwatch) -> None:
             left=tokenizer.padding_side == "left",
         )
         batch_size, share = arguments.per_device_train_batch_size, loop["texts"] // world
-
+        first_epoch = _epoch(checkpoint) if not earlier else 0
         grouped = arguments.train_sampling_strategy == "group_by_length"
         window = max(1, min(GROUPED_BATCHES, share // (4 * batch_size))) if grouped else 1  # as Trainer's own sampler
 
@@ -83,7 +83,9 @@ def train_worker(loop: dict[str, Any], watch: Stopwatch) -> None:
                 local_shuffle_buffer_size=max(spec.shuffle_buffer, batch_size),
                 local_shuffle_seed=arguments.seed + epoch * world + rank,
             )
-            return watch.over(batches, "data")
+            if epoch == first_epoch:
+                yield next(batches)  # counts to loading
+            yield from watch.over(batches, "data")
 
         trainer = DistillationTrainer(
             model=model,
@@ -92,7 +94,7 @@ def train_worker(loop: dict[str, Any], watch: Stopwatch) -> None:
             train_batches=EpochStream(
                 train_batches,
                 share // batch_size if arguments.dataloader_drop_last else math.ceil(share / batch_size),
-                first_epoch=_epoch(checkpoint) if not earlier else 0,
+                first_epoch=first_epoch,
             ),
             eval_batches=lambda: _batches(
                 "evaluation", collate, arguments.per_device_eval_batch_size, window=GROUPED_BATCHES
@@ -102,7 +104,6 @@ def train_worker(loop: dict[str, Any], watch: Stopwatch) -> None:
             multi_label=spec.multi_label,
             callbacks=[ReportCheckpoints(rank), KeepTime(watch), *([TellBoard(loop["board"])] if rank == 0 else [])],
         )
-        watch.turn("between")
         if arguments.do_train and not earlier:
             trainer.train(resume_from_checkpoint=str(_with_best(checkpoint)) if checkpoint else None)
             if arguments.load_best_model_at_end and world > 1:
