@@ -14,7 +14,8 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from seed_method import seed_logits, seed_soft_labels, seed_student
+from plain_trainer import train_plainly
+from seed_method import seed_logits, seed_soft_labels
 
 from raydistill import DistillConfig, label, soft_labels, train
 from raydistill.stages.demo import TEMPLATE, prepare_demo
@@ -63,7 +64,7 @@ def main() -> None:
 
         corpus = files.corpus.read_text(encoding="utf-8").splitlines()
         targets = soft_labels(np.stack([logits[text][:, 0] for text in corpus]), np.zeros((len(corpus), len(names))))
-        seed_student(student, corpus, targets, folder / "seed", **TRAINING)
+        train_plainly(student, corpus, targets, folder / "seed", **TRAINING)
         students = {"plain Trainer, batch 32": folder / "seed"}
         for workers, batch in ((1, 32), (2, 16), (2, 32)):
             output = folder / f"{workers}x{batch}"

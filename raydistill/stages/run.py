@@ -318,7 +318,12 @@ class Job:
                 student = train_student(spec, self.store, labels["texts"], plan, self.run_dir.path, progress)
             self.run_dir.publish(student.folder)
             self.seconds[TRAIN] = round(progress.seconds, 3)
-            stage = {"finished": True, "updates": student.updates, "seconds": self.seconds[TRAIN]}
+            stage = {
+                "finished": True,
+                "updates": student.updates,
+                "seconds": self.seconds[TRAIN],
+                "worker_seconds": student.seconds,
+            }
             self.run_dir.update(figures=student.figures, stages={TRAIN: self.run_dir.record["stages"][TRAIN] | stage})
         if not arguments.save_total_limit:
             shutil.rmtree(checkpoints, ignore_errors=True)
@@ -332,11 +337,11 @@ class Job:
             figures=record.get("figures", {}) if TRAIN in self.stages else {},
             seconds=self.seconds | {"total": record["seconds"]},
         )
-        labelling = record["stages"][LABEL] if LABEL in self.seconds else None
+        labelling, training = (record["stages"][stage] if stage in self.seconds else None for stage in (LABEL, TRAIN))
         log = self.run_dir.log_path if self.run_dir.log_path.exists() else None
         console.say("done")
         quoted = record.get("quote") if LABEL in self.seconds else None
-        console.table(summary(result, labelling, quoted, student=TRAIN in self.stages, log=log))
+        console.table(summary(result, labelling, training, quoted, student=TRAIN in self.stages, log=log))
         return result
 
 

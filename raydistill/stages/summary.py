@@ -59,6 +59,7 @@ def describe_plan(plan: Plan, *, label: bool, train: bool) -> str:
 def summary(
     result: DistillResult,
     labelling: dict[str, Any] | None,
+    training: dict[str, Any] | None,
     quoted: dict[str, Any] | None,
     *,
     student: bool,
@@ -67,18 +68,18 @@ def summary(
     """The table that closes a run.
 
     Args:
-        labelling: what `run.json` says of the label stage, if there was one this time.
+        labelling, training: what `run.json` says of the stages, of those there were this time.
         quoted: what it says of a quote that this time bears out.
         student: whether a student was to be trained.
     """
     counts = result.counts
     duplicates = f"{counts['duplicates']:,} duplicates; {counts['blanks']:,} blank ones dropped"
     rows = [("texts", f"{counts['texts']:,}, {duplicates}"), ("pairs", f"{counts['pairs']:,}")]
-    rows += (
-        [("rejected", f"{counted(counts['rejected'], 'text')}: labels/_rejected.jsonl")] if counts["rejected"] else []
-    )
+    rejected = f"{counted(counts['rejected'], 'text')}: labels/_rejected.jsonl"
+    rows += [("rejected", rejected)] if counts["rejected"] else []
     rows += [("teacher", _describe_labelling(labelling))] if labelling and labelling["engines"] else []
     rows += [("quote", f"{_between(quoted)}, took {duration(quoted['actual_seconds'])}")] if quoted else []
+    rows += [("training", _describe_training(training))] if training else []
     rows += [(name.replace("_", " "), f"{value:.4f}") for name, value in result.figures.items()]
     rows += [("time", ", ".join(f"{name} {duration(value)}" for name, value in result.seconds.items()))]
     rows += [("labels", result.labels)]
@@ -129,6 +130,14 @@ def _describe_labelling(labelling: dict[str, Any]) -> str:
         + ", ".join(f"{name} {seconds / whole:.1%}" for name, seconds in parts.items())
         + f"; reading {duration(effort['read_seconds'])}, writing {duration(effort['write_seconds'])} beside it"
     )
+
+
+def _describe_training(training: dict[str, Any]) -> str:
+    """One line on where the time of the train stage went: its first worker's, and what came before and after."""
+    parts = {name: seconds for name, seconds in training["worker_seconds"].items() if name != "loading"}
+    parts = {"start-up": training["seconds"] - sum(parts.values())} | parts
+    updates = f"{training['updates']:,} updates; its time: "
+    return updates + ", ".join(f"{name} {seconds / training['seconds']:.1%}" for name, seconds in parts.items())
 
 
 def _size(cpus: float, gpus: float) -> str:

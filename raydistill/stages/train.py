@@ -21,6 +21,7 @@ from raydistill.specs import StudentSpec
 from raydistill.stages.board import followed_board
 from raydistill.stages.cluster import data_settings, our_errors
 from raydistill.stages.label_rows import EvenOrWhole, label_rows
+from raydistill.stopwatch import Stopwatch
 from raydistill.student import student_rows
 from raydistill.training_arguments import checked_arguments
 
@@ -36,11 +37,16 @@ class _Trainer(TorchTrainer):
 
 @dataclasses.dataclass(frozen=True)
 class TrainedStudent:
-    """What training leaves: a folder with model and tokenizer, the evaluation's figures, and the number of updates."""
+    """What training leaves: a folder with model and tokenizer, the evaluation's figures, and the number of updates.
+
+    seconds: of the first worker, for each part of its work: loading, data (waiting for it), steps (forward, backward,
+    optimizer), between (Trainer's own), evaluation, checkpoints.
+    """
 
     folder: Path
     figures: dict[str, float]
     updates: int
+    seconds: dict[str, float]
 
 
 def train_student(
@@ -64,11 +70,12 @@ def train_student(
     }
 
     def work(loop: dict[str, Any]) -> None:
+        watch = Stopwatch("loading")
         for name in ("train", "evaluation"):
             ray.train.get_dataset_shard(name)  # so that its actor starts while this process imports torch
         from raydistill.stages.train_worker import train_worker
 
-        train_worker(loop)
+        train_worker(loop, watch)
 
     with our_errors(), data_settings(), followed_board(progress) as board:
         trainer = _Trainer(
@@ -102,4 +109,4 @@ def train_student(
     assert result.checkpoint is not None
     finished = Path(result.checkpoint.path)
     came_of_it = json.loads((finished / RESULT).read_text())
-    return TrainedStudent(finished / MODEL, came_of_it["figures"], came_of_it["updates"])
+    return TrainedStudent(finished / MODEL, came_of_it["figures"], came_of_it["updates"], came_of_it["seconds"])

@@ -6,9 +6,7 @@ import contextlib
 import json
 import math
 import os
-import shutil
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -21,12 +19,13 @@ import ray.train
 import torch
 import torch.distributed as dist
 from ray.train import Checkpoint
-from transformers import TrainerCallback, set_seed
-from transformers.trainer_utils import get_last_checkpoint
+from transformers import set_seed
 
+from raydistill.engines.first_token import narrow_last_layer
 from raydistill.run_dir import BEST, MODEL, RESULT, TRAINER
 from raydistill.specs import StudentSpec
-from raydistill.stages.board import POLL_SECONDS
+from raydistill.stages.train_callbacks import KeepTime, ReportCheckpoints, TellBoard
+from raydistill.stopwatch import Stopwatch
 from raydistill.student import Batch, DistillationTrainer, EpochStream, load_student
 from raydistill.student_rows import StudentRows, pad_rows
 from raydistill.training_arguments import training_arguments
@@ -34,8 +33,12 @@ from raydistill.training_arguments import training_arguments
 GROUPED_BATCHES = 50  # that are made together, to be of like length
 
 
-def train_worker(loop: dict[str, Any]) -> None:
-    """One worker: load the student, train on this worker's share, evaluate, and hand the model over from rank 0."""
+def train_worker(loop: dict[str, Any], watch: Stopwatch) -> None:
+    """One worker: load the student, train on this worker's share, evaluate, and hand the model over from rank 0.
+
+    Args:
+        watch: counts to loading since the worker began, and goes on so until the first update.
+    """
     spec: StudentSpec = loop["spec"]
     rows: StudentRows = loop["rows"]
     context = ray.train.get_context()
@@ -56,6 +59,7 @@ def train_worker(loop: dict[str, Any]) -> None:
             multi_label=spec.multi_label,
             use_fast_tokenizer=spec.use_fast_tokenizer,
         )
+        narrow_last_layer(model.eval())
         collate = partial(
             collate_rows,
             pad_id=tokenizer.pad_token_id,
@@ -63,22 +67,25 @@ def train_worker(loop: dict[str, Any]) -> None:
             left=tokenizer.padding_side == "left",
         )
         batch_size, share = arguments.per_device_train_batch_size, loop["texts"] // world
-
+        first_epoch = _epoch(checkpoint) if not earlier else 0
         grouped = arguments.train_sampling_strategy == "group_by_length"
         window = max(1, min(GROUPED_BATCHES, share // (4 * batch_size))) if grouped else 1  # as Trainer's own sampler
 
         def train_batches(epoch: int) -> Iterator[Batch]:
-            seed = arguments.seed + epoch * world + rank
-            return _batches(
+            batches = _batches(
                 "train",
                 collate,
                 batch_size,
                 window=window,
-                mixed=np.random.default_rng(seed),
+                # Drawn alike on all workers, so that their batches are of like length and none waits for another.
+                mixed=np.random.default_rng([arguments.seed, epoch]),
                 drop_last=arguments.dataloader_drop_last,
                 local_shuffle_buffer_size=max(spec.shuffle_buffer, batch_size),
-                local_shuffle_seed=seed,
+                local_shuffle_seed=arguments.seed + epoch * world + rank,
             )
+            if epoch == first_epoch:
+                yield next(batches)  # counts to loading
+            yield from watch.over(batches, "data")
 
         trainer = DistillationTrainer(
             model=model,
@@ -87,7 +94,7 @@ def train_worker(loop: dict[str, Any]) -> None:
             train_batches=EpochStream(
                 train_batches,
                 share // batch_size if arguments.dataloader_drop_last else math.ceil(share / batch_size),
-                first_epoch=_epoch(checkpoint) if not earlier else 0,
+                first_epoch=first_epoch,
             ),
             eval_batches=lambda: _batches(
                 "evaluation", collate, arguments.per_device_eval_batch_size, window=GROUPED_BATCHES
@@ -95,7 +102,7 @@ def train_worker(loop: dict[str, Any]) -> None:
             texts=loop["texts"],
             class_names=spec.class_names,
             multi_label=spec.multi_label,
-            callbacks=[ReportCheckpoints(rank), *([TellBoard(loop["board"])] if rank == 0 else [])],
+            callbacks=[ReportCheckpoints(rank), KeepTime(watch), *([TellBoard(loop["board"])] if rank == 0 else [])],
         )
         if arguments.do_train and not earlier:
             trainer.train(resume_from_checkpoint=str(_with_best(checkpoint)) if checkpoint else None)
@@ -104,18 +111,21 @@ def train_worker(loop: dict[str, Any]) -> None:
                     dist.broadcast(tensor, src=0)
         result = earlier or {"updates": trainer.state.global_step}
         finished = Path(folder, "finished")
+        watch.turn("checkpoints")
         if rank == 0:
             model.save_pretrained(finished / MODEL)
             tokenizer.save_pretrained(finished / MODEL)
         if arguments.do_eval:
             _hand_over(finished, rank, result)  # before an evaluation that may run out of memory
+            watch.turn("evaluation")
             metrics = trainer.evaluate()
             figures = {name.removeprefix("eval_"): value for name, value in metrics.items()}
-        _hand_over(finished, rank, result | {"figures": figures if arguments.do_eval else {}})
+        seconds = watch.read()
+        _hand_over(finished, rank, result | {"figures": figures if arguments.do_eval else {}, "seconds": seconds})
 
 
 def read_result(checkpoint: Path) -> dict[str, Any]:
-    """What came of training: `updates`, and `figures` once the student is evaluated."""
+    """What came of training: `updates`, and once the student is evaluated `figures` and `seconds`."""
     return json.loads((checkpoint / RESULT).read_text())
 
 
@@ -192,50 +202,3 @@ def _with_best(checkpoint: Path) -> Path:
         state["best_model_checkpoint"] = str(best if best.is_dir() else folder)
         (folder / "trainer_state.json").write_text(json.dumps(state))
     return folder
-
-
-def _link(source: str, target: str) -> None:
-    """Link a file, or copy it to another file system."""
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copy2(source, target)
-
-
-class ReportCheckpoints(TrainerCallback):
-    """Hands Trainer's checkpoints to Ray Train's storage. Every worker reports, rank 0 alone sends files."""
-
-    def __init__(self, rank: int) -> None:
-        self.rank = rank
-
-    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        metrics = {"epoch": int(state.epoch), "updates": state.global_step}
-        if self.rank:
-            ray.train.report(metrics, checkpoint=None)
-            return
-        with tempfile.TemporaryDirectory(dir=args.output_dir) as folder:
-            # Links: Trainer may want its own copy back at the end, to load the best one.
-            last, best = get_last_checkpoint(args.output_dir), state.best_model_checkpoint
-            shutil.copytree(last, Path(folder, TRAINER), copy_function=_link)
-            if best and args.load_best_model_at_end and best != last:
-                shutil.copytree(best, Path(folder, BEST), copy_function=_link)
-            ray.train.report(metrics, checkpoint=Checkpoint.from_directory(folder))
-
-
-class TellBoard(TrainerCallback):
-    """Writes steps and loss to the board, twice a second at most."""
-
-    def __init__(self, board: Any) -> None:
-        self.board, self._told = board, 0.0
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        if time.monotonic() - self._told >= POLL_SECONDS or state.global_step == state.max_steps:
-            self._told = time.monotonic()
-            self.board.write.remote(step=state.global_step, steps=state.max_steps)
-
-    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self.board.write.remote(note="evaluating")
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
-        if logs and "loss" in logs:
-            self.board.write.remote(loss=float(logs["loss"]))

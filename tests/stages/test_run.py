@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import shutil
 from collections import Counter
 from collections.abc import Callable
@@ -98,6 +99,22 @@ def test_run_json_says_how_the_run_went(finished: DistillResult, corpus_counts) 
     assert record["figures"]["agreement"] == finished.figures["agreement"]
     assert record["plan"]["train_workers"] == 1
     assert {"ray", "torch", "transformers"} <= record["versions"].keys()
+
+
+def test_run_json_and_the_summary_say_where_trainings_time_went(
+    tmp_path: Path, make_config: MakeConfig, finished: DistillResult, console: Console
+) -> None:
+    options = {"num_train_epochs": 1, "save_strategy": "epoch"}
+    train(make_config(tmp_path, labels=str(finished.labels), **options), console)
+    stage = json.loads((tmp_path / "run.json").read_text())["stages"]["train"]
+    parts = stage["worker_seconds"]
+    assert parts.keys() == {"loading", "data", "steps", "between", "evaluation", "checkpoints"}
+    assert min(parts.values()) > 0
+    assert sum(parts.values()) < stage["seconds"]
+    line = next(line for line in console.stream.getvalue().splitlines() if line.startswith("  training"))
+    shares = dict(re.findall(r"([a-z-]+) ([0-9.]+)%", line))
+    assert float(shares["steps"]) == pytest.approx(100 * parts["steps"] / stage["seconds"], abs=0.06)
+    assert sum(map(float, shares.values())) == pytest.approx(100, abs=0.3)
 
 
 def test_the_same_command_again_makes_nothing_anew(

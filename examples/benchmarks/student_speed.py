@@ -1,0 +1,120 @@
+"""How much faster than the teacher is the student at classifying?
+
+    pip install -e '.[demo,openvino]' && python examples/benchmarks/student_speed.py
+
+BBC News, whole documents and first sentences by turns, all cut to the teacher's 128 tokens; 2, 5 and 20 classes. The
+teacher by the seed script's loop and by raydistill's engine, in fp32; the student, an encoder of the same size, by a
+plain transformers pipeline and by `raydistill.student.predict`. Every method classifies the same texts with the same
+threads, in turn, several rounds; medians, least and most in brackets. The student's head is not trained: only its speed
+is asked. Prints a Markdown table; --json keeps it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from seed_method import seed_score
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
+
+from raydistill.specs import TeacherSpec
+from raydistill.stages.demo import TEMPLATE, demo_documents, prepare_demo
+from raydistill.student import load_student, predict
+from raydistill.teacher import Teacher
+
+TOPICS = [
+    "business",
+    "entertainment",
+    "politics",
+    "sports",
+    "tech",
+    "health",
+    "science",
+    "education",
+    "travel",
+    "weather",
+]
+TOPICS += ["crime", "religion", "fashion", "food", "energy", "farming", "housing", "transport", "defence", "music"]
+SEED, ENGINE = "teacher, seed's loop", "teacher, raydistill"
+PIPELINE, PREDICT = "student, pipeline", "student, predict"
+
+
+def methods(
+    teacher: str, student: str, names: list[str], texts: list[str], threads: int
+) -> dict[str, Callable[[], Any]]:
+    """What classifies the texts into these classes, by name; models are loaded and warm."""
+    nli = AutoModelForSequenceClassification.from_pretrained(teacher).eval()
+    tokenizer = AutoTokenizer.from_pretrained(teacher)
+    spec = TeacherSpec(teacher, tuple(names), TEMPLATE, threads=threads, fingerprint="benchmark")
+    engine = Teacher.load(spec)
+    model, student_tokenizer = load_student(student, names, multi_label=False, use_fast_tokenizer=True)
+    student_tokenizer.model_max_length = tokenizer.model_max_length
+    classify = pipeline("text-classification", model=model.eval(), tokenizer=student_tokenizer, batch_size=32, top_k=1)
+    found = {
+        SEED: lambda: seed_score(nli, tokenizer, texts, names, TEMPLATE),
+        ENGINE: lambda: engine.score(texts),
+        PIPELINE: lambda: classify(texts, truncation=True),
+        PREDICT: lambda: predict(model, student_tokenizer, texts),
+    }
+    engine.score(texts[:4])
+    predict(model, student_tokenizer, texts[:4])
+    return found
+
+
+def spread(values: list[float], style: str = ".1f") -> str:
+    return f"{statistics.median(values):{style}} ({min(values):{style}}–{max(values):{style}})"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--texts", type=int, default=64)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--classes", type=int, nargs="+", default=[2, 5, 20])
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--json", type=Path, default=None)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    rows: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory() as temporary:
+        os.environ["RAYDISTILL_CACHE"] = f"{temporary}/cache"
+        files, demo = prepare_demo(f"{temporary}/demo", texts=arguments.texts)
+        sentences = files.corpus.read_text(encoding="utf-8").splitlines()
+        kinds = (demo_documents(), sentences)
+        texts = [kinds[i % 2][i] for i in range(arguments.texts)]
+        for number in arguments.classes:
+            runs = methods(str(files.teacher), demo.student_name_or_path, TOPICS[:number], texts, arguments.threads)
+            seconds: dict[str, list[float]] = {name: [] for name in runs}
+            for _ in range(arguments.rounds):
+                for name, run in runs.items():
+                    started = time.perf_counter()
+                    run()
+                    seconds[name].append(time.perf_counter() - started)
+            for name, took in seconds.items():
+                times = [seed / own for seed, own in zip(seconds[SEED], took, strict=True)]
+                engine = [other / own for other, own in zip(seconds[ENGINE], took, strict=True)]
+                rows.append(
+                    {
+                        "classes": number,
+                        "method": name,
+                        "texts/s": spread([len(texts) / one for one in took]),
+                        "times the seed's loop": spread(times),
+                        "times the teacher in raydistill": spread(engine),
+                    }
+                )
+    print("| " + " | ".join(rows[0]) + " |\n|" + " --- |" * len(rows[0]))
+    for row in rows:
+        print("| " + " | ".join(map(str, row.values())) + " |")
+    if arguments.json:
+        arguments.json.write_text(json.dumps({"arguments": vars(arguments), "rows": rows}, indent=2, default=str))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,184 @@
+"""How fast is the student trained beside a plain `Trainer`, and is it as good?
+
+    pip install -e '.[demo]' && python examples/benchmarks/training.py
+
+BBC News: whole documents and first sentences by turns, all cut to --max-length tokens. The demo's teacher labels them
+once. Then a plain single-process `Trainer` and raydistill's train stage make as many updates of the same rows with the
+same arguments, in turn, one seed a round. A run's time is from its first update to its last, with all that lies
+between; start-up is told apart. Prints a Markdown table of medians, least and most in brackets; --json keeps it all.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import math
+import statistics
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from plain_trainer import train_plainly
+
+from raydistill import DistillConfig, label, soft_labels, train
+from raydistill.specs import TeacherSpec
+from raydistill.stages.cluster import connection
+from raydistill.stages.demo import CLASSES, HELD_OUT, TEMPLATE, demo_documents, prepare_demo
+from raydistill.student import load_trained_student, predict
+from raydistill.teacher import Teacher
+
+PLAIN, PLAIN_BF16 = "plain Trainer", "plain Trainer, bf16"
+BATCH, LOG_EVERY = 32, 5
+WORKERS = {  # name -> workers and options
+    "raydistill, 1 worker": (1, {}),
+    "raydistill, 2 workers": (2, {}),
+    "raydistill, 1 worker, bf16": (1, {"bf16": True}),
+}
+
+
+def corpus_of(kind: str, sentences: list[str], texts: int) -> list[str]:
+    """First sentences, whole documents, or the one and the other by turns; none of the held-out documents."""
+    documents = demo_documents()[HELD_OUT:]
+    choice = {"sentences": [sentences], "documents": [documents], "mixed": [documents, sentences]}[kind]
+    return [choice[i % len(choice)][i] for i in range(min(texts, len(documents)))]
+
+
+def through_ray(config: dict[str, Any], workers: int, training: dict[str, Any], updates: int) -> dict[str, Any]:
+    """What `train_plainly` tells, of the train stage."""
+    result = train(
+        DistillConfig(
+            **config,
+            train_workers=workers,
+            per_device_train_batch_size=BATCH // workers,
+            do_eval=False,
+            save_steps=updates,  # for the losses that stand in a checkpoint
+            save_total_limit=1,
+            **training,
+        )
+    )
+    record = json.loads((result.output_dir / "run.json").read_text())["stages"]["train"]
+    parts = record["worker_seconds"]
+    (state,) = (result.output_dir / "checkpoints").rglob("trainer_state.json")
+    seconds = parts["steps"] + parts["data"] + parts["between"]
+    return {
+        "startup": record["seconds"] - seconds - parts["checkpoints"],
+        "seconds": seconds,
+        "steps": parts["steps"],
+        "updates": record["updates"],
+        "losses": [entry["loss"] for entry in json.loads(state.read_text())["log_history"] if "loss" in entry],
+    }
+
+
+def spread(values: list[float], style: str = ".2f") -> str:
+    return f"{statistics.median(values):{style}} ({min(values):{style}}–{max(values):{style}})"
+
+
+def table(runs: dict[str, list[dict[str, Any]]]) -> list[dict[str, str]]:
+    rows = []
+    for name, found in runs.items():
+        times = [plain["seconds"] / own["seconds"] for plain, own in zip(runs[PLAIN], found, strict=True)]
+        apart = [
+            float(np.abs(np.subtract(plain["losses"], own["losses"])).mean())
+            for plain, own in zip(runs[PLAIN], found, strict=True)
+        ]
+        rows.append(
+            {
+                "method": name,
+                "updates": "/".join(sorted({str(run["updates"]) for run in found})),
+                "seconds": spread([run["seconds"] for run in found], ".1f"),
+                "times the plain Trainer": spread(times),
+                "not in updates": spread([1 - run["steps"] / run["seconds"] for run in found], ".1%"),
+                "start-up": f"{statistics.median(run['startup'] for run in found):.1f} s",
+                "last loss": spread([run["losses"][-1] for run in found], ".3f"),
+                "losses apart, mean": f"{statistics.mean(apart):.3f}",
+                "agreement": spread([run["agreement"] for run in found], ".1%"),
+                "accuracy": spread([run["accuracy"] for run in found], ".1%"),
+            }
+        )
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--corpus", choices=["mixed", "sentences", "documents"], default="mixed")
+    parser.add_argument("--texts", type=int, default=800)
+    parser.add_argument("--epochs", type=int, default=2)
+    parser.add_argument("--max-length", type=int, default=128)
+    parser.add_argument("--rounds", type=int, default=3, help="each with a seed of its own")
+    parser.add_argument("--no-bf16", action="store_true")
+    parser.add_argument("--json", type=Path, default=None)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary, connection(None):
+        folder = Path(temporary)
+        files, demo = prepare_demo(str(folder / "demo"), texts=10_000)
+        texts = corpus_of(arguments.corpus, files.corpus.read_text(encoding="utf-8").splitlines(), arguments.texts)
+        (folder / "corpus.txt").write_text("".join(f"{text}\n" for text in texts), encoding="utf-8")
+        base: dict[str, Any] = {
+            "data_file": str(folder / "corpus.txt"),
+            "class_names_file": str(files.class_names),
+            "teacher_name_or_path": str(files.teacher),
+            "student_name_or_path": demo.student_name_or_path,
+            "hypothesis_template": TEMPLATE,
+            "teacher_max_length": arguments.max_length,
+        }
+        store = label(DistillConfig(output_dir=str(folder / "labelled"), **base)).labels
+        labelled = pd.read_parquet(store).set_index("text").loc[[text.strip() for text in texts]]
+        targets = soft_labels(np.stack(labelled.entailment), np.stack(labelled.contradiction))
+        with files.held_out.open(encoding="utf-8", newline="") as stream:
+            held_out = list(csv.DictReader(stream))
+        unseen = [row["text"] for row in held_out]
+        truth = np.array([CLASSES.index(row["topic"]) for row in held_out])
+        teacher = Teacher.load(TeacherSpec(str(files.teacher), tuple(CLASSES), TEMPLATE, backend="torch"))
+        judged = teacher.score(unseen)[0].argmax(-1)
+        updates = arguments.epochs * math.ceil(len(texts) / BATCH)
+
+        runs: dict[str, list[dict[str, Any]]] = {}
+        for number in range(arguments.rounds):
+            training = {
+                "num_train_epochs": arguments.epochs,
+                "learning_rate": 2e-4,
+                "warmup_steps": 10,
+                "logging_steps": LOG_EVERY,
+                "seed": 42 + number,
+            }
+
+            def keep(name: str, output: Path, run: dict[str, Any]) -> None:
+                found = predict(*load_trained_student(str(output)), unseen).argmax(-1)
+                run |= {"agreement": float(np.mean(found == judged)), "accuracy": float(np.mean(found == truth))}
+                runs.setdefault(name, []).append(run)
+                print(f"{name}: {run['seconds']:.1f} s, start-up {run['startup']:.1f} s", flush=True)
+
+            for name, bf16 in ((PLAIN, False), (PLAIN_BF16, True)):
+                if bf16 and arguments.no_bf16:
+                    continue
+                output = folder / f"{number}-{name}"
+                mine = training | ({"bf16": True} if bf16 else {})
+                keep(
+                    name,
+                    output,
+                    train_plainly(
+                        demo.student_name_or_path, texts, targets, output, max_length=arguments.max_length, **mine
+                    ),
+                )
+            for name, (workers, options) in WORKERS.items():
+                if options and arguments.no_bf16:
+                    continue
+                output = folder / f"{number}-{name}"
+                config = base | {"output_dir": str(output), "labels": store, "student_max_length": arguments.max_length}
+                keep(name, output, through_ray(config, workers, training | options, updates))
+    rows = table(runs)
+    print("| " + " | ".join(rows[0]) + " |\n|" + " --- |" * len(rows[0]))
+    for row in rows:
+        print("| " + " | ".join(row.values()) + " |")
+    if arguments.json:
+        threads = torch.get_num_threads()
+        kept = {"arguments": vars(arguments), "threads": threads, "rows": rows, "runs": runs}
+        arguments.json.write_text(json.dumps(kept, indent=2, default=str))
+
+
+if __name__ == "__main__":
+    main()

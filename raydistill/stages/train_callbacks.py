@@ -1,0 +1,83 @@
+"""What a train worker does at Trainer's own events: keep time, report checkpoints, tell the board."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import ray.train
+from ray.train import Checkpoint
+from transformers import TrainerCallback
+from transformers.trainer_utils import get_last_checkpoint
+
+from raydistill.run_dir import BEST, TRAINER
+from raydistill.stages.board import POLL_SECONDS
+from raydistill.stopwatch import Stopwatch
+
+
+class KeepTime(TrainerCallback):
+    """Turns the watch to what Trainer is at: steps (forward, backward, optimizer), evaluation, checkpoints, between."""
+
+    def __init__(self, watch: Stopwatch) -> None:
+        self.watch = watch
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.watch.turn("steps")
+
+    def _turn_to_what_is_next(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.watch.turn(
+            "evaluation" if control.should_evaluate else "checkpoints" if control.should_save else "between"
+        )
+
+    on_step_end = on_epoch_end = on_evaluate = on_save = _turn_to_what_is_next
+
+
+class ReportCheckpoints(TrainerCallback):
+    """Hands Trainer's checkpoints to Ray Train's storage. Every worker reports, rank 0 alone sends files."""
+
+    def __init__(self, rank: int) -> None:
+        self.rank = rank
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        metrics = {"epoch": int(state.epoch), "updates": state.global_step}
+        if self.rank:
+            ray.train.report(metrics, checkpoint=None)
+            return
+        with tempfile.TemporaryDirectory(dir=args.output_dir) as folder:
+            # Links: Trainer may want its own copy back at the end, to load the best one.
+            last, best = get_last_checkpoint(args.output_dir), state.best_model_checkpoint
+            shutil.copytree(last, Path(folder, TRAINER), copy_function=_link)
+            if best and args.load_best_model_at_end and best != last:
+                shutil.copytree(best, Path(folder, BEST), copy_function=_link)
+            ray.train.report(metrics, checkpoint=Checkpoint.from_directory(folder))
+
+
+class TellBoard(TrainerCallback):
+    """Writes steps and loss to the board, twice a second at most."""
+
+    def __init__(self, board: Any) -> None:
+        self.board, self._told = board, 0.0
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if time.monotonic() - self._told >= POLL_SECONDS or state.global_step == state.max_steps:
+            self._told = time.monotonic()
+            self.board.write.remote(step=state.global_step, steps=state.max_steps)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.board.write.remote(note="evaluating")
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+        if logs and "loss" in logs:
+            self.board.write.remote(loss=float(logs["loss"]))
+
+
+def _link(source: str, target: str) -> None:
+    """Link a file, or copy it to another file system."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
