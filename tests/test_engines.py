@@ -100,7 +100,7 @@ def test_a_narrowed_model_computes_one_token_of_its_last_layer(family_dirs):
 @pytest.mark.parametrize("family", [family for family, narrow in FIRST_TOKEN.items() if narrow])
 def test_a_narrowed_model_has_the_gradients_and_the_names_of_the_whole_one(family, family_dirs):
     whole, narrow = (AutoModelForSequenceClassification.from_pretrained(family_dirs[family]) for _ in range(2))
-    narrow_last_layer(narrow.eval())
+    assert narrow_last_layer(narrow.eval())
     batch = {name: torch.from_numpy(array) for name, array in batches_of(family_dirs[family], [5])[0].items()}
     for model in (whole.train(), narrow.train()):
         model(**batch).logits.logsumexp(-1).sum().backward()
@@ -111,7 +111,7 @@ def test_a_narrowed_model_has_the_gradients_and_the_names_of_the_whole_one(famil
 
 def test_a_narrowed_model_drops_attention_out_in_training_only():
     model = make_classifier("bert", make_tokenizer("bert"), attention_probs_dropout_prob=0.5)
-    narrow_last_layer(model.eval())
+    assert narrow_last_layer(model.eval())
     attention = model.bert.encoder.layer[-1].attention
     hidden = torch.randn(1, 9, 32)
     torch.testing.assert_close(attention(hidden)[0], attention(hidden)[0])

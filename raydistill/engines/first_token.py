@@ -23,6 +23,7 @@ class FirstTokenAttention(nn.Module):
     def __init__(self, attention: Any) -> None:
         super().__init__()
         self.self, self.output = attention.self, attention.output  # a checkpoint knows them by these names
+        self.train(attention.training)
 
     def forward(self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None = None, **_: Any) -> Any:
         """hidden_states (B, L, D) -> ((B, 1, D), None)."""
