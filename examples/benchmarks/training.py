@@ -105,7 +105,7 @@ def table(runs: dict[str, list[dict[str, Any]]]) -> list[dict[str, str]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--corpus", choices=["mixed", "sentences", "documents"], default="mixed")
-    parser.add_argument("--texts", type=int, default=800)
+    parser.add_argument("--texts", type=int, default=400)
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--max-length", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=3, help="each with a seed of its own")
@@ -126,7 +126,9 @@ def main() -> None:
             "teacher_max_length": arguments.max_length,
         }
         store = label(DistillConfig(output_dir=str(folder / "labelled"), **base)).labels
-        labelled = pd.read_parquet(store).set_index("text").loc[[text.strip() for text in texts]]
+        labelled = (
+            pd.read_parquet(store).drop_duplicates("text").set_index("text").loc[[text.strip() for text in texts]]
+        )
         targets = soft_labels(np.stack(labelled.entailment), np.stack(labelled.contradiction))
         with files.held_out.open(encoding="utf-8", newline="") as stream:
             held_out = list(csv.DictReader(stream))
@@ -150,7 +152,8 @@ def main() -> None:
                 found = predict(*load_trained_student(str(output)), unseen).argmax(-1)
                 run |= {"agreement": float(np.mean(found == judged)), "accuracy": float(np.mean(found == truth))}
                 runs.setdefault(name, []).append(run)
-                print(f"{name}: {run['seconds']:.1f} s, start-up {run['startup']:.1f} s", flush=True)
+                if arguments.json:  # so that a run that is stopped leaves what it has found
+                    arguments.json.write_text(json.dumps({"arguments": vars(arguments), "runs": runs}, default=str))
 
             for name, bf16 in ((PLAIN, False), (PLAIN_BF16, True)):
                 if bf16 and arguments.no_bf16:
@@ -175,8 +178,7 @@ def main() -> None:
     for row in rows:
         print("| " + " | ".join(row.values()) + " |")
     if arguments.json:
-        threads = torch.get_num_threads()
-        kept = {"arguments": vars(arguments), "threads": threads, "rows": rows, "runs": runs}
+        kept = {"arguments": vars(arguments), "threads": torch.get_num_threads(), "rows": rows, "runs": runs}
         arguments.json.write_text(json.dumps(kept, indent=2, default=str))
 
 
