@@ -105,8 +105,8 @@ def table(runs: dict[str, list[dict[str, Any]]]) -> list[dict[str, str]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--corpus", choices=["mixed", "sentences", "documents"], default="mixed")
-    parser.add_argument("--texts", type=int, default=400)
-    parser.add_argument("--epochs", type=int, default=2)
+    parser.add_argument("--texts", type=int, default=640)
+    parser.add_argument("--epochs", type=int, default=1)
     parser.add_argument("--max-length", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=3, help="each with a seed of its own")
     parser.add_argument("--no-bf16", action="store_true")
