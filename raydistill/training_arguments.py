@@ -15,8 +15,7 @@ from transformers.integrations import get_available_reporting_integrations
 from raydistill.config import flag, option_fields, suggest
 from raydistill.errors import ConfigError
 
-# Where the seed script differs from transformers, and two of ours: checkpoints that are only made to continue a run go
-# when it ends, and batches are of like length, which spares most of the padding.
+# Where the seed script differs from transformers. Checkpoints that are only made to continue a run go when it ends.
 SEED_DEFAULTS: dict[str, Any] = {
     "per_device_train_batch_size": 32,
     "per_device_eval_batch_size": 128,
@@ -24,7 +23,6 @@ SEED_DEFAULTS: dict[str, Any] = {
     "do_train": True,
     "do_eval": True,
     "save_total_limit": 0,
-    "train_sampling_strategy": "group_by_length",
     "report_to": "none",
     "disable_tqdm": True,
 }

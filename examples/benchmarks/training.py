@@ -57,6 +57,7 @@ def through_ray(config: dict[str, Any], workers: int, training: dict[str, Any], 
             do_eval=False,
             save_steps=updates,  # for the losses that stand in a checkpoint
             save_total_limit=1,
+            train_sampling_strategy="group_by_length",
             **training,
         )
     )
@@ -105,8 +106,8 @@ def table(runs: dict[str, list[dict[str, Any]]]) -> list[dict[str, str]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--corpus", choices=["mixed", "sentences", "documents"], default="mixed")
-    parser.add_argument("--texts", type=int, default=400)
-    parser.add_argument("--epochs", type=int, default=2)
+    parser.add_argument("--texts", type=int, default=640)
+    parser.add_argument("--epochs", type=int, default=1)
     parser.add_argument("--max-length", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=3, help="each with a seed of its own")
     parser.add_argument("--no-bf16", action="store_true")

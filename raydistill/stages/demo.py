@@ -20,7 +20,12 @@ from raydistill.stages.run import Job
 
 CLASSES = ["business", "entertainment", "politics", "sports", "tech"]
 TEMPLATE = "This text is about {}."
-TRAINING = {"num_train_epochs": 2, "learning_rate": 2e-4, "warmup_steps": 10}
+TRAINING = {
+    "num_train_epochs": 2,
+    "learning_rate": 2e-4,
+    "warmup_steps": 10,
+    "train_sampling_strategy": "group_by_length",
+}
 TEXTS, HELD_OUT = 1000, 400
 SEED = 0
 
