@@ -6,13 +6,15 @@ import dataclasses
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
 import pytest
 import ray
 
 from raydistill.corpus import text_id
 from raydistill.corpus_files import find_files
 from raydistill.known_texts import KnownTexts
-from raydistill.label_store import LabelStore
+from raydistill.label_store import SCHEMA, LabelStore, logits_column
 from raydistill.progress import Console
 from raydistill.resources import Request, make_plan
 from raydistill.specs import TeacherSpec
@@ -49,13 +51,15 @@ def store(tmp_path: Path) -> LabelStore:
 
 
 @pytest.fixture
-def small_parts(store: LabelStore, tmp_path: Path, tiny_teacher_dir: Path, console: Console) -> dict[str, int]:
-    """Twelve parts or so of a few kilobytes; how often each text stands in the corpus."""
-    texts = [f"one two three {i} four five six seven eight nine ten" for i in range(4000)]
-    (tmp_path / "corpus.txt").write_text("".join(f"{text}\n" for text in [*texts, *texts[:50]]))
-    label(store, tmp_path / "corpus.txt", tiny_teacher_dir, console, 1 << 30)
-    assert len(store.parts()) > 8
-    return dict(Counter([*texts, *texts[:50]]))
+def small_parts(store: LabelStore) -> dict[str, int]:
+    """Twelve parts of a few kilobytes; how often each text stands in them."""
+    texts = [f"one two three {i} four five six seven eight nine ten" for i in range(3600)]
+    for at in range(0, len(texts), 300):
+        logits = np.random.default_rng(at).normal(size=(2, 300, 2)).astype(np.float32)
+        rows = texts[at : at + 300]
+        columns = [list(map(text_id, rows)), rows, [2] * 300, *map(logits_column, logits)]
+        store.write_part(pa.table(columns, schema=SCHEMA))
+    return dict.fromkeys(texts, 2)
 
 
 def test_a_pass_merges_what_it_writes_and_what_lay_there(
@@ -64,9 +68,9 @@ def test_a_pass_merges_what_it_writes_and_what_lay_there(
     sizes = store.folder.sizes()
     target = sum(sizes.values()) // 3
     corpus = tmp_path / "corpus.txt"
-    more = [f"another text {i} of some more words than one or two" for i in range(4000)]
+    more = [f"another text {i} of some more words than one or two" for i in range(3000)]
     corpus.write_text("".join(f"{text}\n" for text in [*small_parts, *more]))
-    assert label(store, corpus, tiny_teacher_dir, console, target) == 4000
+    assert label(store, corpus, tiny_teacher_dir, console, target) == 3000
     assert held(store) == dict.fromkeys([*small_parts, *more], 1)
     names = store.folder.names()
     assert names == store.parts()
@@ -123,8 +127,6 @@ def test_a_merge_whose_plan_was_given_up_undoes_itself(
 def test_rejected_texts_alone_do_not_end_a_later_pass(
     store: LabelStore, tmp_path: Path, tiny_teacher_dir: Path
 ) -> None:
-    import numpy as np
-
     from raydistill.stages.ingest import distinct_texts, pack, unpack
     from raydistill.stages.teacher_actor import SYSTEMATIC, TeacherActor
 

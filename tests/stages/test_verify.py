@@ -35,9 +35,9 @@ def copied(finished: Path, tmp_path: Path) -> Path:
 def verified(capfd: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, dict[str, dict[str, Any]]]]:
     """`raydistill verify --json`: the exit code, and the checks by name."""
 
-    def verify(folder: Path, *options: str) -> tuple[int, dict[str, dict[str, Any]]]:
+    def verify(folder: Path, sample: str = "0") -> tuple[int, dict[str, dict[str, Any]]]:
         capfd.readouterr()
-        code = main(["verify", str(folder), "--json", *options])
+        code = main(["verify", str(folder), "--json", "--sample", sample])
         checks = {check["name"]: check for check in json.loads(capfd.readouterr().out)}
         return code, checks
 
@@ -64,9 +64,9 @@ def test_a_good_run_passes_every_check(finished: Path, capfd: pytest.CaptureFixt
 
 
 def test_a_sample_of_none_and_of_all(finished: Path, verified: Callable[..., Any], corpus_counts: Any) -> None:
-    code, checks = verified(finished, "--sample", "0")
+    code, checks = verified(finished)
     assert (code, list(checks)) == (0, [name for name in CHECKS if name != "teacher"])
-    _, checks = verified(finished, "--sample", "1")
+    _, checks = verified(finished, "1")
     assert f"{corpus_counts.distinct} texts scored again" in checks["teacher"]["found"]
 
 
@@ -116,7 +116,7 @@ def test_logits_that_are_not_the_teachers_are_found(
         return table.set_column(3, "entailment", pa.array(list(logits), pa.list_(pa.float32())))
 
     rewritten(copied, spoil)
-    code, checks = verified(copied, "--sample", "1")
+    code, checks = verified(copied, "1")
     assert code == 1
     assert check in failed(checks)
 
