@@ -219,7 +219,7 @@ def demo(output_dir: str, address: str | None, texts: int) -> None:
 def verify(output_dir: str, sample: float, as_json: bool) -> int:
     """Check what a run has left: files, rows, counts, the corpus, the teacher, the student.
 
-    One line for each check; the exit code is 1 if any fails.
+    One line for each check, with - for one that was not made; the exit code is 1 if any fails.
     """
     from raydistill.verify import verify_run
 
@@ -231,10 +231,11 @@ def verify(output_dir: str, sample: float, as_json: bool) -> int:
     for check in verify_run(output_dir, sample):
         checks.append(check)
         if not as_json:
-            click.echo(f"{'ok' if check.passed else 'FAILED':6}  {check.name:7}  {check.found}")
+            state = {True: "ok", False: "FAILED", None: "-"}[check.passed]
+            click.echo(f"{state:6}  {check.name:7}  {check.found}")
     if as_json:
         click.echo(json.dumps([dataclasses.asdict(check) for check in checks], indent=2, ensure_ascii=False))
-    return 0 if all(check.passed for check in checks) else 1
+    return 1 if any(check.passed is False for check in checks) else 0
 
 
 def _execute(ctx: click.Context, flags: dict[str, Any], stages: tuple[str, ...]) -> None:

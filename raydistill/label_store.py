@@ -107,6 +107,11 @@ class LabelStore:
         if not record.get("complete"):
             raise RunDirError(f"{self.path}: its labels are not complete. Run `raydistill label` again to finish them.")
         found, texts = self.count_texts(), record["complete"]["texts"]
+        if found > texts:
+            raise RunDirError(
+                f"{self.path}: holds {found:,} texts, and only {texts:,} are recorded: there are label files that are "
+                "not its own. Remove them."
+            )
         if found != texts:
             raise RunDirError(
                 f"{self.path}: holds {found:,} of its {texts:,} texts. Run `raydistill label` again to make the others."
@@ -157,7 +162,10 @@ class LabelStore:
     def _opened(self, name: str) -> Iterator[pq.ParquetFile]:
         try:
             with self.folder.open(name) as source:
-                yield pq.ParquetFile(source)
+                part = pq.ParquetFile(source)
+                if not set(SCHEMA.names) <= set(part.schema_arrow.names):
+                    raise pa.ArrowInvalid("its columns are others")
+                yield part
         except (pa.ArrowInvalid, OSError) as error:
             raise RunDirError(
                 f"{self.path}/{name}: is not a label part ({first_line(error)}). Remove it: its texts "

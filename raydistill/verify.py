@@ -33,10 +33,10 @@ TOLERANCE = {"fp32": 1e-3, "bf16": 0.2, "fp16": 0.2, "int8": 0.3}
 
 @dataclasses.dataclass(frozen=True)
 class Check:
-    """What was looked at, whether it is as it should be, and what was found."""
+    """What was looked at, whether it is as it should be (None: it was not looked at), and what was found."""
 
     name: str
-    passed: bool
+    passed: bool | None
     found: str
 
 
@@ -71,21 +71,26 @@ def verify_run(output_dir: str, sample: float) -> Iterator[Check]:
         run = parse_record((folder / RECORD).read_bytes())
     except (OSError, ValueError):
         raise RunDirError(f"{folder}: holds no {RECORD} that can be read. Give a run's --output-dir.") from None
-    if "labels" in run.get("made_with", {}) or (folder / LABELS).exists():
-        yield from _verify_labels(LabelStore(str(folder / LABELS)), run, sample)
-    if run.get("stages", {}).get("train", {}).get("finished"):
+    made_with, options = run.get("made_with") or {}, run.get("options") or {}
+    if "labels" in made_with or (folder / LABELS).exists():
+        yield from _verify_labels(LabelStore(str(folder / LABELS)), made_with.get("labels") or {}, sample)
+    elif options.get("labels"):
+        yield Check("labels", None, f"not checked: they lie in {options['labels']}")
+    if "student" in made_with:
         yield _checked("student", lambda: _verify_student(folder, run))
+    if not made_with and not (folder / LABELS).exists():
+        yield Check("run", False, "nothing has been run here yet")
 
 
 def _checked(name: str, look: Any) -> Check:
     """The check that `look` makes: what it returns was found; what it raises is what is wrong."""
     try:
         return Check(name, True, look())
-    except (RaydistillError, OSError, ValueError, ArithmeticError) as error:
+    except (RaydistillError, OSError, ValueError, ArithmeticError, LookupError, TypeError) as error:
         return Check(name, False, first_line(error))
 
 
-def _verify_labels(store: LabelStore, run: dict[str, Any], share: float) -> Iterator[Check]:
+def _verify_labels(store: LabelStore, made_with: dict[str, Any], share: float) -> Iterator[Check]:
     record: dict[str, Any] = {}
 
     def read_record() -> str:
@@ -95,19 +100,28 @@ def _verify_labels(store: LabelStore, run: dict[str, Any], share: float) -> Iter
     yield _checked("record", read_record)
     yield _checked("files", lambda: _verify_files(store))
     if not record:
+        for name in ("rows", "counts", "corpus", "teacher"):
+            yield Check(name, None, "not checked: the record is not as it should be")
         return
     complete, labelling = record["complete"], record["labelling"]
     wanted = max(LEAST_SAMPLED, math.ceil(share * complete["distinct"])) if share else 0
     sample = Sample(wanted, np.random.default_rng())
     yield _checked("rows", lambda: _verify_rows(store, len(labelling["class_names"]), sample))
     yield _checked("counts", lambda: _verify_counts(store, complete))
-    yield _checked("corpus", lambda: _verify_corpus(store, complete, run["made_with"]["labels"]))
+    if _corpus_has_changed(complete, made_with):
+        yield Check("corpus", None, "not compared: it has changed since")
+    else:
+        yield _checked("corpus", lambda: _verify_corpus(store, complete, made_with))
     if wanted:
-        yield _checked("teacher", lambda: _verify_sample(record, run["made_with"]["labels"], sample))
+        yield _checked("teacher", lambda: _verify_sample(record, made_with, sample))
+    else:
+        yield Check("teacher", None, "not checked: --sample is 0")
 
 
 def _verify_files(store: LabelStore) -> str:
     names = store.parts()
+    if not names:
+        raise ValueError("there are no label files")
     broken = [name for name in names if not store.is_whole(name)]
     if broken:
         raise ValueError(f"{len(broken)} of {len(names)} label files are not what their names say: {broken[0]}")
@@ -143,11 +157,18 @@ def _verify_counts(store: LabelStore, complete: dict[str, Any]) -> str:
     return f"{census.texts:,} texts, {census.distinct:,} distinct, each as often as recorded"
 
 
+def _corpus_has_changed(complete: dict[str, Any], made_with: dict[str, Any]) -> bool:
+    try:
+        files = find_files(made_with["data_file"])
+    except (RaydistillError, KeyError):
+        return False  # the check will say so
+    return corpus_signature(files, made_with["text_column"]) != complete["corpus"]
+
+
 def _verify_corpus(store: LabelStore, complete: dict[str, Any], made_with: dict[str, Any]) -> str:
-    files = find_files(made_with["data_file"])
-    if corpus_signature(files, made_with["text_column"]) != complete["corpus"]:
-        return "has changed since; not compared"
-    blanks = 0
+    if "data_file" not in made_with:
+        raise ValueError(f"{RECORD} does not say which one it was")
+    files, blanks = find_files(made_with["data_file"]), 0
 
     def rows() -> Iterator[tuple[Sequence[str], npt.NDArray[np.int64]]]:
         nonlocal blanks
@@ -172,7 +193,17 @@ def _verify_corpus(store: LabelStore, complete: dict[str, Any], made_with: dict[
 
 
 def _rejected(store: LabelStore) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in store.folder.read(REJECTED).splitlines()]
+    try:
+        lines = store.folder.read(REJECTED).splitlines()
+    except FileNotFoundError:
+        raise ValueError(f"{REJECTED} is gone, and rejected texts are recorded") from None
+    rows = []
+    for number, line in enumerate(lines, 1):
+        try:
+            rows.append(parse_record(line))
+        except ValueError:
+            raise ValueError(f"{REJECTED}: line {number} is damaged") from None
+    return rows
 
 
 def _columns(rows: Sequence[tuple[str, int]]) -> tuple[list[str], npt.NDArray[np.int64]]:
@@ -215,6 +246,8 @@ def _verify_sample(record: dict[str, Any], made_with: dict[str, Any], sample: Sa
 def _verify_student(folder: Path, run: dict[str, Any]) -> str:
     from safetensors import safe_open
 
+    if not run.get("stages", {}).get("train", {}).get("finished"):
+        raise ValueError("its training is not finished. Run the same command again to go on")
     missing = [name for name in run["published"] if not (folder / name).exists()]
     if missing:
         raise ValueError(f"its {missing[0]} is gone")

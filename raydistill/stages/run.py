@@ -161,6 +161,9 @@ class Job:
         from raydistill.stages.cluster import connection, expect_shared, free_nodes
 
         started = time.monotonic()
+        if self.run_dir.path.exists():
+            with self.run_dir.held():
+                pass  # where another run is at work, that is said before Ray is started
         with connection(self.config.address, worker_output=chatter is not None):
             plan = make_plan(free_nodes(), _request(self.config))
             if LABEL in self.stages:

@@ -51,7 +51,7 @@ def rewritten(folder: Path, change: Callable[[pa.Table], pa.Table]) -> None:
 
 
 def failed(checks: dict[str, dict[str, Any]]) -> list[str]:
-    return [name for name, check in checks.items() if not check["passed"]]
+    return [name for name, check in checks.items() if check["passed"] is False]
 
 
 def test_a_good_run_passes_every_check(finished: Path, capfd: pytest.CaptureFixture[str], corpus_counts: Any) -> None:
@@ -65,7 +65,7 @@ def test_a_good_run_passes_every_check(finished: Path, capfd: pytest.CaptureFixt
 
 def test_a_sample_of_none_and_of_all(finished: Path, verified: Callable[..., Any], corpus_counts: Any) -> None:
     code, checks = verified(finished)
-    assert (code, list(checks)) == (0, [name for name in CHECKS if name != "teacher"])
+    assert (code, list(checks), checks["teacher"]["passed"]) == (0, CHECKS, None)
     _, checks = verified(finished, "1")
     assert f"{corpus_counts.distinct} texts scored again" in checks["teacher"]["found"]
 
@@ -128,7 +128,8 @@ def test_another_corpus_is_not_compared(copied: Path, verified: Callable[..., An
     record["made_with"]["labels"]["data_file"] = [str(corpus)]
     (copied / "run.json").write_text(json.dumps(record))
     code, checks = verified(copied)
-    assert (code, checks["corpus"]["found"]) == (0, "has changed since; not compared")
+    assert (code, checks["corpus"]["passed"]) == (0, None)
+    assert "has changed since" in checks["corpus"]["found"]
 
 
 def test_a_cut_student_is_found(copied: Path, verified: Callable[..., Any]) -> None:
@@ -138,6 +139,39 @@ def test_a_cut_student_is_found(copied: Path, verified: Callable[..., Any]) -> N
     assert (code, failed(checks)) == (1, ["student"])
     (copied / "config.json").unlink()
     assert "config.json is gone" in verified(copied)[1]["student"]["found"]
+
+
+def test_a_foreign_file_among_the_parts_is_found(copied: Path, verified: Callable[..., Any]) -> None:
+    pq.write_table(pa.table({"text": ["not a label part"]}), copied / "labels" / "other.parquet")
+    code, checks = verified(copied)
+    assert code == 1
+    assert "other.parquet: is not a label part" in checks["record"]["found"]
+    assert "other.parquet" in checks["files"]["found"]
+    assert checks["rows"]["passed"] is None
+    (copied / "labels" / "other.parquet").unlink()
+    path = next((copied / "labels").glob("*.parquet"))
+    shutil.copy(path, path.with_name(path.name.replace("part-", "part-", 1)[:-13] + "00000000.parquet"))
+    code, checks = verified(copied)
+    assert code == 1
+    assert "files that are not its own" in checks["record"]["found"]
+
+
+def test_nothing_done_is_not_passed(copied: Path, verified: Callable[..., Any]) -> None:
+    record = json.loads((copied / "run.json").read_text())
+    (copied / "run.json").write_text(json.dumps(record | {"stages": {}}))
+    code, checks = verified(copied)
+    assert (code, failed(checks)) == (1, ["student"])
+    assert "is not finished" in checks["student"]["found"]
+    (copied / "run.json").write_text("{}")
+    code, checks = verified(copied)
+    assert (code, failed(checks)) == (1, ["corpus"])
+    shutil.rmtree(copied / "labels")
+    code, checks = verified(copied)
+    assert (code, failed(checks)) == (1, ["run"])
+    record["made_with"].pop("student")
+    (copied / "run.json").write_text(json.dumps(record))
+    code, checks = verified(copied)
+    assert (code, failed(checks)) == (1, ["record", "files"])
 
 
 def test_what_is_no_run_is_one_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
