@@ -73,7 +73,7 @@ def audit_teacher(
         precision, name = teacher.engine.precision, engine_name(teacher.engine)
         teacher.score_some(texts[:WARM_UP], Effort())
         scores.append(teacher.score_some(texts, effort))
-        seconds.append(effort.tokenize_seconds + effort.forward_seconds)
+        seconds.append(effort.busy_seconds)
         del teacher  # two models at a time may not fit a GPU
         if len(scores[-1][2]) == len(texts):
             raise ModelError(f"{name} can score none of the {len(texts):,} texts of the audit.")

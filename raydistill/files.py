@@ -66,11 +66,15 @@ class Folder:
         """Make the folder and those above it."""
         self._fs.create_dir(self._root, recursive=True)
 
-    def names(self, suffix: str = "") -> list[str]:
-        """The finished files in it, sorted; none where there is no such folder."""
+    def sizes(self, suffix: str = "") -> dict[str, int]:
+        """Bytes of the finished files in it, by name, sorted; none where there is no such folder."""
         found = self._fs.get_file_info(pafs.FileSelector(self._root, allow_not_found=True))
-        names = [info.base_name for info in found if info.type == pafs.FileType.File]
-        return sorted(name for name in names if name.endswith(suffix) and not name.startswith("."))
+        sizes = {info.base_name: info.size for info in found if info.type == pafs.FileType.File}
+        return {name: sizes[name] for name in sorted(sizes) if name.endswith(suffix) and not name.startswith(".")}
+
+    def names(self, suffix: str = "") -> list[str]:
+        """The finished files in it, sorted."""
+        return list(self.sizes(suffix))
 
     def read(self, name: str) -> bytes:
         """A whole file. Raises FileNotFoundError."""
@@ -116,11 +120,6 @@ class Folder:
     def _upload(self, buffer: io.BytesIO, name: str) -> None:
         with self._fs.open_output_stream(self._at(name)) as stream:
             stream.write(buffer.getbuffer())
-
-    def sizes(self) -> dict[str, int]:
-        """Bytes of the finished files, by name."""
-        found = self._fs.get_file_info(pafs.FileSelector(self._root, allow_not_found=True))
-        return {info.base_name: info.size for info in found if info.type == pafs.FileType.File}
 
     def delete(self, name: str) -> None:
         """Remove a file, if it is there: a shared file system may still list one that is gone."""

@@ -13,7 +13,7 @@ Numbers = npt.NDArray[np.int64]
 PERCENTILES = (50, 90, 99, 100)
 # What no sample tells: other work on the machine, a clock that falls when all cores are busy, and, where the texts were
 # not counted, that estimate.
-UNKNOWN, UNCOUNTED = 0.05, 0.05
+UNKNOWN, UNCOUNTED = 0.08, 0.05
 START_OFF = 0.3  # of the start, which is seen once
 # Where there is one stretch of a corpus only, as of a compressed file, and one chunk of a probe.
 UNEVEN, UNSTEADY = 0.3, 0.05
@@ -60,11 +60,14 @@ class Probe:
 
     Attributes:
         engine: what ran it.
+        texts, rejected: how many it was given, and how many of them it could not score.
         padded_tokens, seconds: of each chunk.
         start_seconds: from asking for it until it could score.
     """
 
     engine: str
+    texts: int
+    rejected: int
     padded_tokens: tuple[int, ...]
     seconds: tuple[float, ...]
     start_seconds: float
@@ -80,6 +83,7 @@ class Quote:
         known: the share of distinct texts that are labelled already.
         pairs, tokens: to be scored, padding not counted.
         padding, truncated: the share of padding in what is scored, and of texts that are cut.
+        rejected: the share of texts that the teacher could not score.
         text_tokens: the histogram: tokens of a text at some percentiles, by these.
         engine, pairs_per_second: what runs the teacher, and how fast in one actor.
         actors: how many.
@@ -94,6 +98,7 @@ class Quote:
     tokens: int
     padding: float
     truncated: float
+    rejected: float
     text_tokens: dict[str, int]
     engine: str
     pairs_per_second: float
@@ -147,6 +152,7 @@ def make_quote(
         tokens=round(work.tokens.sum() * scale),
         padding=float(padding),
         truncated=float(work.truncated.sum() / new),
+        rejected=sum(probe.rejected for probe in probes) / sum(probe.texts for probe in probes),
         text_tokens={str(at): int(np.percentile(work.text_tokens, at)) for at in PERCENTILES},
         engine=probes[0].engine,
         pairs_per_second=float(rate * new * num_classes / work.padded_tokens.sum()),

@@ -64,6 +64,11 @@ class Effort:
     write_seconds: float = 0.0
     engine: str = ""
 
+    @property
+    def busy_seconds(self) -> float:
+        """What scoring took, one thing after the other."""
+        return self.tokenize_seconds + self.forward_seconds
+
     def __add__(self, other: Effort) -> Effort:
         """Both together; the engine is the last one that is known."""
         sums = {

@@ -16,6 +16,7 @@ import pyarrow as pa
 from raydistill.corpus import clean, make_splits, text_id
 from raydistill.corpus_files import corpus_signature, find_files
 from raydistill.corpus_readers import read_split
+from raydistill.engines.engine import TOLERANCE, engine_name, share_off
 from raydistill.errors import RaydistillError, RunDirError, first_line
 from raydistill.files import parse_record
 from raydistill.known_texts import Census, take_census
@@ -26,9 +27,6 @@ from raydistill.specs import TeacherSpec
 
 LEAST_SAMPLED = 32
 SPLIT_BYTES = 256 << 20
-# How far logits may lie from those of the store, as a share of the largest: another machine and another engine round
-# otherwise, and a reduced precision more so.
-TOLERANCE = {"fp32": 1e-3, "bf16": 0.2, "fp16": 0.2, "int8": 0.3}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,14 +117,13 @@ def _verify_labels(store: LabelStore, made_with: dict[str, Any], share: float) -
 
 
 def _verify_files(store: LabelStore) -> str:
-    names = store.parts()
-    if not names:
+    sizes = store.folder.sizes(".parquet")
+    if not sizes:
         raise ValueError("there are no label files")
-    broken = [name for name in names if not store.is_whole(name)]
+    broken = [name for name in sizes if not store.is_whole(name)]
     if broken:
-        raise ValueError(f"{len(broken)} of {len(names)} label files are not what their names say: {broken[0]}")
-    size = sum(size for name, size in store.folder.sizes().items() if name in names)
-    return f"{len(names):,} label files, {size / 1e6:,.1f} MB, every checksum right"
+        raise ValueError(f"{len(broken)} of {len(sizes)} label files are not what their names say: {broken[0]}")
+    return f"{len(sizes):,} label files, {sum(sizes.values()) / 1e6:,.1f} MB, every checksum right"
 
 
 def _verify_rows(store: LabelStore, num_classes: int, sample: Sample) -> str:
@@ -211,7 +208,6 @@ def _columns(rows: Sequence[tuple[str, int]]) -> tuple[list[str], npt.NDArray[np
 
 
 def _verify_sample(record: dict[str, Any], made_with: dict[str, Any], sample: Sample) -> str:
-    from raydistill.engines.engine import engine_name
     from raydistill.teacher import Teacher, describe_teacher
 
     labelling, precision = record["labelling"], record["scoring"]["precision"]
@@ -234,12 +230,9 @@ def _verify_sample(record: dict[str, Any], made_with: dict[str, Any], sample: Sa
     teacher = Teacher.load(spec)
     logits = teacher.score(sample.rows["text"].to_pylist())
     held = [logits_matrix(sample.rows[name], len(spec.class_names)) for name in ("entailment", "contradiction")]
-    off = float(np.abs(np.stack(logits) - held).max())
-    most = TOLERANCE[precision] * max(1.0, float(np.abs(held).max()))
-    if not off <= most:
-        raise ValueError(
-            f"scores {len(sample.keys):,} texts otherwise: logits are off by {off:.2g}, and {most:.2g} is allowed"
-        )
+    off = share_off(np.stack(logits), np.stack(held))
+    if not off <= TOLERANCE[precision]:
+        raise ValueError(f"scores {len(sample.keys):,} texts otherwise: logits are off by {off:.2g} of their size")
     return f"{len(sample.keys):,} texts scored again by {engine_name(teacher.engine)}: logits within {off:.1e}"
 
 

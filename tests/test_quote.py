@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from raydistill.quote import Probe, Stretch, Work, make_quote
+from raydistill.stages.summary import describe_quote
 
-PROBE = Probe("torch fp32", (1000, 1000), (0.5, 0.5), start_seconds=3.0)
+PROBE = Probe("torch fp32", 100, 0, (1000, 1000), (0.5, 0.5), start_seconds=3.0)
 
 
 def work_of(*texts_by_stretch, classes=2, padding=1.25):
@@ -88,3 +89,13 @@ def test_where_one_stretch_is_all_that_was_seen_the_interval_says_so():
     busy = of_many.seconds - 3.0
     assert of_many.high - of_many.seconds > 0.5 * busy
     assert of_all.high - of_all.seconds < 0.4 * of_all.seconds
+
+
+def test_texts_that_the_probes_could_not_score_are_told():
+    probes = [PROBE, dataclasses.replace(PROBE, texts=300, rejected=20)]
+    quote = make_quote((1000, True), 2, all_new(2), work_of([10, 20]), probes, actors=2, block_size=0.0)
+    assert quote.rejected == pytest.approx(0.05)
+    told = dict(describe_quote(quote, 36.0))
+    assert told["rejected"] == "5.0% of the texts that were tried could not be scored"
+    assert f"{quote.seconds / 100:,.2f} (" in told["cost"]
+    assert "rejected" not in dict(describe_quote(dataclasses.replace(quote, rejected=0.0), None))

@@ -39,9 +39,27 @@ def resident(pid: str) -> tuple[str, float] | None:
     return (title, sum(map(int, held)) / 1024) if held else None
 
 
+def peak_memory(driver: subprocess.Popen[bytes], every: float = 0.2) -> dict[str, float]:
+    """Peak MB by kind of process, sampled until the driver ends."""
+    peaks: dict[str, float] = defaultdict(float)
+    titles: dict[str, str] = {}  # a process keeps the first telling title: idle ones are renamed
+    while driver.poll() is None:
+        for entry in Path("/proc").iterdir():
+            if not entry.name.isdigit() or not (found := resident(entry.name)):
+                continue
+            title, size = found
+            kind = next((name for start, name in KINDS.items() if title.startswith(start)), "")
+            kind = "driver" if entry.name == str(driver.pid) else kind
+            if kind and titles.get(entry.name, KINDS["ray::"]) == KINDS["ray::"]:
+                titles[entry.name] = kind
+            if entry.name in titles:
+                peaks[titles[entry.name]] = max(peaks[titles[entry.name]], size)
+        time.sleep(every)
+    return peaks
+
+
 def measure(teacher: Path, student: Path, texts: int) -> dict[str, float]:
     """Peak MB by kind of process, sampled while `raydistill run` runs."""
-    peaks: dict[str, float] = defaultdict(float)
     with tempfile.TemporaryDirectory() as folder:
         corpus, classes = Path(folder, "corpus.txt"), Path(folder, "classes.txt")
         with corpus.open("w") as stream:
@@ -56,19 +74,7 @@ def measure(teacher: Path, student: Path, texts: int) -> dict[str, float]:
         }
         flags = [str(token) for name, value in options.items() for token in (f"--{name}", value)]
         process = subprocess.Popen([sys.executable, "-m", "raydistill", "run", *flags])
-        titles: dict[str, str] = {}  # a process keeps the first telling title: idle ones are renamed
-        while process.poll() is None:
-            for entry in Path("/proc").iterdir():
-                if not entry.name.isdigit() or not (found := resident(entry.name)):
-                    continue
-                title, size = found
-                kind = next((name for start, name in KINDS.items() if title.startswith(start)), "")
-                kind = "driver" if entry.name == str(process.pid) else kind
-                if kind and titles.get(entry.name, KINDS["ray::"]) == KINDS["ray::"]:
-                    titles[entry.name] = kind
-                if entry.name in titles:
-                    peaks[titles[entry.name]] = max(peaks[titles[entry.name]], size)
-            time.sleep(0.2)
+        peaks = peak_memory(process)
         assert process.returncode == 0
     return peaks
 

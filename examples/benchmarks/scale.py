@@ -22,7 +22,6 @@ import sys
 import tempfile
 import threading
 import time
-from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -30,7 +29,7 @@ from typing import Any
 
 import numpy as np
 import ray
-from memory import KINDS, resident
+from memory import peak_memory
 
 from raydistill.corpus_files import find_files
 from raydistill.label_store import LabelStore
@@ -178,24 +177,13 @@ def drive(case: Case, corpus: Path, folder: Path) -> dict[str, float]:
 
 def measure(case: Case, sentences: Sequence[str]) -> dict[str, Any]:
     """Run a case in a process of its own, and watch the memory of all its processes."""
-    peaks: dict[str, float] = defaultdict(float)
     with tempfile.TemporaryDirectory() as folder:
         corpus, result = Path(folder, "corpus.txt"), Path(folder, "result.json")
         with corpus.open("w", encoding="utf-8") as stream:
             stream.writelines(f"{sentences[i % len(sentences)]} {i}\n" for i in range(case.texts))
         asked = json.dumps([dataclasses.asdict(case), str(corpus), folder, str(result)])
         driver = subprocess.Popen([sys.executable, __file__, "--drive", asked], stdout=subprocess.DEVNULL)
-        titles: dict[str, str] = {}  # a process keeps the first telling title: idle ones are renamed
-        while driver.poll() is None:
-            for entry in Path("/proc").iterdir():
-                if entry.name.isdigit() and (found := resident(entry.name)):
-                    kind = next((name for start, name in KINDS.items() if found[0].startswith(start)), "")
-                    kind = "driver" if entry.name == str(driver.pid) else kind
-                    if kind and titles.get(entry.name, KINDS["ray::"]) == KINDS["ray::"]:
-                        titles[entry.name] = kind
-                    if entry.name in titles:
-                        peaks[titles[entry.name]] = max(peaks[titles[entry.name]], found[1])
-            time.sleep(1.0)
+        peaks = peak_memory(driver, every=1.0)
         assert driver.returncode == 0, f"{case} failed"
         return dataclasses.asdict(case) | json.loads(result.read_text()) | {"peak_mb": peaks}
 

@@ -12,6 +12,9 @@ import numpy.typing as npt
 Inputs = Mapping[str, npt.NDArray[np.int64]]
 PendingLogits = Callable[[], npt.NDArray[np.float32]]
 EXACT = "fp32"  # the number format that every other one is held against
+# How far logits may lie from what they should be, as a share of the largest: machines and engines round otherwise, and
+# a reduced precision more so. What is damaged, or another model, is off by its whole size.
+TOLERANCE = {EXACT: 1e-3, "bf16": 0.2, "fp16": 0.2, "int8": 0.3}
 
 
 class Engine(Protocol):
@@ -37,6 +40,11 @@ class Engine(Protocol):
 
     def release_memory(self) -> None:
         """Give back what a failed batch has left, before a smaller one is tried."""
+
+
+def share_off(found: npt.NDArray[np.float32], wanted: npt.NDArray[np.float32]) -> float:
+    """The largest difference of logits of one shape, as a share of the largest, or of 1 if that is smaller."""
+    return float(np.abs(found - wanted).max() / max(1.0, float(np.abs(wanted).max())))
 
 
 def engine_name(engine: Engine) -> str:

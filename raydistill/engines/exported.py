@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from raydistill.engines.engine import EXACT, Engine, Inputs, engine_name, tokens_per_second
+from raydistill.engines.engine import TOLERANCE, Engine, Inputs, engine_name, share_off, tokens_per_second
 from raydistill.engines.openvino_engine import OpenVinoEngine, convert
 from raydistill.engines.torch_engine import TorchEngine
 from raydistill.errors import ModelError, first_line
@@ -35,9 +35,6 @@ logger = logging.getLogger(__name__)
 
 VERSION = 1  # of what an entry holds
 CACHE_VARIABLE = "RAYDISTILL_CACHE"
-# How far the logits of the check may lie from PyTorch's fp32 ones, as a share of the largest. A damaged file, or a
-# model that was traced wrongly, is off by its whole size.
-TOLERANCE = {EXACT: 1e-3, "bf16": 0.2, "fp16": 0.2, "int8": 0.3}
 LOGITS = "logits"
 
 
@@ -82,7 +79,7 @@ class ExportedTeacher:
         """
         engine = OpenVinoEngine(self.model, json.loads((self.folder / "inputs.json").read_text()), precision, threads)
         for batch, wanted in self._check():
-            off = np.abs(engine.logits(batch) - wanted).max() / max(1.0, np.abs(wanted).max())
+            off = share_off(engine.logits(batch), wanted)
             if not off <= TOLERANCE[precision]:
                 raise ModelError(f"as converted by OpenVINO its logits are off by {off:.2g} of their size.")
         return engine

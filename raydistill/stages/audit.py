@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any, cast
+from typing import Any
 
 import ray
 
@@ -16,6 +16,7 @@ from raydistill.progress import Console
 from raydistill.resources import Plan
 from raydistill.specs import TeacherSpec
 from raydistill.stages.cluster import our_errors
+from raydistill.stages.teacher_actor import as_planned, teacher_task
 
 
 def choose_precision(
@@ -29,12 +30,11 @@ def choose_precision(
     Raises:
         ModelError: below `min_agreement`, with `strict`; the teacher cannot run in that precision.
     """
-    reduced = dataclasses.replace(spec, use_gpu=plan.teacher_gpus > 0, threads=plan.teacher_threads)
+    reduced = as_planned(spec, plan)
     if spec.precision == EXACT or (spec.precision == "auto" and not reduced.use_gpu):
         return {"precision": EXACT, "audit": None}
     exact, sample = dataclasses.replace(reduced, precision=EXACT), list(draw_sample())
-    resources: dict[str, Any] = {"num_cpus": plan.teacher_cpus, "num_gpus": plan.teacher_gpus, "max_retries": 0}
-    remote: Any = ray.remote(**resources)(cast(Any, audit_teacher))
+    remote = teacher_task(audit_teacher, plan)
     with our_errors(), console.stage("audit", "texts", len(sample)) as progress:
         ref = remote.remote(exact, reduced, sample, temperature=config.temperature, multi_label=config.multi_label)
         audit: Audit = ray.get(ref)

@@ -27,7 +27,7 @@ from raydistill.specs import Effort, TeacherSpec
 from raydistill.stages.cluster import data_settings, our_errors
 from raydistill.stages.ingest import CorpusSource, unpack
 from raydistill.stages.merging import Merger
-from raydistill.stages.teacher_actor import TeacherActor
+from raydistill.stages.teacher_actor import TeacherActor, as_planned
 
 SPLIT_BYTES = 64 << 20
 # A block is the unit of progress and of what a crash costs, so it is some seconds of an actor's work, by the rate
@@ -92,7 +92,7 @@ def label_corpus(
     known = store.known_texts(earlier)
     counted = np.zeros(len(known), dtype=np.int64)
     counts = Counts()
-    spec = dataclasses.replace(spec, use_gpu=plan.teacher_gpus > 0, threads=plan.teacher_threads)
+    spec = as_planned(spec, plan)
     with (
         our_errors(),
         data_settings(target_max_block_size=1),  # a packed block is a row: neither merged nor cut
@@ -113,8 +113,8 @@ def label_corpus(
         for orphan in set(store.parts()) - set(earlier) - merger.parts:
             store.folder.delete(orphan)  # left by a task that died after writing and was run again
         store.correct_occurrences(earlier, known, counted)
-        for name, size in store.folder.sizes().items():  # of earlier passes, and what has replaced such
-            if name.endswith(".parquet") and name not in merger.parts:
+        for name, size in store.folder.sizes(".parquet").items():  # of earlier passes, and what has replaced such
+            if name not in merger.parts:
                 merger.add(name, size)
         merger.finish()
     counts.known = int((counted > 0).sum())

@@ -6,7 +6,6 @@ import dataclasses
 import time
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any, cast
 
 import numpy as np
 import ray
@@ -21,6 +20,7 @@ from raydistill.resources import Plan
 from raydistill.specs import Effort, TeacherSpec
 from raydistill.stages.cluster import our_errors
 from raydistill.stages.label import block_bytes
+from raydistill.stages.teacher_actor import as_planned, teacher_task
 
 LARGEST_STRETCH_BYTES = 256 << 10
 PROBES = 8  # teachers at a time: more tell nothing new
@@ -63,9 +63,7 @@ def quote_labelling(
         raise CorpusError(f"{files[0].path}: holds blank texts alone, wherever the quote looked.")
     if not any(samples):
         return None
-    spec = dataclasses.replace(spec, use_gpu=plan.teacher_gpus > 0, threads=plan.teacher_threads)
-    resources: dict[str, Any] = {"num_cpus": plan.teacher_cpus, "num_gpus": plan.teacher_gpus, "max_retries": 0}
-    remote: Any = ray.remote(**resources)(cast(Any, probe_teacher))
+    spec, remote = as_planned(spec, plan), teacher_task(probe_teacher, plan)
     at_once = min(plan.teacher_actors_max, PROBES)
     with our_errors(), console.stage("probe", "teachers", at_once) as progress:
         asked, sample = time.monotonic(), ray.put(samples)
@@ -116,15 +114,20 @@ def probe_teacher(spec: TeacherSpec, samples: Sequence[Sequence[str]], number: i
         load = min(load, time.monotonic() - again)
     texts = [text for sample in samples for text in sample]
     order = np.random.default_rng(number).permutation(len(texts))
-    seconds = _seconds_on_gpu if spec.use_gpu else _seconds
-    efforts, at, size = [], 0, WARM_UP
+
+    def seconds(effort: Effort) -> float:  # a GPU's next block is tokenised beside its work
+        return max(effort.tokenize_seconds, effort.forward_seconds) if spec.use_gpu else effort.busy_seconds
+
+    efforts, at, size, rejected = [], 0, WARM_UP, 0
     teacher.score_some([texts[i] for i in order[:WARM_UP]], Effort())
     until = time.monotonic() + PROBE_SECONDS
     while at < len(order) and time.monotonic() < until:
         effort = Effort()
-        teacher.score_some([texts[i] for i in order[at : at + size]], effort)
+        chunk = [texts[i] for i in order[at : at + size]]
+        *_, faults = teacher.score_some(chunk, effort)
         efforts += [effort] if effort.pairs else []
-        at += size
+        rejected += len(faults)
+        at += len(chunk)
         size = max(1, round(size * min(4.0, CHUNK_SECONDS / seconds(effort))))
     if not efforts:
         raise ModelError(f"the teacher can score none of the {len(texts):,} texts of a sample.")
@@ -132,17 +135,10 @@ def probe_teacher(spec: TeacherSpec, samples: Sequence[Sequence[str]], number: i
     full = [effort for effort in efforts if seconds(effort) > CHUNK_SECONDS / 2] or efforts
     probe = Probe(
         full[0].engine,
-        tuple(effort.padded_tokens for effort in full),
-        tuple(map(seconds, full)),
+        texts=at,
+        rejected=rejected,
+        padded_tokens=tuple(effort.padded_tokens for effort in full),
+        seconds=tuple(map(seconds, full)),
         start_seconds=imported - began + load,
     )
     return probe, teacher.work(samples) if number == 0 else None, time.monotonic() - began
-
-
-def _seconds(effort: Effort) -> float:
-    return effort.tokenize_seconds + effort.forward_seconds
-
-
-def _seconds_on_gpu(effort: Effort) -> float:
-    """A GPU's next block is tokenised beside its work."""
-    return max(effort.tokenize_seconds, effort.forward_seconds)

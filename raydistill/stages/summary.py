@@ -103,6 +103,8 @@ def describe_quote(quote: Quote, price_per_hour: float | None) -> list[tuple[str
     ]
     if quote.known:
         rows.insert(1, ("labelled", f"{quote.known:.1%} of the texts are labelled already"))
+    if quote.rejected:
+        rows.insert(3, ("rejected", f"{quote.rejected:.1%} of the texts that were tried could not be scored"))
     if price_per_hour is not None:
         cost, low, high = (seconds / 3600 * price_per_hour for seconds in (quote.seconds, quote.low, quote.high))
         rows.append(("cost", f"{cost:,.2f} ({low:,.2f} to {high:,.2f}) at {price_per_hour:,.2f} an hour"))

@@ -1,22 +1,37 @@
-"""What a teacher actor does with the blocks of the corpus that come to it."""
+"""A teacher in Ray: what an actor does with the blocks of the corpus, and tasks that have what it has."""
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import ray
 
 from raydistill.errors import ModelError, RaydistillError, first_line
 from raydistill.label_store import logits_column
 from raydistill.pairs import Ints
+from raydistill.resources import Plan
 from raydistill.specs import TeacherSpec
 from raydistill.stages.ingest import pack, unpack
 
 SYSTEMATIC = 16  # texts of a block that all fail
+
+
+def as_planned(spec: TeacherSpec, plan: Plan) -> TeacherSpec:
+    """The teacher as an actor of this plan loads it."""
+    return dataclasses.replace(spec, use_gpu=plan.teacher_gpus > 0, threads=plan.teacher_threads)
+
+
+def teacher_task(function: Callable[..., Any], plan: Plan) -> Any:
+    """A function as a Ray task, with what an actor of this plan has."""
+    remote: Any = ray.remote(num_cpus=plan.teacher_cpus, num_gpus=plan.teacher_gpus, max_retries=0)
+    return remote(function)
 
 
 class TeacherActor:
