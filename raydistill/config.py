@@ -18,7 +18,8 @@ from typing import Any
 
 from raydistill.errors import ConfigError
 
-ESSENTIALS, TEACHER, STUDENT, RESOURCES, BEHAVIOUR = "Essentials", "Teacher", "Student", "Resources", "Behaviour"
+ESSENTIALS, TEACHER, STUDENT = "Essentials", "Teacher", "Student"
+RESOURCES, BEHAVIOUR, FAULTS = "Resources", "Behaviour", "Faults"
 LABELS_PRODUCT, STUDENT_PRODUCT = "labels", "student"
 
 # Names that users of the seed script and of older transformers know -> today's option.
@@ -127,12 +128,6 @@ class DistillConfig:
         "Begin anew in an output directory that is not empty: an earlier run's files are removed, others left alone.",
         group=BEHAVIOUR,
     )
-    max_rejected: float = option(
-        0.001,
-        "Share of the corpus that the teacher may fail to score: such texts are set aside in labels/_rejected.jsonl; "
-        "beyond it the run stops.",
-        group=BEHAVIOUR,
-    )
     label_file_mb: int = option(
         256,
         "Megabytes of a label file: smaller ones are merged as soon as there are enough of them.",
@@ -228,14 +223,47 @@ class DistillConfig:
         None, "GPUs for each teacher actor; 0.5 puts two on a GPU, 0 uses the CPU.", group=RESOURCES
     )
     teacher_cpus_per_actor: float | None = option(None, "CPUs for each teacher actor.", group=RESOURCES)
-    train_workers: int | None = option(
+    train_workers: str | None = option(
         None,
-        "Workers that train the student. By default one per GPU, or one on a CPU.",
+        "Workers that train the student: N, or MIN:MAX for as many as there is room for at the time. By default one "
+        "per GPU, or one on a CPU.",
         group=RESOURCES,
     )
     gpus_per_train_worker: float | None = option(None, "GPUs for each train worker, 0 or 1.", group=RESOURCES)
     cpus_per_train_worker: float | None = option(None, "CPUs for each train worker.", group=RESOURCES)
     use_cpu: bool = option(False, "Leave GPUs alone, for teacher and student (formerly --no_cuda).", group=RESOURCES)
+
+    max_rejected: float = option(
+        0.001,
+        "Share of the corpus that the teacher may fail to score: such texts are set aside in labels/_rejected.jsonl; "
+        "beyond it the run stops.",
+        group=FAULTS,
+    )
+    max_failures: int = option(
+        3,
+        "How often what died (an actor, a task, the train workers) is started again while the stage gets no further.",
+        group=FAULTS,
+    )
+    block_seconds: float = option(
+        10.0,
+        "Seconds of a teacher actor's work in a block, about: what the loss of an actor costs. Short ones pad more and "
+        "cost more reading and writing.",
+        group=FAULTS,
+    )
+    stall_timeout: float = option(
+        30.0, "Minutes that a stage may stand still before it is ended with an error.", group=FAULTS
+    )
+    grace: float = option(
+        20.0,
+        "Seconds that a stop (Ctrl-C, SIGTERM) leaves for blocks under way, or for a last checkpoint; the second one "
+        "stops at once.",
+        group=FAULTS,
+    )
+    checkpoint_minutes: float = option(
+        10.0,
+        "Minutes after which training keeps a checkpoint to go on from, besides those of --save-steps.",
+        group=FAULTS,
+    )
 
     training: dict[str, Any] = dataclasses.field(default_factory=dict)
 
@@ -260,6 +288,15 @@ class DistillConfig:
             faults.append(f"--temperature {self.temperature} must be a number above 0")
         if self.price_per_hour is not None and not (math.isfinite(self.price_per_hour) and self.price_per_hour >= 0):
             faults.append(f"--price-per-hour {self.price_per_hour:g} must be a number of 0 or more")
+        for name in ("stall_timeout", "checkpoint_minutes"):
+            if not getattr(self, name) > 0:
+                faults.append(f"{flag(name)} {getattr(self, name):g} must be a number of minutes above 0")
+        if not 0.01 <= self.block_seconds <= 3600:
+            faults.append(f"--block-seconds {self.block_seconds:g} must be between 0.01 and 3600")
+        if not (math.isfinite(self.grace) and self.grace >= 0):
+            faults.append(f"--grace {self.grace:g} must be a number of seconds, 0 or more")
+        if self.max_failures < 0:
+            faults.append(f"--max-failures {self.max_failures} must be 0 or more")
         if not 0 <= self.max_rejected <= 1:
             faults.append(f"--max-rejected {self.max_rejected:g} must be a share between 0 and 1")
         for name in AT_LEAST_ONE:

@@ -2,7 +2,10 @@
 
 
 class RaydistillError(Exception):
-    """Bad input: one line that says what, where and how to mend it. The command line prints it and exits with 2."""
+    """Bad input, or machines that fail: one line that says what, where and how to mend it.
+
+    The command line prints it and exits with 2.
+    """
 
 
 class ConfigError(RaydistillError):
@@ -23,6 +26,10 @@ class RunDirError(RaydistillError):
 
 class ResourceError(RaydistillError):
     """The cluster cannot be reached, or cannot fit the plan."""
+
+
+class FaultError(RaydistillError):
+    """The machines failed more often, or for longer, than the run may bear."""
 
 
 def first_line(error: Exception) -> str:

@@ -1,22 +1,34 @@
-"""Which texts a label store holds, by id: to be found again, and to be counted."""
+"""Which texts a label store holds, by id: to be found again, and to be counted.
+
+Ids are dealt out to files on disk by their leading bits and sorted a file at a time, so that the memory which this
+takes does not grow with their number.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from typing import BinaryIO
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
-BUCKET_IDS = 4_000_000  # counted at a time: 64 MB
+BUCKET_IDS = 2_000_000  # sorted at a time, about: some 130 MB
+ID_DIGITS = 32
 Ids = npt.NDArray[np.uint64]
+Rows = Iterable[tuple[Sequence[str] | pa.Array | pa.ChunkedArray, npt.NDArray[np.int64]]]
+
+_ROW = np.dtype([("first", np.uint64), ("second", np.uint64), ("occurrences", np.int64)])
+_NIBBLES = np.full(256, 255, dtype=np.uint8)
+_NIBBLES[np.frombuffer(b"0123456789abcdef", dtype=np.uint8)] = np.arange(16)
 
 
 @dataclasses.dataclass(frozen=True)
 class KnownTexts:
-    """The texts that a store holds, sorted by id: 24 bytes each, and some 90 while they are gathered.
+    """Texts sorted by id, each once: 24 bytes for each.
 
     An id is kept as two 64-bit halves, which are searched in turn.
     """
@@ -30,10 +42,15 @@ class KnownTexts:
         """From rows in any order: each text once, with its occurrences added up."""
         return cls._merged(*id_halves(text_ids), occurrences)
 
-    def with_more(self, others: Sequence[KnownTexts]) -> KnownTexts:
-        """These and some others."""
-        sides = zip(*((known.first, known.second, known.occurrences) for known in [self, *others]), strict=True)
-        return self._merged(*(np.concatenate(side) for side in sides))
+    @classmethod
+    def gathered(cls, rows: Rows, about: int, folder: str | None = None) -> KnownTexts:
+        """The same from any number of rows; arguments as for `sorted_shares`. What comes of it lies on disk as well."""
+        with contextlib.ExitStack() as stack:
+            columns = [stack.enter_context(tempfile.TemporaryFile(dir=folder)) for _ in _ROW.names or ()]
+            for share in sorted_shares(rows, about, folder):
+                for column, name in zip(columns, _ROW.names or (), strict=True):
+                    column.write(getattr(share, name).tobytes())
+            return cls(*(_mapped(column, _ROW[i]) for i, column in enumerate(columns)))
 
     @classmethod
     def _merged(cls, first: Ids, second: Ids, occurrences: npt.NDArray[np.int64]) -> KnownTexts:
@@ -48,7 +65,7 @@ class KnownTexts:
     def __len__(self) -> int:
         return len(self.first)
 
-    def find(self, text_ids: Sequence[str]) -> npt.NDArray[np.int64]:
+    def find(self, text_ids: Sequence[str] | pa.Array | pa.ChunkedArray) -> npt.NDArray[np.int64]:
         """(N,) int64: the index of each id here, or -1."""
         if not len(self) or not len(text_ids):
             return np.full(len(text_ids), -1, dtype=np.int64)
@@ -62,10 +79,52 @@ class KnownTexts:
         return np.where((self.first[at] == first) & (self.second[at] == second), at, -1)
 
 
-def id_halves(text_ids: Sequence[str]) -> tuple[Ids, Ids]:
-    """The two 64-bit halves of ids of 32 hexadecimal digits."""
-    halves = np.frombuffer(bytes.fromhex("".join(text_ids)), dtype=">u8").reshape(-1, 2).astype(np.uint64)
+def id_halves(text_ids: Sequence[str] | pa.Array | pa.ChunkedArray) -> tuple[Ids, Ids]:
+    """The two 64-bit halves of ids of 32 hexadecimal digits. Raises ValueError for what is none."""
+    if not len(text_ids):
+        return np.empty(0, dtype=np.uint64), np.empty(0, dtype=np.uint64)
+    if isinstance(text_ids, pa.ChunkedArray):
+        text_ids = text_ids.combine_chunks()
+    if isinstance(text_ids, pa.Array):
+        _, ends, content = text_ids.buffers()
+        at = np.frombuffer(ends, dtype=np.int32)[text_ids.offset : text_ids.offset + len(text_ids) + 1]
+        digits = np.frombuffer(content, dtype=np.uint8)[at[0] : at[-1]]
+    else:
+        digits = np.frombuffer("".join(text_ids).encode(), dtype=np.uint8)
+    nibbles = _NIBBLES[digits]
+    if len(nibbles) != ID_DIGITS * len(text_ids) or (nibbles > 15).any():
+        raise ValueError("a text id is not of 32 hexadecimal digits")
+    halves = (nibbles[0::2] << 4 | nibbles[1::2]).view(">u8").reshape(-1, 2).astype(np.uint64)
     return halves[:, 0], halves[:, 1]
+
+
+def sorted_shares(rows: Rows, about: int, folder: str | None = None) -> Iterator[KnownTexts]:
+    """The texts of rows in any order, each once with its occurrences added up, sorted, some at a time.
+
+    Args:
+        rows: ids and occurrences, some at a time.
+        about: how many ids to expect.
+        folder: on whose disk to lay out 24 bytes for each; by default where temporary files go.
+    """
+    with contextlib.ExitStack() as stack:
+        buckets = [stack.enter_context(tempfile.TemporaryFile(dir=folder)) for _ in range(about // BUCKET_IDS + 1)]
+        for text_ids, occurrences in rows:
+            dealt = np.empty(len(occurrences), dtype=_ROW)
+            dealt["first"], dealt["second"] = id_halves(text_ids)
+            dealt["occurrences"] = occurrences
+            of = (dealt["first"] >> np.uint64(32)) * np.uint64(len(buckets)) >> np.uint64(32)
+            for i, bucket in enumerate(buckets):
+                bucket.write(dealt[of == i].tobytes())
+        for bucket in buckets:
+            bucket.seek(0)
+            share = np.frombuffer(bucket.read(), dtype=_ROW)
+            yield KnownTexts._merged(share["first"], share["second"], share["occurrences"])
+
+
+def _mapped(file: BinaryIO, kind: np.dtype) -> npt.NDArray:
+    """A file's content as an array that is read from disk where it is looked at."""
+    file.flush()
+    return np.asarray(np.memmap(file, dtype=kind, mode="r")) if file.tell() else np.empty(0, dtype=kind)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,35 +144,15 @@ class Census:
         return Census(self.texts + other.texts, self.distinct + other.distinct, _hex(sums[0] + sums[1]))
 
 
-def take_census(
-    rows: Iterable[tuple[Sequence[str], npt.NDArray[np.int64]]], about: int, folder: str | None = None
-) -> Census:
-    """Count texts in memory that does not grow with them: ids are dealt out to files, each sorted by itself.
-
-    Args:
-        rows: ids and occurrences, some at a time.
-        about: how many ids to expect.
-        folder: on whose disk to lay out 16 bytes for each; by default where temporary files go.
-    """
-    texts, sums = 0, np.zeros(2, dtype=np.uint64)
-    with contextlib.ExitStack() as stack:
-        buckets = [stack.enter_context(tempfile.TemporaryFile(dir=folder)) for _ in range(about // BUCKET_IDS + 1)]
-        for text_ids, occurrences in rows:
-            halves = np.stack(id_halves(text_ids), axis=1)[occurrences > 0]
-            occurrences = occurrences[occurrences > 0]
-            texts += int(occurrences.sum())
-            # Ids are hashes already; multiplied by themselves, so that those of two texts do not simply add up.
-            sums += (halves * (halves[:, ::-1] | np.uint64(1)) * occurrences.astype(np.uint64)[:, None]).sum(axis=0)
-            of = halves[:, 0] % np.uint64(len(buckets))
-            for i, bucket in enumerate(buckets):
-                bucket.write(halves[of == i].tobytes())
-        distinct = 0
-        for bucket in buckets:
-            bucket.seek(0)
-            ids = np.frombuffer(bytearray(bucket.read()), dtype="V16").view("S16")
-            ids.sort()
-            distinct += int((ids[1:] != ids[:-1]).sum()) + (len(ids) > 0)
-    return Census(texts, distinct, _hex(sums))
+def take_census(rows: Rows, about: int, folder: str | None = None) -> Census:
+    """Count texts in memory that does not grow with them; arguments as for `sorted_shares`."""
+    census = Census(0, 0, _hex(np.zeros(2, dtype=np.uint64)))
+    for share in sorted_shares(rows, about, folder):
+        halves, times = np.stack([share.first, share.second], axis=1), share.occurrences.astype(np.uint64)
+        # Ids are hashes already; multiplied by themselves, so that those of two texts do not simply add up.
+        sums = (halves * (halves[:, ::-1] | np.uint64(1)) * times[:, None]).sum(axis=0)
+        census += Census(int(share.occurrences.sum()), int((share.occurrences > 0).sum()), _hex(sums))
+    return census
 
 
 def _hex(sums: npt.NDArray[np.uint64]) -> str:

@@ -32,7 +32,7 @@ PART_NAME = re.compile(r"part-(?P<digest>[0-9a-f]{32})-[0-9a-f]{16}\.parquet")
 SCHEMA_VERSION = 2
 LISTERS = 16  # parts opened at once: on an object store each takes a round trip
 ROW_GROUP_BYTES = 4 << 20  # in a merged part, at least: what a reader has to hold at a time
-MERGE_AT = 1 << 20  # ids that wait to be merged, at least: sorting at every part would be quadratic
+LEAST_ROW_BYTES = 32  # an id alone takes half of it, however it is compressed
 SCHEMA = pa.schema(
     [
         ("text_id", pa.string()),
@@ -229,17 +229,11 @@ class LabelStore:
         with self.folder.open(name) as content:
             return named is not None and digest_of(content) == named["digest"]
 
-    def known_texts(self, parts: Iterable[str]) -> KnownTexts:
+    def known_texts(self, parts: Sequence[str]) -> KnownTexts:
         """The ids in some parts, each once, with their occurrences added up."""
-        known = KnownTexts.of([], np.empty(0, np.int64))
-        waiting: list[KnownTexts] = []
-        size = 0
-        for text_ids, occurrences in self._ids(parts):
-            waiting.append(KnownTexts.of(text_ids, occurrences))
-            size += len(waiting[-1])
-            if size > max(len(known), MERGE_AT):
-                known, waiting, size = known.with_more(waiting), [], 0
-        return known.with_more(waiting)
+        sizes, wanted = self.folder.sizes(".parquet"), set(parts)
+        about = sum(size for name, size in sizes.items() if name in wanted) // LEAST_ROW_BYTES
+        return KnownTexts.gathered(self._ids(parts), about, self.folder.local)
 
     def census(self, about: int) -> Census:
         """Count what the store holds of the corpus, of `about` so many ids."""
@@ -250,10 +244,10 @@ class LabelStore:
         tables = (table for name in self.parts() for table in self.read_part(name, ["occurrences"]))
         return sum(pc.sum(table["occurrences"]).as_py() or 0 for table in tables)
 
-    def _ids(self, parts: Iterable[str]) -> Iterator[tuple[list[str], npt.NDArray[np.int64]]]:
+    def _ids(self, parts: Iterable[str]) -> Iterator[tuple[pa.ChunkedArray, npt.NDArray[np.int64]]]:
         for name in parts:
             for table in self.read_part(name, ["text_id", "occurrences"]):
-                yield table["text_id"].to_pylist(), table["occurrences"].to_numpy()
+                yield table["text_id"], table["occurrences"].to_numpy()
 
     def correct_occurrences(self, parts: Sequence[str], known: KnownTexts, counted: npt.NDArray[np.int64]) -> int:
         """Make the store say what the corpus holds now, for texts that were known before this pass.
@@ -282,7 +276,7 @@ class LabelStore:
                     to_mend.append(name)
 
         def mended(table: pa.Table) -> pa.Table:
-            at = known.find(table["text_id"].to_pylist())
+            at = known.find(table["text_id"])
             occurrences = table["occurrences"].to_numpy().copy()
             for row in np.flatnonzero(wrong[at]):  # a text that stands in several parts is shared out among them
                 text = at[row]

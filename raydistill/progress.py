@@ -50,11 +50,15 @@ class Console:
 
 
 class Progress:
-    """A stage's line: rewritten in place on a terminal, printed now and then elsewhere. Use it in a `with`."""
+    """A stage's line: rewritten in place on a terminal, printed now and then elsewhere. Use it in a `with`.
+
+    Attributes:
+        moved_at: when the stage last got on, by `time.monotonic`.
+    """
 
     def __init__(self, console: Console, name: str, unit: str, total: int | None) -> None:
         self.console, self.name, self.unit, self.total = console, name, unit, total
-        self.started = self._shown_at = time.monotonic()
+        self.started = self._shown_at = self.moved_at = time.monotonic()
         self._first: tuple[float, dict[str, int]] | None = None  # time and amounts at the first update
         self._amounts, self._note, self._width = {unit: 0}, "", 0
 
@@ -70,6 +74,8 @@ class Progress:
             note: shown at the end of the line.
             work: what else is done, by unit, of which the rates are shown too.
         """
+        if done != self._amounts[self.unit] or self._first is None:
+            self.moved_at = time.monotonic()
         self._amounts, self._note = {self.unit: done, **(work or {})}, note
         # Rates are taken from the first update on: what comes before it is start-up, not work.
         self._first = self._first or (time.monotonic(), self._amounts)
@@ -86,6 +92,8 @@ class Progress:
     ) -> None:
         if kind is None:
             self._show(f"{self._amounts[self.unit]:,} {self.unit} · {duration(self.seconds)}", final=True)
+        elif self._first:
+            self._show(self._status(), final=True)
         elif self.console.live:
             self.console.say()
 

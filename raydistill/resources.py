@@ -36,7 +36,7 @@ class Request:
     teacher_actors: str | None = None
     teacher_gpus_per_actor: float | None = None
     teacher_cpus_per_actor: float | None = None
-    train_workers: int | None = None
+    train_workers: str | None = None
     gpus_per_train_worker: float | None = None
     cpus_per_train_worker: float | None = None
     use_cpu: bool = False
@@ -52,11 +52,17 @@ class Plan:
     teacher_cpus: float
     teacher_gpus: float
     teacher_threads: int
+    train_workers_min: int
     train_workers: int
     train_cpus: float
     train_gpus: float
     train_threads: int
     task_cpus: float = TASK_CPUS
+
+    @property
+    def elastic(self) -> bool:
+        """Whether there may be fewer train workers for a while."""
+        return self.train_workers_min < self.train_workers
 
 
 def make_plan(nodes: Sequence[Node], request: Request) -> Plan:
@@ -65,21 +71,19 @@ def make_plan(nodes: Sequence[Node], request: Request) -> Plan:
     if not nodes:
         raise ResourceError("the cluster has no free CPU. Wait for other work to end, or add a node.")
     has_gpus = not request.use_cpu and any(node.gpus >= 1 - EPSILON for node in nodes)
-    low, high = _teacher_range(request.teacher_actors)
+    low, high = _range(request.teacher_actors, "--teacher-actors")
     teacher_gpus = _gpus(request.teacher_gpus_per_actor, "--teacher-gpus-per-actor", has_gpus)
     # A pool that may grow is made of actors of one CPU, or of larger ones where all of them fit.
-    wanted = low if low == high else max(low or 1, min(high or 1, _places(nodes, 1.0, 0)))
+    wanted = low if low == high else max(low or 1, min(high or 1, places(nodes, 1.0, 0)))
     teacher_cpus = _cpus(request.teacher_cpus_per_actor, "--teacher-cpus-per-actor", nodes, teacher_gpus, wanted)
-    fitting = _places(nodes, teacher_cpus, teacher_gpus)
+    fitting = places(nodes, teacher_cpus, teacher_gpus)
     _expect_fit(low or 1, fitting, "--teacher-actors", teacher_cpus, teacher_gpus, nodes)
     low = low or fitting
 
     train_gpus = _gpus(request.gpus_per_train_worker, "--gpus-per-train-worker", has_gpus)
     if train_gpus not in (0, 1):
         raise ResourceError(f"--gpus-per-train-worker {train_gpus:g} must be 0 or 1.")
-    workers = request.train_workers
-    if workers is not None and workers < 1:
-        raise ResourceError(f"--train-workers {workers} must be 1 or more.")
+    workers, most_workers = _range(request.train_workers, "--train-workers")
     train_cpus = _cpus(
         request.cpus_per_train_worker,
         "--cpus-per-train-worker",
@@ -87,7 +91,7 @@ def make_plan(nodes: Sequence[Node], request: Request) -> Plan:
         train_gpus,
         workers or (None if train_gpus else 1),
     )
-    train_fitting = _places(nodes, train_cpus, train_gpus)
+    train_fitting = places(nodes, train_cpus, train_gpus)
     _expect_fit(workers or 1, train_fitting, "--train-workers", train_cpus, train_gpus, nodes)
     return Plan(
         nodes=len(nodes),
@@ -96,7 +100,8 @@ def make_plan(nodes: Sequence[Node], request: Request) -> Plan:
         teacher_cpus=teacher_cpus,
         teacher_gpus=teacher_gpus,
         teacher_threads=max(1, math.ceil(teacher_cpus - EPSILON)),
-        train_workers=workers or (train_fitting if train_gpus else 1),
+        train_workers_min=workers or (train_fitting if train_gpus else 1),
+        train_workers=most_workers or (train_fitting if train_gpus else 1),  # nodes may come back for some of them
         train_cpus=train_cpus,
         train_gpus=train_gpus,
         train_threads=max(1, math.ceil(train_cpus - EPSILON)),
@@ -108,7 +113,7 @@ def tasks_reserve(node: Node) -> float:
     return min(max(0.25, node.cpus / 4), 2.0)
 
 
-def _teacher_range(text: str | None) -> tuple[int | None, int | None]:
+def _range(text: str | None, option: str) -> tuple[int | None, int | None]:
     """'N' or 'MIN:MAX' -> (least, most)."""
     if text is None:
         return None, None
@@ -118,7 +123,7 @@ def _teacher_range(text: str | None) -> tuple[int | None, int | None]:
     except ValueError:
         least, most = 0, 0
     if not 1 <= least <= most:
-        raise ResourceError(f"--teacher-actors {text} must be N or MIN:MAX, with 1 <= MIN <= MAX.")
+        raise ResourceError(f"{option} {text} must be N or MIN:MAX, with 1 <= MIN <= MAX.")
     return least, most
 
 
@@ -148,7 +153,7 @@ def _cpus(asked: float | None, option: str, nodes: Sequence[Node], gpus: float, 
         return _round_down(min(largest, CPUS_PER_CPU_ACTOR))
     # So many actors as asked: share the nodes among them.
     size = largest
-    while size > 0.25 and _places(nodes, size, 0) < count:
+    while size > 0.25 and places(nodes, size, 0) < count:
         size -= 0.125
     return _round_down(min(size, 8 * CPUS_PER_CPU_ACTOR))
 
@@ -158,7 +163,7 @@ def _round_down(cpus: float) -> float:
     return max(0.05, math.floor(cpus * 4 + EPSILON) / 4 if cpus >= 0.25 else math.floor(cpus * 100) / 100)
 
 
-def _places(nodes: Sequence[Node], cpus: float, gpus: float) -> int:
+def places(nodes: Sequence[Node], cpus: float, gpus: float) -> int:
     """How many actors of a size fit beside the tasks' share of each node."""
     total = 0
     for node in nodes:

@@ -47,11 +47,30 @@ class StudentSpec:
     training: Mapping[str, Any]
 
 
+@dataclasses.dataclass(frozen=True)
+class Tolerance:
+    """What a stage bears before it ends.
+
+    block_seconds: of labelling, what the loss of an actor costs.
+    checkpoint_seconds: of training, what the loss of a worker costs.
+    max_failures: how often what died is started again while the stage gets no further.
+    stall_seconds: how long it may stand still.
+    grace_seconds: what a stop leaves to what is under way.
+    """
+
+    block_seconds: float = 10.0
+    checkpoint_seconds: float = 600.0
+    max_failures: int = 3
+    stall_seconds: float = 1800.0
+    grace_seconds: float = 20.0
+
+
 @dataclasses.dataclass
 class Effort:
     """What labelling took, of one block or of many: tokens without and with padding, and where the time went.
 
-    A teacher actor tokenises, runs forward passes and waits for texts; others read and write at the same time.
+    A teacher actor tokenises, runs forward passes and waits for texts; others read and write at the same time. Which
+    actor it was, and when by `time.time` it was done, is known of one block alone.
     """
 
     pairs: int = 0
@@ -63,6 +82,8 @@ class Effort:
     forward_seconds: float = 0.0
     write_seconds: float = 0.0
     engine: str = ""
+    actor: str = ""
+    scored_at: float = 0.0
 
     @property
     def busy_seconds(self) -> float:
@@ -74,6 +95,6 @@ class Effort:
         sums = {
             field.name: getattr(self, field.name) + getattr(other, field.name)
             for field in dataclasses.fields(self)
-            if field.name != "engine"
+            if field.name not in ("engine", "actor", "scored_at")
         }
         return Effort(**sums, engine=other.engine or self.engine)

@@ -107,3 +107,27 @@ def _tokens(name: str, value: Any) -> list[str]:
     if isinstance(value, list | tuple):
         return [f"--{name}", *map(str, value)]
     return [f"--{name}={value}"]
+
+
+def share_update(batch_size: int, accumulation: int, planned: int, workers: int) -> tuple[int, int]:
+    """How so many workers make an update as large as the workers planned would have made it.
+
+    Args:
+        batch_size, accumulation: `per_device_train_batch_size` and `gradient_accumulation_steps` with those planned.
+
+    Returns:
+        the two for each of `workers`: no batch is larger than planned, and the update is as large, or larger by what
+        it takes to deal it out evenly.
+    """
+    steps = -(-accumulation * planned // workers)
+    return -(-batch_size * accumulation * planned // (workers * steps)), steps
+
+
+def count_updates(arguments: TrainingArguments, texts: int, workers: int) -> int:
+    """The updates of a training with so many workers, as `Trainer` counts them: the end of its schedule."""
+    if arguments.max_steps > 0:
+        return arguments.max_steps
+    share, batch = texts // workers, arguments.per_device_train_batch_size
+    batches = share // batch if arguments.dataloader_drop_last else -(-share // batch)
+    updates = max(-(-batches // arguments.gradient_accumulation_steps), 1)
+    return math.ceil(arguments.num_train_epochs * updates)

@@ -23,19 +23,20 @@ def corpus_of(size):
 
 
 def test_a_block_is_some_seconds_of_work():
-    size = block_bytes(corpus_of(10**10), SPEC, GPUS)
+    size = block_bytes(corpus_of(10**10), SPEC, GPUS, 10)
     assert 1 << 20 < size < 4 << 20  # 10 seconds at some 7,000 pairs a second of 35 tokens
-    assert block_bytes(corpus_of(10**10), dataclasses.replace(SPEC, class_names=("a",)), GPUS) == pytest.approx(
+    assert block_bytes(corpus_of(10**10), dataclasses.replace(SPEC, class_names=("a",)), GPUS, 10) == pytest.approx(
         5 * size, abs=5
     )
-    assert block_bytes(corpus_of(10**10), dataclasses.replace(SPEC, parameters=600_000_000), GPUS) == size // 2
-    assert SMALLEST_BLOCK_BYTES <= block_bytes(corpus_of(10**9), SPEC, CPU) < size / 100
+    assert block_bytes(corpus_of(10**10), dataclasses.replace(SPEC, parameters=600_000_000), GPUS, 10) == size // 2
+    assert block_bytes(corpus_of(10**10), SPEC, GPUS, 5) == size // 2
+    assert SMALLEST_BLOCK_BYTES <= block_bytes(corpus_of(10**9), SPEC, CPU, 10) < size / 100
 
 
 @given(st.integers(2, 10**15), st.integers(1, 10**12), st.sampled_from([CPU, GPUS]))
 def test_every_actor_gets_several_and_the_driver_not_too_many(size, parameters, plan):
     spec = dataclasses.replace(SPEC, parameters=parameters)
-    block = block_bytes(corpus_of(size), spec, plan)
+    block = block_bytes(corpus_of(size), spec, plan, 10)
     assert SMALLEST_BLOCK_BYTES <= block <= LARGEST_BLOCK_BYTES
     if size >= 8 * plan.teacher_actors_max * SMALLEST_BLOCK_BYTES:
         assert size // block >= 8 * plan.teacher_actors_max - 1

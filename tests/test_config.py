@@ -105,7 +105,7 @@ def test_a_config_error_is_a_raydistill_error():
 def test_every_option_has_a_sentence_of_help_and_a_group():
     for field in option_fields():
         assert field.metadata["help"].endswith("."), field.name
-        assert field.metadata["group"] in ("Essentials", "Teacher", "Student", "Resources", "Behaviour")
+        assert field.metadata["group"] in ("Essentials", "Teacher", "Student", "Resources", "Behaviour", "Faults")
         assert field.metadata["changes"] in (None, "labels", "student")
 
 

@@ -21,7 +21,7 @@ from raydistill.corpus_files import find_files
 from raydistill.label_store import LabelStore, logits_matrix
 from raydistill.progress import Console
 from raydistill.resources import Request, make_plan
-from raydistill.specs import TeacherSpec
+from raydistill.specs import TeacherSpec, Tolerance
 from raydistill.stages.cluster import PRIVATE_ENVIRONMENT, free_nodes
 from raydistill.stages.label import label_corpus
 from raydistill.stages.teacher_actor import TeacherActor
@@ -105,6 +105,7 @@ def test_every_gpu_gets_its_actors_and_tokenising_goes_on_beside_them(
             progress,
             file_bytes=1 << 20,
             most_rejected=0,
+            tolerance=Tolerance(),
             actor=NotedActor,
         )
     assert (counts.texts, counts.labelled) == (4000, 4000)

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from raydistill.corpus import text_id
 from raydistill.errors import RunDirError
 from raydistill.files import Folder
-from raydistill.known_texts import BUCKET_IDS, id_halves, take_census
+from raydistill.known_texts import BUCKET_IDS, KnownTexts, id_halves, take_census
 from raydistill.label_store import SCHEMA, LabelStore, logits_column, logits_matrix
 
 same_folder = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50)
@@ -284,6 +284,34 @@ def test_id_halves_are_the_two_halves_of_the_id():
     first, second = id_halves(["0000000000000001" + "ffffffffffffffff", "8000000000000000" + "0000000000000000"])
     assert first.tolist() == [1, 1 << 63]
     assert second.tolist() == [(1 << 64) - 1, 0]
+
+
+@given(st.lists(st.text("0123456789abcdef", min_size=32, max_size=32), max_size=20), st.integers(0, 5))
+def test_id_halves_of_a_column_are_those_of_its_ids(keys, start):
+    column = pa.chunked_array([pa.array(keys, pa.string()).slice(start), pa.array(keys, pa.string())])
+    expected = [int(key, 16) for key in [*keys[start:], *keys]]
+    for ids in (column, column.to_pylist()):
+        first, second = id_halves(ids)
+        assert [(int(a) << 64) + int(b) for a, b in zip(first, second, strict=True)] == expected
+
+
+@pytest.mark.parametrize("wrong", ["0" * 31, "0" * 31 + "g", "é" + "0" * 30])
+def test_what_is_no_id_is_refused(wrong):
+    for ids in ([wrong], pa.array([wrong])):
+        with pytest.raises(ValueError, match="32 hexadecimal digits"):
+            id_halves(ids)
+
+
+@settings(max_examples=20)
+@given(st.lists(st.tuples(st.integers(0, 30), st.integers(0, 3)), max_size=60), st.integers(0, 9))
+def test_texts_gathered_in_shares_are_those_gathered_at_once(rows, shares):
+    keys = [text_id(str(number)) for number, _ in rows]
+    times = np.array([count for _, count in rows], dtype=np.int64)
+    halves = [(keys[at : at + 7], times[at : at + 7]) for at in range(0, len(keys), 7)]
+    gathered, whole = KnownTexts.gathered(halves, shares * BUCKET_IDS), KnownTexts.of(keys, times)
+    assert len(gathered) == len(set(keys))
+    for column in ("first", "second", "occurrences"):
+        assert getattr(gathered, column).tolist() == getattr(whole, column).tolist()
 
 
 def test_an_id_that_shares_its_first_half_with_another_is_not_taken_for_it(store):

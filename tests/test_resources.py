@@ -74,7 +74,7 @@ REQUESTS = st.builds(
     teacher_actors=ACTORS,
     teacher_gpus_per_actor=st.sampled_from([None, None, 0, 0.1, 0.25, 0.3, 0.4, 0.5, 1, 2, 8]),
     teacher_cpus_per_actor=SIZES,
-    train_workers=st.one_of(st.none(), st.integers(1, 20)),
+    train_workers=ACTORS,
     gpus_per_train_worker=st.sampled_from([None, None, 0, 1]),
     cpus_per_train_worker=SIZES,
     use_cpu=st.booleans(),
@@ -89,7 +89,7 @@ def test_a_plan_fits_beside_the_tasks_in_both_stages(nodes, request):
     except ResourceError:
         return
     assert_fits(nodes, plan.teacher_actors_min, plan.teacher_cpus, plan.teacher_gpus)
-    assert_fits(nodes, plan.train_workers, plan.train_cpus, plan.train_gpus)
+    assert_fits(nodes, plan.train_workers_min, plan.train_cpus, plan.train_gpus)
     assert 0 < plan.task_cpus <= TASK
 
 
@@ -140,10 +140,12 @@ def test_what_is_asked_for_is_what_the_plan_gives(nodes, request):
         least = int(request.teacher_actors.split(":")[0])
         assert plan.teacher_actors_min == least
         assert plan.teacher_actors_max >= least
+    if request.train_workers is not None:
+        least, _, most = request.train_workers.partition(":")
+        assert (plan.train_workers_min, plan.train_workers) == (int(least), int(most or least))
     for asked, given_ in [
         (request.teacher_cpus_per_actor, plan.teacher_cpus),
         (request.teacher_gpus_per_actor, plan.teacher_gpus),
-        (request.train_workers, plan.train_workers),
         (request.cpus_per_train_worker, plan.train_cpus),
         (request.gpus_per_train_worker, plan.train_gpus),
     ]:
@@ -269,10 +271,10 @@ def test_actors_asked_for_share_a_small_node():
 NOT_FITTING = [
     (Request(teacher_actors="100"), "--teacher-actors 100"),
     (Request(teacher_cpus_per_actor=4.0), "--teacher-actors"),
-    (Request(train_workers=100), "--train-workers 100"),
-    (Request(train_workers=2, cpus_per_train_worker=2.0), "--train-workers 2"),
+    (Request(train_workers="100"), "--train-workers 100"),
+    (Request(train_workers="2", cpus_per_train_worker=2.0), "--train-workers 2"),
     (Request(teacher_gpus_per_actor=2, teacher_actors="1"), "--teacher-actors 1"),
-    (Request(train_workers=2, gpus_per_train_worker=1), "--train-workers 2"),
+    (Request(train_workers="2", gpus_per_train_worker=1), "--train-workers 2"),
 ]
 
 
@@ -291,8 +293,8 @@ WRONG = [
     (Request(teacher_cpus_per_actor=0), "--teacher-cpus-per-actor 0 must be above 0"),
     (Request(teacher_cpus_per_actor=-1), "--teacher-cpus-per-actor -1 must be above 0"),
     (Request(cpus_per_train_worker=0), "--cpus-per-train-worker 0 must be above 0"),
-    (Request(train_workers=0), "--train-workers 0 must be 1 or more"),
-    (Request(train_workers=-3), "--train-workers -3 must be 1 or more"),
+    (Request(train_workers="0"), "--train-workers 0 must be N or MIN:MAX"),
+    (Request(train_workers="-3"), "--train-workers -3 must be N or MIN:MAX"),
     (Request(teacher_gpus_per_actor=-0.5), "--teacher-gpus-per-actor -0.5 must be"),
     (Request(teacher_gpus_per_actor=1.5), "--teacher-gpus-per-actor 1.5 must be"),
     (Request(gpus_per_train_worker=0.5), "--gpus-per-train-worker 0.5 must be 0 or 1"),

@@ -6,12 +6,20 @@ import dataclasses
 import os
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from transformers import IntervalStrategy, SchedulerType, TrainingArguments
 from transformers.trainer_utils import SaveStrategy
 
 from raydistill.config import DistillConfig, read_config_file
 from raydistill.errors import ConfigError
-from raydistill.training_arguments import SEED_DEFAULTS, field_names, training_arguments
+from raydistill.training_arguments import (
+    SEED_DEFAULTS,
+    count_updates,
+    field_names,
+    share_update,
+    training_arguments,
+)
 
 
 def arguments(given=None, **more):
@@ -173,3 +181,29 @@ def test_a_file_in_the_working_directory_changes_nothing(tmp_path, monkeypatch):
     (tmp_path / "raydistill.args").write_text("--learning_rate 1")
     assert os.path.exists("raydistill.args")
     assert arguments().learning_rate == TrainingArguments(output_dir="x").learning_rate
+
+
+@given(st.integers(1, 64), st.integers(1, 8), st.integers(1, 16), st.integers(1, 16))
+def test_an_update_stays_as_large_with_other_workers_and_its_batches_no_larger(batch, steps, planned, workers):
+    whole = batch * steps * planned
+    shared, shared_steps = share_update(batch, steps, planned, workers)
+    assert 1 <= shared <= batch
+    assert whole <= workers * shared * shared_steps < whole + workers * shared_steps
+    if planned % workers == 0:
+        assert workers * shared * shared_steps == whole
+    if planned == workers:
+        assert (shared, shared_steps) == (batch, steps)
+
+
+@pytest.mark.parametrize(
+    ("texts", "workers", "given_", "updates"),
+    [
+        (100, 1, {"per_device_train_batch_size": 8}, 13),
+        (100, 1, {"per_device_train_batch_size": 8, "dataloader_drop_last": True}, 12),
+        (100, 2, {"per_device_train_batch_size": 8, "num_train_epochs": 3}, 21),
+        (100, 1, {"per_device_train_batch_size": 8, "gradient_accumulation_steps": 4, "num_train_epochs": 1.5}, 6),
+        (100, 1, {"max_steps": 7}, 7),
+    ],
+)
+def test_updates_are_counted_as_trainer_does(texts, workers, given_, updates):
+    assert count_updates(arguments(given_), texts, workers) == updates

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import io
 import os
 import statistics
 import tempfile
@@ -18,11 +19,13 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 from raydistill.corpus_files import find_files
 from raydistill.label_store import LabelStore
+from raydistill.progress import Console, Progress
 from raydistill.resources import Plan, Request, make_plan
-from raydistill.specs import TeacherSpec
+from raydistill.specs import TeacherSpec, Tolerance
 from raydistill.stages.cluster import connection, free_nodes
 from raydistill.stages.demo import CLASSES, TEMPLATE, prepare_demo
 from raydistill.stages.label import label_corpus
@@ -31,15 +34,16 @@ from raydistill.teacher import Teacher, describe_teacher
 FILE_BYTES = 256 << 20
 
 
-@dataclasses.dataclass
-class Watch:
-    """Stands in for the console's progress and keeps when how many pairs were done."""
+class Watch(Progress):
+    """A console's progress that keeps when how many pairs were done."""
 
-    started: float = dataclasses.field(default_factory=time.monotonic)
-    seen: list[tuple[float, int]] = dataclasses.field(default_factory=list)
+    def __init__(self) -> None:
+        super().__init__(Console(io.StringIO()), "label", "texts", None)
+        self.seen: list[tuple[float, int]] = []
 
     def update(self, done: int, note: str = "", work: Mapping[str, int] = MappingProxyType({})) -> None:
-        self.seen.append((time.monotonic() - self.started, work["pairs"]))
+        super().update(done, note, work)
+        self.seen.append((self.seconds, work["pairs"]))
 
 
 def in_process(spec: TeacherSpec, texts: list[str]) -> float:
@@ -56,7 +60,8 @@ def through_ray(spec: TeacherSpec, corpus: Path, store: Path, plan: Plan) -> tup
     watch = Watch()
     labels = LabelStore(str(store))
     labels.folder.create()
-    label_corpus(find_files([str(corpus)]), "text", spec, labels, plan, watch, file_bytes=FILE_BYTES, most_rejected=0)
+    limits: dict[str, Any] = {"file_bytes": FILE_BYTES, "most_rejected": 0, "tolerance": Tolerance()}
+    label_corpus(find_files([str(corpus)]), "text", spec, labels, plan, watch, **limits)
     (first, before), (last, after) = watch.seen[0], watch.seen[-1]
     rate = (after - before) / (last - first)
     return rate, first - before / (rate / plan.teacher_actors_max)

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import io
 import json
 import os
 import subprocess
@@ -22,9 +23,8 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -33,11 +33,12 @@ from memory import peak_memory
 
 from raydistill.corpus_files import find_files
 from raydistill.label_store import LabelStore
+from raydistill.progress import Console
 from raydistill.resources import Node, Request, make_plan
-from raydistill.specs import Effort, TeacherSpec
+from raydistill.specs import Effort, TeacherSpec, Tolerance
 from raydistill.stages.cluster import PRIVATE_ENVIRONMENT, WORKER_ENVIRONMENT
 from raydistill.stages.demo import CLASSES, TEMPLATE, prepare_demo
-from raydistill.stages.label import BLOCK_SECONDS, BYTES_PER_TOKEN, GPU_FLOPS, MOST_BLOCKS, block_bytes, label_corpus
+from raydistill.stages.label import BYTES_PER_TOKEN, GPU_FLOPS, MOST_BLOCKS, block_bytes, label_corpus
 from raydistill.stages.teacher_actor import TeacherActor
 
 CPUS, CPUS_PER_GPU = 4.0, 0.01
@@ -52,7 +53,7 @@ class Case:
     gpus: int
     pairs_per_second: float
     texts: int
-    block_seconds: float = BLOCK_SECONDS
+    block_seconds: float = Tolerance.block_seconds
     file_mb: int = FILE_MB
 
 
@@ -92,13 +93,6 @@ class SleepingActor(TeacherActor):
         """The stand-in."""
         about = json.loads(spec.name_or_path)
         return SleepingTeacher(about["pairs_per_second"], len(spec.class_names), Path(about["diary"]))
-
-
-class Silent:
-    """Stands in for the console's progress."""
-
-    def update(self, done: int, note: str = "", work: Mapping[str, int] = MappingProxyType({})) -> None:
-        """Show nothing."""
 
 
 class ObjectStoreWatch(threading.Thread):
@@ -142,17 +136,16 @@ def drive(case: Case, corpus: Path, folder: Path) -> dict[str, float]:
         json.dumps({"pairs_per_second": case.pairs_per_second, "diary": str(diary)}),
         tuple(CLASSES),
         TEMPLATE,
-        parameters=round(BLOCK_SECONDS * GPU_FLOPS * BYTES_PER_TOKEN / (2 * len(CLASSES) * block)),
+        parameters=round(Tolerance.block_seconds * GPU_FLOPS * BYTES_PER_TOKEN / (2 * len(CLASSES) * block)),
     )
     files, store = find_files([str(corpus)]), LabelStore(str(folder / "labels"))
     store.folder.create()
     watch = ObjectStoreWatch()
     watch.start()
     began, cpu = time.time(), time.process_time()
-    progress: Any = Silent()
-    counts = label_corpus(
-        files, "text", spec, store, plan, progress, file_bytes=case.file_mb * MB, most_rejected=0, actor=SleepingActor
-    )
+    progress = Console(io.StringIO()).stage("label", "texts")
+    limits: dict[str, Any] = {"file_bytes": case.file_mb * MB, "most_rejected": 0, "tolerance": Tolerance()}
+    counts = label_corpus(files, "text", spec, store, plan, progress, **limits, actor=SleepingActor)
     seconds, cpu = time.time() - began, time.process_time() - cpu
     watch.stop()
     session = Path(ray._private.worker.global_worker.node.get_session_dir_path())
@@ -165,7 +158,7 @@ def drive(case: Case, corpus: Path, folder: Path) -> dict[str, float]:
         "pairs": counts.effort.pairs,
         "seconds": seconds,
         "start_up_seconds": found["all_begun"] - began,
-        "block_bytes": block_bytes(files, spec, plan),
+        "block_bytes": block_bytes(files, spec, plan, Tolerance.block_seconds),
         "driver_cpu_seconds": cpu,
         "object_store_bytes": watch.most,
         "object_store_limit": watch.limit,

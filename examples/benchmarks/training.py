@@ -35,8 +35,9 @@ PLAIN, PLAIN_BF16 = "plain Trainer", "plain Trainer, bf16"
 BATCH, LOG_EVERY = 32, 5
 WORKERS = {  # name -> workers and options
     "raydistill, 1 worker": (1, {}),
-    "raydistill, 2 workers": (2, {}),
-    "raydistill, 1 worker, bf16": (1, {"bf16": True}),
+    "raydistill, 1 worker, grouped": (1, {"train_sampling_strategy": "group_by_length"}),
+    "raydistill, 2 workers, grouped": (2, {"train_sampling_strategy": "group_by_length"}),
+    "raydistill, 1 worker, grouped, bf16": (1, {"train_sampling_strategy": "group_by_length", "bf16": True}),
 }
 
 
@@ -57,7 +58,6 @@ def through_ray(config: dict[str, Any], workers: int, training: dict[str, Any], 
             do_eval=False,
             save_steps=updates,  # for the losses that stand in a checkpoint
             save_total_limit=1,
-            train_sampling_strategy="group_by_length",
             **training,
         )
     )
@@ -169,7 +169,7 @@ def main() -> None:
                     ),
                 )
             for name, (workers, options) in WORKERS.items():
-                if options and arguments.no_bf16:
+                if options.get("bf16") and arguments.no_bf16:
                     continue
                 output = folder / f"{number}-{name}"
                 config = base | {"output_dir": str(output), "labels": store, "student_max_length": arguments.max_length}

@@ -1,4 +1,4 @@
-"""How far training is: written by the first train worker, shown by the driver. Imports nothing heavy."""
+"""How far training is, written by the first train worker, and whether it is to stop. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -10,37 +10,39 @@ from typing import Any
 import ray
 
 from raydistill.progress import Progress
+from raydistill.stopping import Stop
 
 POLL_SECONDS = 0.5
 
 
 class Board:
-    """Where the first worker writes how far it is and the driver reads it."""
+    """Where the first worker and the driver tell each other what they have to say."""
 
     def __init__(self) -> None:
-        self.state: dict[str, Any] = {}
+        self.state: dict[str, Any] = {"stop": False}
 
-    def write(self, **state: Any) -> None:
-        """Add to the state."""
+    def write(self, **state: Any) -> dict[str, Any]:
+        """Add to the state, and return it."""
         self.state |= state
-
-    def read(self) -> dict[str, Any]:
-        """The state."""
         return self.state
 
 
 @contextlib.contextmanager
-def followed_board(progress: Progress) -> Iterator[Any]:
-    """A board, and a thread that shows on the console what is written there."""
+def followed_board(progress: Progress, stop: Stop) -> Iterator[Any]:
+    """A board, and a thread that shows on the console what is written there, and passes a wish to stop on."""
     board: Any = ray.remote(num_cpus=0)(Board).remote()
     over = threading.Event()
 
     def follow() -> None:
+        said = ""
         while not over.wait(POLL_SECONDS):
             try:
-                state: Any = ray.get(board.read.remote())
+                state: Any = ray.get(board.write.remote(stop=stop.asked))
             except ray.exceptions.RayError:
                 return  # the cluster is gone, and says so itself
+            if "said" in state and state["said"] != said:
+                said = state["said"]
+                progress.console.say(f"       {said}")
             if "step" in state:
                 progress.total = state["steps"]
                 loss = f"loss {state['loss']:.3f}" if "loss" in state else ""

@@ -115,7 +115,7 @@ def _no_cluster(address: str, reason: str) -> ResourceError:
     )
 
 
-def free_nodes(patience: float = 5.0) -> list[Node]:
+def free_nodes(patience: float = 10.0) -> list[Node]:
     """What each living node has free, after `patience` seconds at most for the actors of work that has ended to go."""
     deadline = time.monotonic() + patience
     while _taken() > 0 and time.monotonic() < deadline:
@@ -175,13 +175,14 @@ def our_errors() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        ours = _find_ours(error)
+        ours = find_ours(error)
         if ours is None or ours is error:
             raise
         raise type(ours)(str(ours).split("\n")[0]) from None  # Ray adds lines of advice on its own retries
 
 
-def _find_ours(error: BaseException | None) -> RaydistillError | None:
+def find_ours(error: BaseException | None) -> RaydistillError | None:
+    """What a worker said in our own words, somewhere within an error of Ray's."""
     seen: set[int] = set()
     waiting: list[Any] = [error]
     while waiting:

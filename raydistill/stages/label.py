@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -18,21 +18,23 @@ from ray.data import ActorPoolStrategy
 
 from raydistill.corpus import make_splits
 from raydistill.corpus_files import CorpusFile
-from raydistill.known_texts import KnownTexts
 from raydistill.label_store import LabelStore
 from raydistill.progress import Progress
 from raydistill.rejected import rejected_line, set_aside
 from raydistill.resources import Plan
-from raydistill.specs import Effort, TeacherSpec
+from raydistill.specs import Effort, TeacherSpec, Tolerance
 from raydistill.stages.cluster import data_settings, our_errors
 from raydistill.stages.ingest import CorpusSource, unpack
 from raydistill.stages.merging import Merger
 from raydistill.stages.teacher_actor import TeacherActor, as_planned
+from raydistill.stages.watchdog import watched
+from raydistill.stopping import Stop, orderly_stop
 
 SPLIT_BYTES = 64 << 20
-# A block is the unit of progress and of what a crash costs, so it is some seconds of an actor's work, by the rate
+# A block is the unit of progress and of what a crash costs, so it is measured in an actor's work, by the rate
 # that a core or a GPU may be expected to reach. A block of few texts pads more; one of many takes memory.
-BLOCK_SECONDS, CORE_FLOPS, GPU_FLOPS, BYTES_PER_TOKEN = 10, 1e11, 1.5e14, 4.5
+CORE_FLOPS, GPU_FLOPS, BYTES_PER_TOKEN = 1e11, 1.5e14, 4.5
+LEAST_PARAMETERS = 1_000_000  # a smaller model costs no less: it is not the products that take its time
 SMALLEST_BLOCK_BYTES, LARGEST_BLOCK_BYTES = 16 << 10, 16 << 20
 BLOCKS_PER_ACTOR = 8  # with fewer, some actors idle at the end
 MOST_BLOCKS = 100_000  # while they are not too large: of each the driver keeps some kilobytes until the end
@@ -71,12 +73,13 @@ def label_corpus(
     *,
     file_bytes: int,
     most_rejected: int,
+    tolerance: Tolerance,
     actor: type = TeacherActor,
 ) -> Counts:
     """Label every text that the store does not hold yet, then set the store's occurrences right.
 
     A text counts as done when a part of the store holds its id: where it stands in the corpus, how the corpus is cut
-    into blocks and how large the cluster is do not matter.
+    into blocks and how large the cluster is do not matter. A stop lets every actor finish the block that it is at.
 
     Args:
         file_bytes: how large a label file is to become where there are labels enough.
@@ -85,11 +88,14 @@ def label_corpus(
 
     Raises:
         CorpusError, ModelError.
+        FaultError: the stage stood still, or actors died, beyond what is borne.
+        KeyboardInterrupt: a signal asked for the end.
     """
     store.folder.sweep()
     store.finish_replacements()
     earlier = store.parts()
-    known = store.known_texts(earlier)
+    known_ref = ray.put(store.known_texts(earlier))
+    known = ray.get(known_ref)  # in the shared memory where every task of the node sees it
     counted = np.zeros(len(known), dtype=np.int64)
     counts = Counts()
     spec = as_planned(spec, plan)
@@ -97,18 +103,28 @@ def label_corpus(
         our_errors(),
         data_settings(target_max_block_size=1),  # a packed block is a row: neither merged nor cut
         contextlib.closing(Merger(store, file_bytes, plan.task_cpus)) as merger,
+        orderly_stop(progress.console.say, tolerance.grace_seconds) as stop,
+        watched(
+            progress,
+            stop,
+            stall_seconds=tolerance.stall_seconds,
+            most_restarts=tolerance.max_failures * plan.teacher_actors_max,
+        ),
     ):
         with (
             set_aside(store.folder, most_rejected) as rejected,
-            contextlib.closing(_receipts(files, text_column, spec, store, known, plan, actor)) as receipts,
+            contextlib.closing(
+                _receipts(files, text_column, spec, store, known_ref if len(known) else None, plan, tolerance, actor)
+            ) as receipts,
         ):
-            for receipt in receipts:
+            for receipt in _until_stopped(receipts, stop):
                 counts.add(receipt)
                 rejected.add(receipt["rejected"], receipt["rejected_texts"])
                 if receipt["part"]:
                     merger.add(receipt["part"], receipt["part_bytes"])
                 np.add.at(counted, receipt["known_index"], receipt["known_occurrences"])
                 _show(counts, progress)
+        stop.conclude()  # before what is done to a store that all texts have been met for
         merger.finish()
         for orphan in set(store.parts()) - set(earlier) - merger.parts:
             store.folder.delete(orphan)  # left by a task that died after writing and was run again
@@ -121,18 +137,32 @@ def label_corpus(
     return counts
 
 
+def _until_stopped(receipts: Iterable[dict[str, Any]], stop: Stop) -> Iterator[dict[str, Any]]:
+    """All receipts; once a stop is asked for, until every actor has done with the block that it was at then."""
+    at_work: set[str] = set()
+    for receipt in receipts:
+        yield receipt
+        effort = Effort(**receipt["effort"])
+        if stop.asked_at is None:
+            at_work.add(effort.actor)
+        elif effort.scored_at > stop.asked_at:
+            at_work.discard(effort.actor)
+            if not at_work:
+                return
+
+
 def _show(counts: Counts, progress: Progress) -> None:
     effort = counts.effort
     padding = f"{1 - effort.tokens / effort.padded_tokens:.0%} padding" if effort.padded_tokens else ""
     progress.update(counts.texts + counts.rejected, padding, work={"pairs": effort.pairs, "tokens": effort.tokens})
 
 
-def block_bytes(files: Sequence[CorpusFile], spec: TeacherSpec, plan: Plan) -> int:
-    """Characters of text in a block: some seconds of work, so that every actor gets several; more in a large corpus."""
+def block_bytes(files: Sequence[CorpusFile], spec: TeacherSpec, plan: Plan, seconds: float) -> int:
+    """Characters of text in a block: so many seconds of work, but every actor gets several; more in a large corpus."""
     rate = plan.teacher_gpus * GPU_FLOPS if plan.teacher_gpus else plan.teacher_threads * CORE_FLOPS
-    flops_per_byte = 2 * max(spec.parameters, 1) * len(spec.class_names) / BYTES_PER_TOKEN
+    flops_per_byte = 2 * max(spec.parameters, LEAST_PARAMETERS) * len(spec.class_names) / BYTES_PER_TOKEN
     corpus = sum(file.likely_bytes for file in files)
-    wanted = max(int(BLOCK_SECONDS * rate / flops_per_byte), corpus // MOST_BLOCKS)
+    wanted = max(int(seconds * rate / flops_per_byte), corpus // MOST_BLOCKS)
     share = corpus // (BLOCKS_PER_ACTOR * plan.teacher_actors_max)
     return max(min(wanted, share, LARGEST_BLOCK_BYTES), SMALLEST_BLOCK_BYTES)
 
@@ -142,15 +172,17 @@ def _receipts(
     text_column: str,
     spec: TeacherSpec,
     store: LabelStore,
-    known: KnownTexts,
+    known_ref: ray.ObjectRef | None,
     plan: Plan,
+    tolerance: Tolerance,
     actor: type,
 ) -> Generator[dict[str, Any]]:
     """Run the pass; one row of counts comes back for each block, and no text."""
-    size = block_bytes(files, spec, plan)
+    size = block_bytes(files, spec, plan, tolerance.block_seconds)
     splits = make_splits(files, min(SPLIT_BYTES, max(size, sum(file.size for file in files) // 4)))
-    source = CorpusSource(splits, text_column, size, ray.put(known) if len(known) else None)
-    blocks = ray.data.read_datasource(source, override_num_blocks=len(splits), num_cpus=plan.task_cpus)
+    source = CorpusSource(splits, text_column, size, known_ref)
+    task: dict[str, Any] = {"num_cpus": plan.task_cpus, "max_retries": tolerance.max_failures}
+    blocks = ray.data.read_datasource(source, override_num_blocks=len(splits), ray_remote_args=task)
     scored = blocks.map_batches(
         actor,
         fn_constructor_args=(spec,),
@@ -166,13 +198,15 @@ def _receipts(
         ),
         num_cpus=plan.teacher_cpus,
         num_gpus=plan.teacher_gpus or None,
+        max_restarts=-1,  # over days many may be lost: the watchdog ends a run whose actors die while nothing gets done
+        max_task_retries=tolerance.max_failures,
     )
     receipts = scored.map_batches(
         partial(write_block, store=store),
         batch_size=None,
         batch_format="pyarrow",
         zero_copy_batch=True,
-        num_cpus=plan.task_cpus,
+        **task,
     )
     for batch in receipts.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
         yield from batch.to_pylist()

@@ -14,12 +14,12 @@ import numpy as np
 import ray.data
 from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
-from ray.train import DataConfig, Result
+from ray.train import DataConfig
 
 from raydistill.label_store import LabelStore
 from raydistill.resources import Plan
-from raydistill.run_dir import CHECKPOINTS
 from raydistill.stages.cluster import data_settings
+from raydistill.stages.train_policies import last_report
 from raydistill.student_rows import StudentRows
 
 BLOCK_BYTES = 8 << 20  # Ray Data would gather row groups to 128 MB
@@ -35,7 +35,7 @@ def label_rows(
     have seen undisturbed.
     """
     with data_settings(target_max_block_size=BLOCK_BYTES):
-        source = LabelSource(store, seed, _epoch_to_resume(storage) if storage else 0)
+        source = LabelSource(store, seed, last_report(storage).get("epoch", 0) if storage else 0)
         dataset = ray.data.read_datasource(source, num_cpus=plan.task_cpus, override_num_blocks=source.num_tasks)
         return dataset.map_batches(
             rows, batch_size=None, batch_format="pyarrow", zero_copy_batch=True, num_cpus=plan.task_cpus
@@ -71,13 +71,6 @@ class LabelSource(Datasource):
             np.random.default_rng([self._seed, epoch]).shuffle(order)
         shares = [[self._groups[at] for at in share] for share in np.array_split(order, self.num_tasks)]
         return [ReadTask(partial(self._store.read_row_groups, share, self.COLUMNS), unknown) for share in shares]
-
-
-def _epoch_to_resume(storage: Path) -> int:
-    try:
-        return (Result.from_path(str(storage / CHECKPOINTS)).metrics or {}).get("epoch", 0)
-    except RuntimeError:
-        return 0  # no checkpoint yet
 
 
 class EvenOrWhole(DataConfig):

@@ -37,6 +37,8 @@ def quote_labelling(
     known: KnownTexts,
     plan: Plan,
     console: Console,
+    *,
+    block_seconds: float,
 ) -> Quote | None:
     """Probe the teacher with the resources that its actors will have; None where there is nothing new to label.
 
@@ -47,7 +49,7 @@ def quote_labelling(
     Raises:
         CorpusError, ModelError.
     """
-    size = block_bytes(files, spec, plan)
+    size = block_bytes(files, spec, plan, block_seconds)
     stretches, samples, read = [], [], 0
     for lines in read_stretches(files, text_column, min(size, LARGEST_STRETCH_BYTES)):
         read += sum(len(text) + 1 for text in lines)

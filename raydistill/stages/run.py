@@ -25,7 +25,7 @@ from raydistill.quote import Quote
 from raydistill.rejected import REJECTED, most_rejected
 from raydistill.resources import Plan, Request, make_plan
 from raydistill.run_dir import CHECKPOINTS, RunDir
-from raydistill.specs import TeacherSpec
+from raydistill.specs import TeacherSpec, Tolerance
 from raydistill.stages.checks import (
     LABEL,
     TRAIN,
@@ -198,7 +198,16 @@ class Job:
             known = self.store.known_texts([] if fresh else self.store.parts())
             scoring = {} if fresh else (self.store.record() or {}).get("scoring", {})
         spec = dataclasses.replace(self.teacher_spec, precision=scoring.get("precision", self.teacher_spec.precision))
-        quote = quote_labelling(self.files, self.config.text_column, self.texts, spec, known, plan, console)
+        quote = quote_labelling(
+            self.files,
+            self.config.text_column,
+            self.texts,
+            spec,
+            known,
+            plan,
+            console,
+            block_seconds=self.config.block_seconds,
+        )
         if quote is None:
             console.say("quote  all texts of the sample are labelled already")
             return None
@@ -254,6 +263,7 @@ class Job:
                 progress,
                 file_bytes=self.config.label_file_mb << 20,
                 most_rejected=most_rejected(self.config.max_rejected, self.texts[0]),
+                tolerance=_tolerance(self.config),
             )
         if counts.rejected:
             console.say(f"       {counted(counts.rejected, 'text')} could not be scored: {self.store.path}/{REJECTED}")
@@ -309,16 +319,21 @@ class Job:
                 if earlier.get("finished"):
                     console.say("train  begins anew: the labels have changed")
                 shutil.rmtree(checkpoints, ignore_errors=True)  # they were trained on other labels
-            elif earlier.get("workers") != workers and checkpoints.exists():
-                # Updates, schedule and shares of the rows depend on it.
-                console.say(
-                    f"train  begins anew: it was begun with {counted(earlier['workers'], 'worker')}, not {workers}"
-                )
-                shutil.rmtree(checkpoints, ignore_errors=True)
+            elif checkpoints.exists():
+                workers = earlier["workers"]  # updates and schedule are those it was begun with
             self.run_dir.update(stages={TRAIN: {"labels": labels["id"], "workers": workers, "finished": False}})
             spec = student_spec(self.config, self.class_names)
             with console.stage("train", "steps") as progress:
-                student = train_student(spec, self.store, labels["texts"], plan, self.run_dir.path, progress)
+                student = train_student(
+                    spec,
+                    self.store,
+                    labels["texts"],
+                    plan,
+                    self.run_dir.path,
+                    progress,
+                    begun_with=workers,
+                    tolerance=_tolerance(self.config),
+                )
             self.run_dir.publish(student.folder)
             self.seconds[TRAIN] = round(progress.seconds, 3)
             stage = {
@@ -362,6 +377,16 @@ def versions() -> dict[str, str]:
 
 def _counts(complete: dict[str, Any]) -> dict[str, int]:
     return {name: complete[name] for name in ("texts", "distinct", "duplicates", "blanks", "rejected", "pairs")}
+
+
+def _tolerance(config: DistillConfig) -> Tolerance:
+    return Tolerance(
+        block_seconds=config.block_seconds,
+        max_failures=config.max_failures,
+        stall_seconds=60 * config.stall_timeout,
+        grace_seconds=config.grace,
+        checkpoint_seconds=60 * config.checkpoint_minutes,
+    )
 
 
 def _request(config: DistillConfig) -> Request:

@@ -48,11 +48,11 @@ def describe_plan(plan: Plan, *, label: bool, train: bool) -> str:
     """One line on what the stages get."""
     parts = []
     if label:
-        least, most = plan.teacher_actors_min, plan.teacher_actors_max
-        number = counted(most, "teacher actor") if least == most else f"{least} to {counted(most, 'teacher actor')}"
-        parts.append(f"{number} of {_size(plan.teacher_cpus, plan.teacher_gpus)}")
+        actors = _between_counts(plan.teacher_actors_min, plan.teacher_actors_max, "teacher actor")
+        parts.append(f"{actors} of {_size(plan.teacher_cpus, plan.teacher_gpus)}")
     if train:
-        parts.append(f"{counted(plan.train_workers, 'train worker')} of {_size(plan.train_cpus, plan.train_gpus)}")
+        workers = _between_counts(plan.train_workers_min, plan.train_workers, "train worker")
+        parts.append(f"{workers} of {_size(plan.train_cpus, plan.train_gpus)}")
     return f"{counted(plan.nodes, 'node')}: {', then '.join(parts)}"
 
 
@@ -113,6 +113,10 @@ def describe_quote(quote: Quote, price_per_hour: float | None) -> list[tuple[str
 
 def _between(quote: dict[str, Any]) -> str:
     return f"{duration(quote['seconds'])} ({duration(quote['low'])} to {duration(quote['high'])})"
+
+
+def _between_counts(least: int, most: int, noun: str) -> str:
+    return counted(most, noun) if least == most else f"{least} to {counted(most, noun)}"
 
 
 def counted(number: int, noun: str) -> str:

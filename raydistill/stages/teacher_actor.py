@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import threading
 import time
+import uuid
 from collections.abc import Callable
 from typing import Any
 
@@ -47,6 +48,7 @@ class TeacherActor:
             self.teacher = self.load(spec)
         except RaydistillError as fault:
             self.fault = fault
+        self._name = uuid.uuid4().hex
         self._model_in_use = threading.Lock()
         self._free_since = time.perf_counter()
 
@@ -77,6 +79,7 @@ class TeacherActor:
             effort.wait_seconds = idle - effort.tokenize_seconds
             entailment, contradiction, faults = self.teacher.score_tokenized(tokenized, effort)
             self._free_since = time.perf_counter()
+        effort.actor, effort.scored_at = self._name, time.time()
         # Of a block that is labelled already but for what was rejected before, nothing can be told.
         unseen = pc.all(pc.less(block["known_index"], 0)).as_py()
         if unseen and len(faults) == len(rows) >= SYSTEMATIC:

@@ -10,26 +10,36 @@ from typing import Any
 
 import ray
 import ray.train
-from ray.train import CheckpointConfig, RunConfig, ScalingConfig
+from ray.train import CheckpointConfig, RunConfig
 from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.v2.api.config import ScalingConfig
 
 from raydistill.label_store import LabelStore
 from raydistill.progress import Progress
 from raydistill.resources import Plan
 from raydistill.run_dir import CHECKPOINTS, MODEL, RESULT
-from raydistill.specs import StudentSpec
+from raydistill.specs import StudentSpec, Tolerance
 from raydistill.stages.board import followed_board
 from raydistill.stages.cluster import data_settings, our_errors
 from raydistill.stages.label_rows import EvenOrWhole, label_rows
+from raydistill.stages.train_policies import GoOnFromCheckpoint, RoomForTasks
+from raydistill.stages.watchdog import watched
+from raydistill.stopping import orderly_stop
 from raydistill.stopwatch import Stopwatch
 from raydistill.student import student_rows
 from raydistill.training_arguments import checked_arguments
 
+RESIZE_SECONDS = 30.0  # between looks at whether there is room for more workers
+
 
 class _Trainer(TorchTrainer):
-    """Leaves Ctrl-C to Python: Ray's own handler ends the process, and stays in place when training is over."""
+    """With policies of our own. Leaves Ctrl-C to us: Ray's handler ends the process, and stays in place."""
 
     controller: Any = None
+    policies: dict[str, Any]
+
+    def _initialize_and_run_controller(self, **controller: Any) -> Any:
+        return super()._initialize_and_run_controller(**{**controller, **self.policies})  # type: ignore[misc]
 
     def _register_sigint_handler(self, controller: Any) -> None:
         self.controller = controller
@@ -50,16 +60,30 @@ class TrainedStudent:
 
 
 def train_student(
-    spec: StudentSpec, store: LabelStore, texts: int, plan: Plan, storage: Path, progress: Progress
+    spec: StudentSpec,
+    store: LabelStore,
+    texts: int,
+    plan: Plan,
+    storage: Path,
+    progress: Progress,
+    *,
+    begun_with: int,
+    tolerance: Tolerance,
 ) -> TrainedStudent:
     """Train on all texts of a label store; goes on from the last checkpoint in `storage`/checkpoints, if there is one.
+
+    A stop lets the workers keep a checkpoint first.
 
     Args:
         texts: how many there are, each as often as it stands in the corpus.
         storage: where Ray Train keeps checkpoints: a folder that every node sees.
+        begun_with: the number of workers that the training was planned for: its updates stay as large with another.
 
     Raises:
         ModelError, ConfigError.
+        FaultError: the stage stood still beyond what is borne.
+        ray.train.WorkerGroupError: workers failed beyond what is borne.
+        KeyboardInterrupt: a signal asked for the end.
     """
     arguments = checked_arguments(spec.training)
     rows = student_rows(spec)
@@ -69,6 +93,13 @@ def train_student(
         "evaluation": partial(label_rows, store, rows, plan),
     }
 
+    scaling = ScalingConfig(
+        num_workers=(plan.train_workers_min, plan.train_workers) if plan.elastic else plan.train_workers,
+        elastic_resize_monitor_interval_s=RESIZE_SECONDS,
+        use_gpu=plan.train_gpus > 0,
+        resources_per_worker={"CPU": plan.train_cpus, "GPU": plan.train_gpus},
+    )
+
     def work(loop: dict[str, Any]) -> None:
         watch = Stopwatch("loading")
         for name in ("train", "evaluation"):
@@ -77,7 +108,13 @@ def train_student(
 
         train_worker(loop, watch)
 
-    with our_errors(), data_settings(), followed_board(progress) as board:
+    with (
+        our_errors(),
+        data_settings(),
+        orderly_stop(progress.console.say, tolerance.grace_seconds) as stop,
+        watched(progress, stop, stall_seconds=tolerance.stall_seconds),
+        followed_board(progress, stop) as board,
+    ):
         trainer = _Trainer(
             work,
             train_loop_config={
@@ -85,14 +122,12 @@ def train_student(
                 "texts": texts,
                 "rows": rows,
                 "board": board,
+                "begun_with": begun_with,
+                "checkpoint_seconds": tolerance.checkpoint_seconds,
                 "threads": plan.train_threads,
                 "use_gpu": plan.train_gpus > 0,
             },
-            scaling_config=ScalingConfig(
-                num_workers=plan.train_workers,
-                use_gpu=plan.train_gpus > 0,
-                resources_per_worker={"CPU": plan.train_cpus, "GPU": plan.train_gpus},
-            ),
+            scaling_config=scaling,
             torch_config=TorchConfig(backend="nccl" if plan.train_gpus else "gloo"),
             datasets=datasets,
             dataset_config=EvenOrWhole(),
@@ -100,12 +135,16 @@ def train_student(
                 name=CHECKPOINTS, storage_path=str(storage), checkpoint_config=CheckpointConfig(num_to_keep=keep)
             ),
         )
+        trainer.policies = {"failure_policy": GoOnFromCheckpoint(tolerance.max_failures, storage)}
+        if plan.elastic:
+            trainer.policies["scaling_policy"] = RoomForTasks(scaling, plan.train_cpus, plan.train_gpus)
         try:
             result = trainer.fit()
         except KeyboardInterrupt:
             if trainer.controller is not None:
                 ray.kill(trainer.controller)
             raise
+        stop.conclude()
     assert result.checkpoint is not None
     finished = Path(result.checkpoint.path)
     came_of_it = json.loads((finished / RESULT).read_text())

@@ -6,10 +6,15 @@ import os
 import shutil
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import ray
 import ray.train
+import torch
+import torch.distributed as dist
 from ray.train import Checkpoint
 from transformers import TrainerCallback
 from transformers.trainer_utils import get_last_checkpoint
@@ -17,6 +22,8 @@ from transformers.trainer_utils import get_last_checkpoint
 from raydistill.run_dir import BEST, TRAINER
 from raydistill.stages.board import POLL_SECONDS
 from raydistill.stopwatch import Stopwatch
+
+AGREE_EVERY = 8  # updates: how often workers ask the first one what it wants
 
 
 class KeepTime(TrainerCallback):
@@ -56,16 +63,62 @@ class ReportCheckpoints(TrainerCallback):
             ray.train.report(metrics, checkpoint=Checkpoint.from_directory(folder))
 
 
+class KeepPace(TrainerCallback):
+    """Has Trainer keep a checkpoint every so many seconds, and, where the driver wants to stop, a last one and end.
+
+    All workers must do so at the same update, so the first one decides for all.
+
+    Args:
+        wants_stop: whether to stop, asked of the first worker.
+        alone: there is no other worker.
+    """
+
+    def __init__(self, seconds: float, wants_stop: Callable[[], bool], *, alone: bool) -> None:
+        self._seconds, self._wants_stop, self._alone = seconds, wants_stop, alone
+        self._saved_at, self.stopped = time.monotonic(), False
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if state.global_step == state.max_steps or (not self._alone and state.global_step % AGREE_EVERY):
+            return
+        wishes = torch.tensor([time.monotonic() - self._saved_at >= self._seconds, self._wants_stop()])
+        if not self._alone:
+            wishes = wishes.to(args.device, torch.int32)
+            dist.broadcast(wishes, src=0)
+        save, stop = map(bool, wishes.tolist())
+        control.should_save = control.should_save or save or stop
+        control.should_training_stop = control.should_training_stop or stop
+        self.stopped = self.stopped or stop
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self._saved_at = time.monotonic()
+
+
+class SeedUpdates(TrainerCallback):
+    """Makes dropout a function of seed, update and worker: what goes on from a checkpoint drops what it would have.
+
+    Trainer keeps the first worker's random state alone.
+    """
+
+    def __init__(self, rank: int) -> None:
+        self._rank = rank
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        torch.manual_seed(np.random.SeedSequence([args.seed, state.global_step, self._rank]).generate_state(1)[0])
+
+
 class TellBoard(TrainerCallback):
-    """Writes steps and loss to the board, twice a second at most."""
+    """Writes steps and loss to the board, twice a second at most, and takes from it whether to stop."""
 
     def __init__(self, board: Any) -> None:
-        self.board, self._told = board, 0.0
+        self.board, self.stop_wanted = board, False
+        self._told, self._answer = 0.0, None
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if time.monotonic() - self._told >= POLL_SECONDS or state.global_step == state.max_steps:
+            if self._answer is not None and ray.wait([self._answer], timeout=0)[0]:
+                self.stop_wanted = ray.get(self._answer)["stop"]
             self._told = time.monotonic()
-            self.board.write.remote(step=state.global_step, steps=state.max_steps)
+            self._answer = self.board.write.remote(step=state.global_step, steps=state.max_steps)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self.board.write.remote(note="evaluating")

@@ -19,16 +19,16 @@ import ray.train
 import torch
 import torch.distributed as dist
 from ray.train import Checkpoint
-from transformers import set_seed
+from transformers import TrainingArguments, set_seed
 
 from raydistill.engines.first_token import narrow_last_layer
 from raydistill.run_dir import BEST, MODEL, RESULT, TRAINER
 from raydistill.specs import StudentSpec
-from raydistill.stages.train_callbacks import KeepTime, ReportCheckpoints, TellBoard
+from raydistill.stages.train_callbacks import KeepPace, KeepTime, ReportCheckpoints, SeedUpdates, TellBoard
 from raydistill.stopwatch import Stopwatch
 from raydistill.student import Batch, DistillationTrainer, EpochStream, load_student
 from raydistill.student_rows import StudentRows, pad_rows
-from raydistill.training_arguments import training_arguments
+from raydistill.training_arguments import count_updates, share_update, training_arguments
 
 GROUPED_BATCHES = 50  # that are made together, to be of like length
 
@@ -52,6 +52,10 @@ def train_worker(loop: dict[str, Any], watch: Stopwatch) -> None:
             return  # the student was finished and only the driver was lost
         arguments = training_arguments(spec.training, output_dir=folder, use_cpu=not loop["use_gpu"])
         arguments.save_total_limit = max(arguments.save_total_limit or 0, 1)  # this copy; Ray Train keeps the others
+        if world != loop["begun_with"]:
+            said = _share_updates(arguments, loop["texts"], loop["begun_with"], world)
+            if rank == 0:
+                loop["board"].write.remote(said=said)
         set_seed(arguments.seed)
         model, tokenizer = load_student(
             str(checkpoint / MODEL) if checkpoint and earlier else spec.name_or_path,
@@ -87,6 +91,8 @@ def train_worker(loop: dict[str, Any], watch: Stopwatch) -> None:
                 yield next(batches)  # counts to loading
             yield from watch.over(batches, "data")
 
+        told = TellBoard(loop["board"])
+        pace = KeepPace(loop["checkpoint_seconds"], lambda: rank == 0 and told.stop_wanted, alone=world == 1)
         trainer = DistillationTrainer(
             model=model,
             args=arguments,
@@ -102,10 +108,18 @@ def train_worker(loop: dict[str, Any], watch: Stopwatch) -> None:
             texts=loop["texts"],
             class_names=spec.class_names,
             multi_label=spec.multi_label,
-            callbacks=[ReportCheckpoints(rank), KeepTime(watch), *([TellBoard(loop["board"])] if rank == 0 else [])],
+            callbacks=[
+                *([told] if rank == 0 else []),
+                pace,
+                SeedUpdates(rank),
+                ReportCheckpoints(rank),
+                KeepTime(watch),
+            ],
         )
         if arguments.do_train and not earlier:
             trainer.train(resume_from_checkpoint=str(_with_best(checkpoint)) if checkpoint else None)
+            if pace.stopped:
+                return
             if arguments.load_best_model_at_end and world > 1:
                 for tensor in model.state_dict().values():  # only rank 0 has the best checkpoint on its disk
                     dist.broadcast(tensor, src=0)
@@ -122,6 +136,18 @@ def train_worker(loop: dict[str, Any], watch: Stopwatch) -> None:
             figures = {name.removeprefix("eval_"): value for name, value in metrics.items()}
         seconds = watch.read()
         _hand_over(finished, rank, result | {"figures": figures if arguments.do_eval else {}, "seconds": seconds})
+
+
+def _share_updates(arguments: TrainingArguments, texts: int, planned: int, workers: int) -> str:
+    """Make as many updates, as large, as the workers planned would have made; say so."""
+    updates = count_updates(arguments, texts, planned)
+    batch, steps = arguments.per_device_train_batch_size, arguments.gradient_accumulation_steps
+    shared = share_update(batch, steps, planned, workers)
+    arguments.per_device_train_batch_size, arguments.gradient_accumulation_steps = shared
+    arguments.max_steps = updates
+    size, meant = workers * shared[0] * shared[1], planned * batch * steps
+    texts_seen = f"{size} texts, as before" if size == meant else f"{size} texts instead of {meant}"
+    return f"{workers} at work, begun with {planned}: an update sees {texts_seen}"
 
 
 def read_result(checkpoint: Path) -> dict[str, Any]:

@@ -2,21 +2,37 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
+import psutil
+import pyarrow as pa
 import pytest
+import ray
 from safetensors.torch import load_file
 
-from raydistill import DistillConfig, label
+from raydistill import DistillConfig, label, train
+from raydistill.corpus_files import find_files
+from raydistill.errors import FaultError
+from raydistill.label_store import LabelStore
+from raydistill.progress import Console
+from raydistill.resources import Request, make_plan
+from raydistill.specs import TeacherSpec, Tolerance
+from raydistill.stages.cluster import free_nodes
+from raydistill.stages.label import Counts, label_corpus
+from raydistill.stages.teacher_actor import TeacherActor
 
 
 def command(config: DistillConfig, stage: str) -> list[str]:
@@ -37,18 +53,133 @@ def run(config: DistillConfig, stage: str) -> None:
     subprocess.run(command(config, stage), check=True, capture_output=True, timeout=240, env=environment())
 
 
-def kill_when(reached: Callable[[], bool], config: DistillConfig, stage: str) -> None:
-    """Run a stage, and kill every process of it as soon as `reached`."""
+def begin(config: DistillConfig, stage: str, reached: Callable[[], bool]) -> subprocess.Popen[str]:
+    """Run a stage until `reached`; it goes on."""
     process = subprocess.Popen(
-        command(config, stage), stderr=subprocess.DEVNULL, start_new_session=True, env=environment()
+        command(config, stage), stderr=subprocess.PIPE, text=True, start_new_session=True, env=environment()
     )
     deadline = time.monotonic() + 120
     while not reached() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.02)
     assert reached()
     assert process.poll() is None
+    return process
+
+
+def kill_when(reached: Callable[[], bool], config: DistillConfig, stage: str) -> None:
+    """Run a stage, and kill every process of it as soon as `reached`."""
+    process = begin(config, stage, reached)
     os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    process.communicate()
+
+
+def stop_when(reached: Callable[[], bool], config: DistillConfig, stage: str, sent: signal.Signals) -> str:
+    """Run a stage, and ask it to stop as soon as `reached`; what it says."""
+    process = begin(config, stage, reached)
+    process.send_signal(sent)
+    said = process.communicate(timeout=60)[1]
+    assert process.returncode == 128 + sent, said
+    return said
+
+
+def workers_at(title: str, of: int | None = None) -> list[psutil.Process]:
+    """Ray's workers below a process (by default this one) that are at what a title says."""
+    found = []
+    for process in psutil.Process(of).children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            if process.cmdline() and process.cmdline()[0].startswith(f"ray::{title}"):
+                found.append(process)
+    return found
+
+
+class DyingActor(TeacherActor):
+    """Is gone as soon as it loads, as by the kernel's hand where the memory is full."""
+
+    def load(self, spec: TeacherSpec) -> Any:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+class IdleActor(TeacherActor):
+    """Never has a block done."""
+
+    def __call__(self, packed: pa.Table) -> pa.Table:
+        time.sleep(3600)
+        return packed
+
+
+@pytest.fixture(scope="module", autouse=True)
+def actors_that_travel() -> Iterator[None]:
+    """By value: workers cannot import this module."""
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    yield
+    ray.cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
+
+
+@pytest.fixture
+def label_with(
+    tmp_path: Path, tiny_teacher_dir: Path, console: Console
+) -> Callable[[type, Tolerance, int], tuple[Counts, LabelStore]]:
+    """Labels so many texts with an actor of some type."""
+
+    def label_with(actor: type, tolerance: Tolerance, texts: int) -> tuple[Counts, LabelStore]:
+        corpus, store = tmp_path / "corpus.txt", LabelStore(str(tmp_path / "labels"))
+        corpus.write_text("".join(f"text {i} {'again and ' * 40}once\n" for i in range(texts)))
+        store.folder.create()
+        spec = TeacherSpec(str(tiny_teacher_dir), ("sport", "art", "money"), "This is {}.", backend="torch")
+        limits: dict[str, Any] = {"file_bytes": 1 << 28, "most_rejected": 0, "tolerance": tolerance, "actor": actor}
+        with console.stage("label", "texts", texts) as progress:
+            plan = make_plan(free_nodes(), Request())
+            return label_corpus(find_files([str(corpus)]), "text", spec, store, plan, progress, **limits), store
+
+    return label_with
+
+
+def test_an_actor_and_tasks_that_are_killed_cost_no_label(
+    label_with: Callable[[type, Tolerance, int], tuple[Counts, LabelStore]],
+) -> None:
+    killed: dict[str, set[int]] = {"MapWorker": set(), "ReadCorpusSource": set(), "MapBatches(write_block)": set()}
+    most = {"MapWorker": 3, "ReadCorpusSource": 1, "MapBatches(write_block)": 1}
+    over = threading.Event()
+
+    def kill() -> None:
+        while not over.wait(0.01):
+            for title, pids in killed.items():
+                for process in workers_at(title):
+                    if len(pids) < most[title] and process.pid not in pids:
+                        pids.add(process.pid)
+                        process.kill()
+
+    killer = threading.Thread(target=kill, daemon=True)
+    killer.start()
+    counts, store = label_with(TeacherActor, Tolerance(block_seconds=0.1), 3000)
+    over.set()
+    killer.join()
+    assert {title: len(pids) for title, pids in killed.items()} == most
+    assert (counts.texts, counts.labelled) == (3000, 3000)
+    texts = [text for name in store.parts() for table in store.read_part(name) for text in table["text"].to_pylist()]
+    assert len(texts) == len(set(texts)) == 3000
+
+
+@pytest.mark.parametrize(
+    ("actor", "tolerance", "wanted"),
+    [
+        (DyingActor, Tolerance(max_failures=1), "actors died 2 times and nothing got done"),
+        (IdleActor, Tolerance(stall_seconds=15), "no progress for 15 s"),
+    ],
+)
+def test_what_gets_nowhere_ends_in_one_clear_error(
+    actor: type,
+    tolerance: Tolerance,
+    wanted: str,
+    label_with: Callable[[type, Tolerance, int], tuple[Counts, LabelStore]],
+    console: Console,
+) -> None:
+    began = time.monotonic()
+    with pytest.raises(FaultError, match=wanted):
+        label_with(actor, tolerance, 100)
+    assert time.monotonic() - began < 60
+    if actor is IdleActor:
+        assert re.search(r"MapWorker.*alive, process \d+ on ", console.stream.getvalue())  # type: ignore[attr-defined]
 
 
 def test_labelling_that_was_killed_goes_on_and_makes_no_label_again(
@@ -60,11 +191,16 @@ def test_labelling_that_was_killed_goes_on_and_makes_no_label_again(
     whole, killed = (
         make_config(tmp_path / name, data_file=str(corpus), teacher_max_length=256) for name in ("whole", "killed")
     )
-    run(whole, "label")
+    label(whole)
     labels = tmp_path / "killed" / "labels"
 
     kill_when(lambda: len(list(labels.glob("*.parquet"))) >= 3, killed, "label")
 
+    before = set(labels.glob("*.parquet"))
+    said = stop_when(lambda: len(set(labels.glob("*.parquet")) - before) >= 2, killed, "label", signal.SIGINT)
+    assert "stopping" in said
+    assert re.search(r"label  [\d,]+ of 6,100 texts", said)
+    assert len(set(labels.glob("*.parquet")) - before) >= 3  # the block that was under way too
     kept = {path: pd.read_parquet(path) for path in labels.glob("*.parquet")}
     assert 0 < (finished := len(set(pd.concat(kept.values()).text))) < 6000
     run(killed, "label")
@@ -82,26 +218,42 @@ def test_labelling_that_was_killed_goes_on_and_makes_no_label_again(
     np.testing.assert_allclose(np.stack(found.entailment), np.stack(expected.entailment), atol=1e-5)
 
 
-def test_training_that_was_killed_goes_on_from_its_checkpoint_to_the_same_student(
+def test_training_that_is_killed_stopped_and_robbed_of_its_worker_comes_to_the_same_student(
     tmp_path: Path, make_config: Callable[..., DistillConfig]
 ) -> None:
     corpus = tmp_path / "corpus.txt"
     corpus.write_text("".join(f"text {i} about {['money', 'art', 'sport'][i % 3]}\n" for i in range(400)))
     label(make_config(tmp_path / "labelled", data_file=str(corpus)))
-    options = {"labels": str(tmp_path / "labelled" / "labels"), "per_device_train_batch_size": 4, "save_steps": 30}
-    options |= {"eval_strategy": "steps", "eval_steps": 30, "load_best_model_at_end": True}
+    options = {"labels": str(tmp_path / "labelled" / "labels"), "per_device_train_batch_size": 4, "save_steps": 100}
+    options |= {"eval_strategy": "steps", "eval_steps": 100, "load_best_model_at_end": True, "num_train_epochs": 5}
     whole, killed = (make_config(tmp_path / name, **options) for name in ("whole", "killed"))
-    run(whole, "train")
+    train(whole)
 
-    snapshot = tmp_path / "killed" / "checkpoints" / "checkpoint_manager_snapshot.json"
-    kill_when(snapshot.exists, killed, "train")
+    def updates() -> int:
+        snapshot = tmp_path / "killed" / "checkpoints" / "checkpoint_manager_snapshot.json"
+        with contextlib.suppress(FileNotFoundError, json.JSONDecodeError):
+            found = json.loads(snapshot.read_text())["checkpoint_results"]
+            return max((result["metrics"].get("updates", 0) for result in found), default=0)
+        return 0
 
+    kill_when(lambda: updates() > 0, killed, "train")
+    reached = updates()
     assert not (tmp_path / "killed" / "config.json").exists()
-    run(killed, "train")
+
+    said = stop_when(lambda: updates() > reached, killed, "train", signal.SIGTERM)
+    assert "stopping" in said
+    assert updates() % 100  # a checkpoint beyond those that were due
+
+    reached = updates()
+    process = begin(killed, "train", lambda: updates() > reached)
+    for worker in workers_at("RayTrainWorker", process.pid):
+        worker.kill()
+    said = process.communicate(timeout=120)[1]
+    assert process.returncode == 0, said
 
     records = [json.loads((tmp_path / name / "run.json").read_text()) for name in ("whole", "killed")]
-    assert records[0]["stages"]["train"]["updates"] == records[1]["stages"]["train"]["updates"] == 200
+    assert records[0]["stages"]["train"]["updates"] == records[1]["stages"]["train"]["updates"] == 500
     expected, found = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "killed"))
     for name in expected:
-        assert found[name].numpy() == pytest.approx(expected[name].numpy(), abs=1e-5), name
+        assert np.array_equal(found[name].numpy(), expected[name].numpy()), name
     assert not (tmp_path / "killed" / "checkpoints").exists()

@@ -17,7 +17,7 @@ from raydistill.known_texts import KnownTexts
 from raydistill.label_store import SCHEMA, LabelStore, logits_column
 from raydistill.progress import Console
 from raydistill.resources import Request, make_plan
-from raydistill.specs import TeacherSpec
+from raydistill.specs import TeacherSpec, Tolerance
 from raydistill.stages.cluster import free_nodes
 from raydistill.stages.label import label_corpus
 from raydistill.stages.merging import Merger
@@ -39,7 +39,7 @@ def label(store: LabelStore, corpus: Path, teacher: Path, console: Console, file
     plan = make_plan(free_nodes(), Request())
     spec = dataclasses.replace(SPEC, name_or_path=str(teacher))
     with console.stage("label", "texts") as progress:
-        limits = {"file_bytes": file_bytes, "most_rejected": 0}
+        limits = {"file_bytes": file_bytes, "most_rejected": 0, "tolerance": Tolerance()}
         return label_corpus(find_files([str(corpus)]), "text", spec, store, plan, progress, **limits).labelled
 
 

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 import shutil
+import signal
+import threading
+import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -164,20 +168,26 @@ def test_model_folders_may_be_named_relatively(
     assert again.figures["loss"] == pytest.approx(result.figures["loss"], abs=1e-5)
 
 
-def test_training_that_was_begun_with_other_workers_begins_anew(
+def test_training_that_was_stopped_goes_on_with_other_workers_and_makes_as_many_updates(
     tmp_path: Path, make_config: MakeConfig, finished: DistillResult, corpus_counts, console: Console
 ) -> None:
-    options = {"labels": finished.labels, "save_total_limit": 1, "num_train_epochs": 1}
-    train(make_config(tmp_path, **options))
-    record = json.loads((tmp_path / "run.json").read_text())
-    record["stages"]["train"]["finished"] = False  # as after a kill
-    (tmp_path / "run.json").write_text(json.dumps(record))
+    options = {"labels": finished.labels, "save_steps": 20, "num_train_epochs": 60}
+
+    def stop() -> None:
+        while not list(tmp_path.glob("checkpoints/checkpoint_*")):
+            time.sleep(0.02)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=stop, daemon=True).start()
+    with pytest.raises(KeyboardInterrupt):
+        train(make_config(tmp_path, **options))
+    assert not (tmp_path / "model.safetensors").exists()
 
     train(make_config(tmp_path, train_workers=2, **options), console)
 
-    assert "begins anew: it was begun with 1 worker, not 2" in console.stream.getvalue()
+    assert "2 at work, begun with 1: an update sees 16 texts, as before" in console.stream.getvalue()
     updates = json.loads((tmp_path / "run.json").read_text())["stages"]["train"]["updates"]
-    assert updates == math.ceil(corpus_counts.texts // 2 / 16)
+    assert updates == 60 * math.ceil(corpus_counts.texts / 16)
 
 
 def test_multi_label_student_learns_each_class_by_itself(

@@ -1,0 +1,382 @@
+"""Is anything lost or doubled when a run is killed again and again? A cluster of two nodes, and kills at random.
+
+    pip install -e '.[test]' && python examples/benchmarks/chaos.py
+
+Two raylets on this machine are the cluster. The corpus is labelled and a student trained on it undisturbed; then once
+more while teacher actors, train workers, tasks, the second node and the driver itself are killed (SIGKILL) at random
+times, some while labels are made and some while the student is trained. A node that was lost comes back after some
+seconds; a driver that was lost is started again with the same command. Then both runs are compared: every text of the
+corpus must be there as often as it occurs, with the same logits, and the student must have had as many updates.
+
+The models are tiny and random: what is tried is the road, not the models. --s3 puts everything into a bucket of a local
+S3 server. Prints a Markdown table; --json keeps the kills too. Exit code 1 if anything is not as it must be.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+from ray.cluster_utils import Cluster
+
+from raydistill.label_store import LabelStore, logits_matrix
+
+KINDS = ("actor", "task", "node", "driver")
+# What a process of Ray's calls itself while it is at that.
+ACTORS = {"label": ("MapWorker",), "train": ("RayTrainWorker", "TrainWorker")}
+TASKS = ("ReadCorpusSource", "write_block", "merge_parts", "ReadLabelSource", "StudentRows", "MapBatches")
+CLASSES = ("sport", "politics", "money", "art", "technology")
+PATIENCE = 120.0  # seconds
+
+
+class Nodes:
+    """The cluster: a head, and a second node that comes and goes."""
+
+    def __init__(self) -> None:
+        self.cluster = Cluster()
+        self.cluster.add_node(num_cpus=1, include_dashboard=False)
+        self.second: Any = None
+        self.gone_until = 0.0
+        self.restore()
+
+    @property
+    def address(self) -> str:
+        """Where to join."""
+        return self.cluster.address
+
+    def lose(self, seconds: float) -> None:
+        """Kill the second node, for so long."""
+        self.cluster.remove_node(self.second, allow_graceful=False)
+        self.second, self.gone_until = None, time.monotonic() + seconds
+
+    def restore(self) -> None:
+        """Bring it back when it is time."""
+        if self.second is None and time.monotonic() >= self.gone_until:
+            self.second = self.cluster.add_node(num_cpus=1, include_dashboard=False)
+
+
+class Run:
+    """A `raydistill run` that is started again until it is done."""
+
+    def __init__(self, folder: Path, name: str, options: dict[str, Any], output_dir: str) -> None:
+        self.log = folder / f"{name}.log"
+        self.store = LabelStore(f"{output_dir}/labels")
+        config = folder / f"{name}.json"
+        config.write_text(json.dumps(options | {"output_dir": output_dir}))
+        self.command = [sys.executable, "-m", "raydistill", "run", "--config", str(config)]
+        self.output_dir, self.started, self.gave_up = output_dir, 0, 0
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Begin, or go on."""
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(self.command, stderr=log, stdout=log, start_new_session=True)
+        self.started += 1
+
+    @property
+    def stage(self) -> str:
+        """What is made now: label, then train."""
+        with contextlib.suppress(Exception):
+            return "train" if (self.store.record() or {}).get("complete") else "label"
+        return "label"
+
+    def done(self) -> bool:
+        """Whether it has ended well; one that gave up by itself is started again."""
+        assert self.process is not None
+        if self.process.poll() is None:
+            return False
+        if self.process.returncode == 0:
+            return True
+        self.gave_up += 1
+        self.start()
+        return False
+
+    def kill(self) -> None:
+        """SIGKILL the driver, and nothing else."""
+        assert self.process is not None
+        os.kill(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+    def finish(self) -> None:
+        """Wait for its end."""
+        while not self.done():
+            time.sleep(0.5)
+
+
+def workers_at(titles: tuple[str, ...]) -> list[psutil.Process]:
+    """Ray's worker processes under this one's nodes that are at one of these."""
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            title = " ".join(process.cmdline())
+            if title.startswith("ray::") and any(name in title for name in titles):
+                found.append(process)
+    return found
+
+
+def strike(kind: str, run: Run, nodes: Nodes, rng: random.Random) -> str | None:
+    """Kill something of a kind; returns what, or None where there is none just now."""
+    if kind == "driver":
+        run.kill()
+        run.start()
+        return "driver"
+    if kind == "node":
+        if nodes.second is None:
+            return None
+        nodes.lose(rng.uniform(2, 10))
+        return "node"
+    victims = workers_at(ACTORS[run.stage] if kind == "actor" else TASKS)
+    if kind == "task":
+        victims = [process for process in victims if "MapWorker" not in " ".join(process.cmdline())]
+    if not victims:
+        return None
+    victim = rng.choice(victims)
+    title = victim.cmdline()[0]
+    victim.kill()
+    return title
+
+
+def disturb(run: Run, nodes: Nodes, kills: int, rng: random.Random, pause: tuple[float, float]) -> list[dict[str, Any]]:
+    """Run to the end under so many kills, half of them, if it lasts, in each stage."""
+    plan = [KINDS[i % len(KINDS)] for i in range(kills)]
+    rng.shuffle(plan)
+    struck: list[dict[str, Any]] = []
+    begun = time.monotonic()
+    run.start()
+    while plan:
+        wait_until = time.monotonic() + rng.uniform(*pause)
+        while time.monotonic() < wait_until and not run.done():
+            nodes.restore()
+            time.sleep(0.05)
+        in_label = sum(kill["stage"] == "label" for kill in struck)
+        if run.stage == "label" and in_label >= kills // 2:
+            continue
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            if run.process is not None and run.process.poll() == 0:
+                return struck
+            run.done()
+            nodes.restore()
+            stage, what = run.stage, strike(plan[-1], run, nodes, rng)
+            if what:
+                struck.append({"kind": plan.pop(), "stage": stage, "what": what, "at": time.monotonic() - begun})
+                print(f"{struck[-1]['at']:6.0f} s  {len(struck):3}  {stage:5}  {what}", file=sys.stderr, flush=True)
+                break
+            if time.monotonic() > deadline:
+                rng.shuffle(plan)
+                deadline = time.monotonic() + PATIENCE
+            time.sleep(0.02)
+    while not run.done():
+        nodes.restore()
+        time.sleep(0.2)
+    return struck
+
+
+class Made(threading.Thread):
+    """Watches a store for label files, and counts the rows that are in more than one: labels that were made again."""
+
+    def __init__(self, store: LabelStore) -> None:
+        super().__init__(daemon=True)
+        self.store, self.again, self.written = store, 0, 0
+        self._names: set[str] = set()
+        self._ids: set[str] = set()
+        self._occurrences: dict[int, int] = {}  # of the files, by their ids
+        self._over = threading.Event()
+
+    def run(self) -> None:
+        """Look until told to stop."""
+        while not self._over.wait(0.1):
+            with contextlib.suppress(Exception):  # a file that is gone again
+                for name in self.store.parts():
+                    if name not in self._names:
+                        self._take(name)
+
+    def _take(self, name: str) -> None:
+        tables = list(self.store.read_part(name, ["text_id", "occurrences"]))
+        self._names.add(name)
+        ids = [text_id for table in tables for text_id in table["text_id"].to_pylist()]
+        occurrences = hash(tuple(times for table in tables for times in table["occurrences"].to_pylist()))
+        before = self._occurrences.get(hash(tuple(ids)))
+        self._occurrences[hash(tuple(ids))] = occurrences
+        if before is not None and before != occurrences:
+            return  # the same labels with other occurrences, in the place of the file before
+        self.written += len(ids)
+        self.again += len(self._ids.intersection(ids))
+        self._ids.update(ids)
+
+    def stop(self) -> str:
+        """Look no more; the share of rows that were made again."""
+        self._over.set()
+        self.join()
+        return f"{self.again * len(CLASSES):,} ({self.again / len(self._ids):.2%})"
+
+
+def contents(store: LabelStore) -> tuple[dict[str, int], dict[str, np.ndarray], int]:
+    """(occurrences of each text, its logits, rows in all)."""
+    texts: Counter[str] = Counter()
+    logits: dict[str, np.ndarray] = {}
+    rows = 0
+    for name in store.parts():
+        for table in store.read_part(name):
+            both = np.concatenate(
+                [logits_matrix(table[column], len(CLASSES)) for column in ("entailment", "contradiction")], axis=1
+            )
+            for text, times, row in zip(table["text"].to_pylist(), table["occurrences"].to_pylist(), both, strict=True):
+                texts[text] += times
+                logits[text] = row
+            rows += table.num_rows
+    return dict(texts), logits, rows
+
+
+def corpus_of(texts: int, rng: random.Random) -> list[str]:
+    """Short texts, one in a hundred of them twice."""
+    words = ["striker", "minister", "singer", "bank", "phone", "farmer", "vote", "film", "shares", "chip", "goal"]
+    lines = [f"{' '.join(rng.choices(words, k=rng.randint(4, 24)))} {i}" for i in range(texts * 99 // 100)]
+    lines += rng.sample(lines, texts - len(lines))
+    return lines
+
+
+@contextlib.contextmanager
+def s3_server() -> Iterator[str]:
+    """A bucket on a local S3 server; its address is in the environment, for all that is started from here."""
+    import socket
+
+    import pyarrow.fs as pafs
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    server = subprocess.Popen(
+        [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)], stderr=subprocess.DEVNULL
+    )
+    os.environ.update(
+        AWS_ENDPOINT_URL=f"http://127.0.0.1:{port}",
+        AWS_ACCESS_KEY_ID="key",
+        AWS_SECRET_ACCESS_KEY="secret",
+        AWS_DEFAULT_REGION="us-east-1",
+    )
+    try:
+        while socket.socket().connect_ex(("127.0.0.1", port)):
+            time.sleep(0.1)
+        fs, _ = pafs.FileSystem.from_uri("s3://runs?allow_bucket_creation=true")
+        fs.create_dir("runs")
+        yield "s3://runs"
+    finally:
+        server.kill()
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--texts", type=int, default=100_000)
+    parser.add_argument("--epochs", type=int, default=4)
+    parser.add_argument("--kills", type=int, default=100)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--pause", type=float, nargs=2, default=(2.0, 8.0), help="seconds between kills, from and to")
+    parser.add_argument("--s3", action="store_true")
+    parser.add_argument("--json", type=Path, default=None)
+    arguments = parser.parse_args()
+    sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
+    from tiny_models import save_classifier, save_encoder
+
+    rng = random.Random(arguments.seed)
+    environment = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+    os.environ.update(environment | {"CUDA_VISIBLE_DEVICES": ""})
+    os.environ.pop("RAY_ADDRESS", None)
+    with tempfile.TemporaryDirectory() as temporary, contextlib.ExitStack() as stack:
+        folder = Path(temporary)
+        place = stack.enter_context(s3_server()) if arguments.s3 else temporary
+        lines = corpus_of(arguments.texts, rng)
+        (folder / "corpus.txt").write_text("".join(f"{line}\n" for line in lines))
+        (folder / "classes.txt").write_text("".join(f"{name}\n" for name in CLASSES))
+        nodes = Nodes()
+        stack.callback(nodes.cluster.shutdown)
+        options = {
+            "data_file": str(folder / "corpus.txt"),
+            "class_names_file": str(folder / "classes.txt"),
+            "teacher_name_or_path": str(save_classifier(folder / "teacher")),
+            "student_name_or_path": str(save_encoder(folder / "student")),
+            "address": nodes.address,
+            "block_seconds": 0.05,
+            "train_workers": "1:2",
+            "max_failures": 20,
+            "num_train_epochs": arguments.epochs,
+            "save_steps": 200,
+            "learning_rate": 1e-3,
+        }
+        undisturbed = Run(folder, "undisturbed", options, f"{place}/undisturbed")
+        made = Made(undisturbed.store)
+        made.start()
+        undisturbed.start()
+        undisturbed.finish()
+        twice = [made.stop()]
+        disturbed = Run(folder, "disturbed", options, f"{place}/disturbed")
+        made = Made(disturbed.store)
+        made.start()
+        struck = disturb(disturbed, nodes, arguments.kills, rng, arguments.pause)
+        twice.append(made.stop())
+        report = compare(lines, undisturbed, disturbed)
+        verified = subprocess.run(
+            [sys.executable, "-m", "raydistill", "verify", disturbed.output_dir], capture_output=True, text=True
+        )
+        log = disturbed.log.read_text()
+    kinds, stages = (Counter(kill[key] for kill in struck) for key in ("kind", "stage"))
+    report |= {
+        "pairs labelled again, undisturbed / disturbed": " / ".join(twice),
+        "kills": f"{len(struck)}: {', '.join(f'{kinds[kind]} {kind}' for kind in KINDS)}",
+        "of these while labels were made / while the student was trained": f"{stages['label']} / {stages['train']}",
+        "drivers started / that gave up by themselves": f"{disturbed.started} / {disturbed.gave_up}",
+        "`raydistill verify`": "passed" if verified.returncode == 0 else verified.stdout,
+    }
+    print("| what | figure |\n| --- | --- |")
+    for name, value in report.items():
+        print(f"| {name} | {value} |")
+    if arguments.json:
+        arguments.json.write_text(json.dumps({"report": report, "kills": struck, "log": log}, indent=2))
+    wrong = [name for name in MUST_BE_NONE if report[name] != 0]
+    return 1 if wrong or verified.returncode else 0
+
+
+LOST, DOUBLED, LOGITS, UPDATES = (
+    "texts lost",
+    "texts counted more often than they occur",
+    "texts with other logits (by more than 1e-5)",
+    "updates more or fewer than undisturbed",
+)
+MUST_BE_NONE = (LOST, DOUBLED, LOGITS, UPDATES)
+
+
+def compare(lines: list[str], undisturbed: Run, disturbed: Run) -> dict[str, Any]:
+    """What differs between the corpus, a run that was let alone, and one that was not."""
+    wanted = Counter(lines)
+    (_, expected, _), (found, logits, rows) = contents(undisturbed.store), contents(disturbed.store)
+    records = [json.loads(run.store.folder.parent.read("run.json")) for run in (undisturbed, disturbed)]
+    trained = [record["stages"]["train"] for record in records]
+    return {
+        "texts, distinct / pairs": f"{len(lines):,}, {len(wanted):,} / {len(wanted) * len(CLASSES):,}",
+        LOST: sum((wanted - Counter(found)).values()),
+        DOUBLED: sum((Counter(found) - wanted).values()),
+        LOGITS: sum(bool(np.abs(logits[text] - expected[text]).max() > 1e-5) for text in wanted.keys() & found.keys()),
+        "rows more than distinct texts": rows - len(wanted),
+        UPDATES: abs(trained[0]["updates"] - trained[1]["updates"]),
+        "updates": f"{trained[1]['updates']:,}",
+        "agreement undisturbed / disturbed": " / ".join(f"{record['figures']['agreement']:.3f}" for record in records),
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,104 @@
+"""What does it take to go on where very much is labelled already?
+
+    pip install -e '.[test]' && python examples/benchmarks/resume.py
+
+A label store of so many texts is made up (their logits mean nothing), and a corpus of the same texts in another order
+with 2,000 new ones at its beginning. `raydistill label` goes on: time from its start to the first new label file, and
+in all, with the peak memory of its processes. Tiny random models. Prints a Markdown table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from memory import peak_memory
+
+from raydistill.corpus import text_id
+from raydistill.label_store import SCHEMA, LabelStore, logits_column
+
+CLASSES = ("sport", "politics", "money", "art", "technology")
+NEW, PART_ROWS = 2_000, 250_000
+
+
+def fill(store: LabelStore, texts: int) -> None:
+    """Label files of so many texts."""
+    rng = np.random.default_rng(0)
+    for at in range(0, texts, PART_ROWS):
+        names = [f"old text {i}" for i in range(at, min(at + PART_ROWS, texts))]
+        logits = rng.normal(size=(2, len(names), len(CLASSES))).astype(np.float32)
+        columns = [[text_id(name) for name in names], names, np.ones(len(names), dtype=np.int64)]
+        store.write_part(pa.table([*columns, *map(logits_column, logits)], schema=SCHEMA))
+
+
+def measure(texts: int) -> dict[str, float]:
+    """Go on with so many finished; what it took."""
+    from tiny_models import save_classifier
+
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        (folder / "classes.txt").write_text("".join(f"{name}\n" for name in CLASSES))
+        corpus, new = folder / "corpus.txt", "".join(f"a text with the number {i}\n" for i in range(NEW))
+        corpus.write_text(new)
+        options = ["--data-file", str(corpus), "--class-names-file", str(folder / "classes.txt")]
+        options += ["--teacher-name-or-path", str(save_classifier(folder / "teacher")), "--output-dir"]
+        command = [sys.executable, "-m", "raydistill", "label", *options, str(folder / "out")]
+        corpus.write_text("old text 0\n")
+        subprocess.run(command, check=True, capture_output=True)  # for the records of a store
+        store = LabelStore(str(folder / "out" / "labels"))
+        for name in store.parts():
+            store.folder.delete(name)
+        fill(store, texts)
+        with corpus.open("w") as stream:
+            stream.write(new)
+            stream.writelines(f"old text {i}\n" for i in reversed(range(texts)))
+        there, first = set(store.parts()), []
+
+        def look() -> None:
+            while not first and not over.wait(0.05):
+                if set(store.parts()) - there:
+                    first.append(time.monotonic())
+
+        over = threading.Event()
+        began = time.monotonic()
+        driver = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        watch = threading.Thread(target=look)
+        watch.start()
+        peaks = peak_memory(driver, every=0.5)
+        whole = time.monotonic() - began
+        over.set()
+        watch.join()
+        assert driver.returncode == 0
+        record = json.loads((folder / "out" / "run.json").read_text())
+        assert record["stages"]["label"]["labelled"] == NEW
+        assert record["counts"]["texts"] == texts + NEW
+    return {"first": first[0] - began, "whole": whole, **peaks}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--texts", type=int, nargs="+", default=[20_000, 5_000_000])
+    arguments = parser.parse_args()
+    sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
+    os.environ |= {"HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+    print("| finished texts | to the first new label file | in all | peak: driver | peak: other tasks |")
+    print("| --- | --- | --- | --- | --- |")
+    for texts in arguments.texts:
+        found = measure(texts)
+        print(
+            f"| {texts:,} | {found['first']:.0f} s | {found['whole']:.0f} s | {found['driver']:.0f} MB | "
+            f"{found['read, write and data tasks']:.0f} MB |"
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,89 @@
+"""Watches a stage: one that stands still, or whose processes die again and again, is ended instead of waited for."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+import time
+from collections.abc import Iterator, Sequence
+
+import ray
+from ray._private.state import state  # no public call tells of actors without a dashboard
+
+from raydistill.errors import FaultError
+from raydistill.progress import Progress, duration
+from raydistill.stopping import Stop
+
+LOOK_SECONDS = 2.0
+logger = logging.getLogger(__name__)
+
+
+@contextlib.contextmanager
+def watched(
+    progress: Progress, stop: Stop, *, stall_seconds: float, most_restarts: int | None = None
+) -> Iterator[None]:
+    """Have a thread look at a stage now and then; its verdict goes to `stop.fail`.
+
+    Args:
+        stall_seconds: how long it may make no progress.
+        most_restarts: how many actors may be started again while it makes none; None where others count them.
+    """
+    over = threading.Event()
+    thread = threading.Thread(target=_watch, args=(progress, stop, over, stall_seconds, most_restarts), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join(timeout=LOOK_SECONDS)
+
+
+def _watch(
+    progress: Progress, stop: Stop, over: threading.Event, stall_seconds: float, most_restarts: int | None
+) -> None:
+    moved, before = progress.moved_at, _restarts(_actors())
+    while not over.wait(LOOK_SECONDS):
+        try:
+            actors = _actors()
+        except Exception:  # the cluster is gone, and says so itself
+            logger.warning("the cluster's actors cannot be seen", exc_info=True)
+            actors = []
+        if progress.moved_at != moved:
+            moved, before = progress.moved_at, _restarts(actors)
+        died = _restarts(actors) - before
+        if most_restarts is not None and died > most_restarts:
+            stop.fail(
+                FaultError(
+                    f"{progress.name}: actors died {died} times and nothing got done. The log has what they said last; "
+                    "a model too large for the memory of a node is the usual reason. --max-failures sets how often "
+                    "they are started again."
+                )
+            )
+            return
+        if time.monotonic() - moved > stall_seconds:
+            progress.console.say()
+            progress.console.table(
+                [("actor", "state"), *(_described(actor) for actor in actors if actor["State"] != "DEAD")]
+            )
+            stop.fail(
+                FaultError(
+                    f"{progress.name}: no progress for {duration(stall_seconds)}. What is finished is kept: the same "
+                    "command goes on from there. --stall-timeout sets how long to wait."
+                )
+            )
+            return
+
+
+def _actors() -> Sequence[dict]:
+    """This job's actors as the cluster sees them."""
+    return list(state.actor_table(None, job_id=ray.get_runtime_context().job_id).values())
+
+
+def _restarts(actors: Sequence[dict]) -> int:
+    return sum(actor["NumRestarts"] for actor in actors)
+
+
+def _described(actor: dict) -> tuple[str, str]:
+    where = f"process {actor.get('Pid', '?')} on {actor['Address']['IPAddress'] or 'no node yet'}"
+    return actor["ActorClassName"], f"{actor['State'].lower()}, {where}, started again {actor['NumRestarts']} times"

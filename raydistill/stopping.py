@@ -1,0 +1,112 @@
+"""How a stage is ended before its time: by a signal, in an orderly way, or by whoever finds that it cannot go on."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from types import FrameType
+from typing import Any
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Stop:
+    """Whether a stage is to end. Made by `orderly_stop`.
+
+    The first signal only asks for it; the second one, or the end of the grace, does what a signal does otherwise.
+
+    Attributes:
+        asked_at: when it was asked for, by `time.time`; None before.
+    """
+
+    def __init__(self, say: Callable[[str], None], grace: float) -> None:
+        self._say, self._grace = say, grace
+        self.asked_at: float | None = None
+        self._signal = 0
+        self._fault: Exception | None = None
+        self._before: dict[int, Any] = {}
+        self._timer: threading.Timer | None = None
+
+    @property
+    def asked(self) -> bool:
+        """Whether what is under way is to be finished, and nothing more begun."""
+        return self.asked_at is not None
+
+    def fail(self, fault: Exception) -> None:
+        """End the stage with an error, from another thread, whatever it waits for."""
+        self._fault = self._fault or fault
+        if self._before:
+            _rouse()
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self._fault:
+            raise self._fault
+        if not self.asked and self._grace > 0:
+            self._signal, self.asked_at = number, time.time()
+            self._say(f"       stopping: what is under way has {self._grace:g} s to finish; again to stop at once")
+            self._timer = threading.Timer(self._grace, _rouse)
+            self._timer.daemon = True
+            self._timer.start()
+        else:
+            self._as_before(self._signal or number, frame)
+
+    def _as_before(self, number: int, frame: FrameType | None) -> None:
+        handler = self._before[number]
+        if callable(handler):
+            handler(number, frame)
+        raise KeyboardInterrupt
+
+    def _install(self) -> None:
+        for number in SIGNALS:
+            self._before[number] = signal.signal(number, self._handle)
+
+    def _remove(self) -> None:
+        if self._timer:
+            self._timer.cancel()
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def conclude(self) -> None:
+        """Let the signal have its way, if there was one: what was under way is finished."""
+        if self.asked:
+            self._as_before(self._signal, None)
+
+
+@contextlib.contextmanager
+def orderly_stop(say: Callable[[str], None], grace: float) -> Iterator[Stop]:
+    """Within it, SIGINT and SIGTERM ask first, and take effect at its end.
+
+    Signals reach the main thread alone; in another one they are left as they are, and a fault only ends the block.
+
+    Args:
+        say: told in a line that a stop was asked for.
+        grace: seconds from then on until the signal takes effect, wherever the stage is; 0 for none.
+
+    Raises:
+        KeyboardInterrupt: a signal came, or what the handler that was there before raises.
+        Exception: what `Stop.fail` was given.
+    """
+    stop = Stop(say, grace)
+    if threading.current_thread() is threading.main_thread():
+        stop._install()
+    try:
+        yield stop
+    except Exception:
+        if stop.asked:  # the cluster may have had the signal too
+            stop.conclude()
+        raise
+    finally:
+        stop._remove()
+    if stop._fault:
+        raise stop._fault
+    stop.conclude()
+
+
+def _rouse() -> None:
+    """A true signal to the main thread, out of whatever call of the system's it waits in."""
+    ident = threading.main_thread().ident
+    assert ident is not None
+    signal.pthread_kill(ident, signal.SIGINT)
