@@ -113,6 +113,16 @@ def tasks_reserve(node: Node) -> float:
     return min(max(0.25, node.cpus / 4), 2.0)
 
 
+def places(nodes: Sequence[Node], cpus: float, gpus: float, *, beside_tasks: bool = True) -> int:
+    """How many actors of a size fit, beside the tasks' share of each node or without a thought for it."""
+    total = 0
+    for node in nodes:
+        room = node.cpus - tasks_reserve(node) if beside_tasks else node.cpus
+        by_cpu = max(0, math.floor(room / cpus + EPSILON))
+        total += min(by_cpu, _gpu_places(node.gpus, gpus)) if gpus else by_cpu
+    return total
+
+
 def _range(text: str | None, option: str) -> tuple[int | None, int | None]:
     """'N' or 'MIN:MAX' -> (least, most)."""
     if text is None:
@@ -161,15 +171,6 @@ def _cpus(asked: float | None, option: str, nodes: Sequence[Node], gpus: float, 
 def _round_down(cpus: float) -> float:
     """To quarters of a CPU above one quarter, and to hundredths below: Ray takes four decimals at most."""
     return max(0.05, math.floor(cpus * 4 + EPSILON) / 4 if cpus >= 0.25 else math.floor(cpus * 100) / 100)
-
-
-def places(nodes: Sequence[Node], cpus: float, gpus: float) -> int:
-    """How many actors of a size fit beside the tasks' share of each node."""
-    total = 0
-    for node in nodes:
-        by_cpu = max(0, math.floor((node.cpus - tasks_reserve(node)) / cpus + EPSILON))
-        total += min(by_cpu, _gpu_places(node.gpus, gpus)) if gpus else by_cpu
-    return total
 
 
 def _gpu_places(free: float, gpus: float) -> int:

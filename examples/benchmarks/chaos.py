@@ -34,6 +34,7 @@ import numpy as np
 import psutil
 from ray.cluster_utils import Cluster
 
+from raydistill.files import Folder
 from raydistill.label_store import LabelStore, logits_matrix
 
 KINDS = ("actor", "task", "node", "driver")
@@ -289,6 +290,7 @@ def main() -> int:
     parser.add_argument("--pause", type=float, nargs=2, default=(2.0, 8.0), help="seconds between kills, from and to")
     parser.add_argument("--s3", action="store_true")
     parser.add_argument("--json", type=Path, default=None)
+    parser.add_argument("--keep", type=Path, default=None, help="a folder to leave both runs and their logs in")
     arguments = parser.parse_args()
     sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
     from tiny_models import save_classifier, save_encoder
@@ -297,9 +299,10 @@ def main() -> int:
     environment = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
     os.environ.update(environment | {"CUDA_VISIBLE_DEVICES": ""})
     os.environ.pop("RAY_ADDRESS", None)
-    with tempfile.TemporaryDirectory() as temporary, contextlib.ExitStack() as stack:
-        folder = Path(temporary)
-        place = stack.enter_context(s3_server()) if arguments.s3 else temporary
+    with contextlib.ExitStack() as stack:
+        folder = arguments.keep or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        folder.mkdir(parents=True, exist_ok=True)
+        place = stack.enter_context(s3_server()) if arguments.s3 else str(folder)
         lines = corpus_of(arguments.texts, rng)
         (folder / "corpus.txt").write_text("".join(f"{line}\n" for line in lines))
         (folder / "classes.txt").write_text("".join(f"{name}\n" for name in CLASSES))
@@ -364,7 +367,7 @@ def compare(lines: list[str], undisturbed: Run, disturbed: Run) -> dict[str, Any
     """What differs between the corpus, a run that was let alone, and one that was not."""
     wanted = Counter(lines)
     (_, expected, _), (found, logits, rows) = contents(undisturbed.store), contents(disturbed.store)
-    records = [json.loads(run.store.folder.parent.read("run.json")) for run in (undisturbed, disturbed)]
+    records = [json.loads(Folder(run.output_dir).read("run.json")) for run in (undisturbed, disturbed)]
     trained = [record["stages"]["train"] for record in records]
     return {
         "texts, distinct / pairs": f"{len(lines):,}, {len(wanted):,} / {len(wanted) * len(CLASSES):,}",

@@ -21,13 +21,34 @@ import ray
 import ray.data
 from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
 from ray._private.state import available_resources_per_node  # no public call tells what a single node has free
+from ray.exceptions import (
+    ActorDiedError,
+    ActorUnavailableError,
+    LocalRayletDiedError,
+    NodeDiedError,
+    ObjectLostError,
+    OutOfMemoryError,
+    RayError,
+    WorkerCrashedError,
+)
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 import raydistill
-from raydistill.errors import RaydistillError, ResourceError, first_line
+from raydistill.errors import FaultError, RaydistillError, ResourceError, first_line
 from raydistill.resources import Node
 
+logger = logging.getLogger(__name__)
+
 CONNECT_SECONDS = 10
+DEATHS = (
+    ActorDiedError,
+    ActorUnavailableError,
+    LocalRayletDiedError,
+    NodeDiedError,
+    ObjectLostError,
+    OutOfMemoryError,
+    WorkerCrashedError,
+)
 CLIENT_SCHEME = "ray://"
 # The head starts a server for each client, which now and then hangs in its fork; the next one does well.
 CLIENT_ATTEMPTS, STARTUP_FAULT = 3, "Initialization failure from server"
@@ -171,18 +192,42 @@ def data_settings(**settings: Any) -> Iterator[None]:
 
 @contextlib.contextmanager
 def our_errors() -> Iterator[None]:
-    """Raise what a worker said in our own words as itself, not wrapped in Ray's; all else passes as it is."""
+    """Raise what a worker said in our own words as itself, not wrapped in Ray's, and as FaultError what died too often.
+
+    All else passes as it is.
+    """
     try:
         yield
     except Exception as error:
         ours = find_ours(error)
-        if ours is None or ours is error:
+        if ours is error:
             raise
-        raise type(ours)(str(ours).split("\n")[0]) from None  # Ray adds lines of advice on its own retries
+        if ours:
+            raise type(ours)(str(ours).split("\n")[0]) from None  # Ray adds lines of advice on its own retries
+        death = next((one for one in _within(error) if _is_death(one)), None)
+        if death is None:
+            raise
+        logger.error("a process of the cluster died", exc_info=error)
+        raise FaultError(
+            f"a process of the cluster died more often than --max-failures allows ({first_line(death)}). What is "
+            "finished is kept: the same command goes on from there. The log has more."
+        ) from None
 
 
 def find_ours(error: BaseException | None) -> RaydistillError | None:
     """What a worker said in our own words, somewhere within an error of Ray's."""
+    # Ray's own exceptions also inherit from the cause; the bare one has the bare message.
+    found = (one for one in _within(error) if isinstance(one, RaydistillError) and not isinstance(one, RayError))
+    return next(found, None)
+
+
+def _is_death(error: BaseException) -> bool:
+    """Whether it says that a process is gone, and not that its constructor raised something."""
+    return isinstance(error, DEATHS) and not getattr(error, "actor_init_failed", False)
+
+
+def _within(error: BaseException | None) -> Iterator[Any]:
+    """An error and all that it has come from."""
     seen: set[int] = set()
     waiting: list[Any] = [error]
     while waiting:
@@ -190,9 +235,6 @@ def find_ours(error: BaseException | None) -> RaydistillError | None:
         if current is None or id(current) in seen:
             continue
         seen.add(id(current))
-        # Ray's own exceptions also inherit from the cause; the bare one has the bare message.
-        if isinstance(current, RaydistillError) and not isinstance(current, ray.exceptions.RayError):
-            return current
+        yield current
         waiting += [getattr(current, "cause", None), current.__cause__]
         waiting += list(getattr(current, "worker_failures", {}).values())
-    return None

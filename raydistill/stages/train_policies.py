@@ -6,13 +6,15 @@ Runs in Ray Train's controller too, so it imports neither torch nor transformers
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import ray
+from ray._private.state import available_resources_per_node
 from ray.train import Result
 from ray.train.v2._internal.execution.failure_handling import DefaultFailurePolicy, FailureDecision
-from ray.train.v2._internal.execution.scaling_policy import ElasticScalingPolicy
+from ray.train.v2._internal.execution.scaling_policy import ElasticScalingPolicy, NoopDecision, ScalingDecision
 from ray.train.v2.api.config import FailureConfig, ScalingConfig
 from ray.train.v2.api.exceptions import WorkerGroupError
 
@@ -21,6 +23,7 @@ from raydistill.run_dir import CHECKPOINTS
 from raydistill.stages.cluster import find_ours
 
 LONGEST_PAUSE = 30.0  # seconds
+RELEASE_SECONDS = 10.0  # that the resources of workers that failed may take to be free
 
 
 def last_report(storage: Path) -> dict[str, Any]:
@@ -57,14 +60,37 @@ class GoOnFromCheckpoint(DefaultFailurePolicy):
 class RoomForTasks(ElasticScalingPolicy):
     """As many workers as there is room for at the time, beside the tasks that feed them.
 
-    Ray's own policy gives them all that a node has, and those that remain after a loss would wait for data for ever.
+    Ray's own policy gives them all that a node has, so that those who remain after a loss would wait for data for ever;
+    and it goes by reservations, which a driver that was killed leaves behind for minutes.
     """
 
     def __init__(self, scaling_config: ScalingConfig, cpus: float, gpus: float) -> None:
         super().__init__(scaling_config)
-        self._cpus, self._gpus = cpus, gpus
+        self._size, self._at_work = (cpus, gpus), 0
+        self._patient_until: float | None = None
+
+    def make_decision_for_non_running_worker_group(self) -> ScalingDecision:
+        self._at_work = 0
+        now = time.monotonic()
+        self._patient_until = self._patient_until or now + RELEASE_SECONDS
+        if self._count_possible_workers({}) < self.scaling_config.max_workers and now < self._patient_until:
+            return NoopDecision()  # what those that failed had may not be free yet
+        return super().make_decision_for_non_running_worker_group()
+
+    def make_decision_for_running_worker_group(self, worker_group_state: Any, worker_group_status: Any) -> Any:
+        self._at_work, self._patient_until = worker_group_state.num_workers, None
+        return super().make_decision_for_running_worker_group(worker_group_state, worker_group_status)
+
+    def _get_reserved_resources(self) -> Any:
+        return {}
 
     def _count_possible_workers(self, reserved_resources: Any) -> int:
-        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        there = [Node(has.get("CPU", 0.0), has.get("GPU", 0.0)) for has in nodes]
-        return min(super()._count_possible_workers(reserved_resources), places(there, self._cpus, self._gpus))
+        free = available_resources_per_node()
+        alive = [node for node in ray.nodes() if node["Alive"] and node["NodeID"] in free]
+        room = places([_node(node["Resources"]) for node in alive], *self._size)
+        now = places([_node(free[node["NodeID"]]) for node in alive], *self._size, beside_tasks=False)
+        return min(self.scaling_config.max_workers, room, self._at_work + now)
+
+
+def _node(resources: Mapping[str, float]) -> Node:
+    return Node(resources.get("CPU", 0.0), resources.get("GPU", 0.0))
