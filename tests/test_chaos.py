@@ -1,0 +1,27 @@
+"""A run on two nodes while its processes, a node and its driver are killed: the benchmark of it, in small."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+SCRIPT = Path(__file__).parents[1] / "examples" / "benchmarks" / "chaos.py"
+
+
+def test_kills_of_every_kind_lose_and_double_nothing(tmp_path: Path) -> None:
+    size = ["--texts", "3000", "--epochs", "2", "--kills", "8", "--seed", "1", "--pause", "0.5", "3"]
+    done = subprocess.run(
+        [sys.executable, str(SCRIPT), *size, "--json", str(tmp_path / "chaos.json")],
+        capture_output=True,
+        text=True,
+        timeout=600,
+        env=os.environ | {"HF_HUB_OFFLINE": "1"},
+    )
+    assert done.returncode == 0, done.stdout + done.stderr[-4000:]
+    kills = json.loads((tmp_path / "chaos.json").read_text())["kills"]
+    assert Counter(kill["kind"] for kill in kills) == dict.fromkeys(("actor", "task", "node", "driver"), 2)
+    assert {kill["stage"] for kill in kills} == {"label", "train"}
