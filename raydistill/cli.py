@@ -23,9 +23,9 @@ from raydistill.config import (
     DistillConfig,
     flag,
     option_fields,
-    read_config_file,
     suggest,
 )
+from raydistill.config_file import read_config_file
 from raydistill.errors import ConfigError, RaydistillError
 from raydistill.progress import Chatter
 

@@ -13,10 +13,10 @@ import math
 import os
 import string
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
 from raydistill.errors import ConfigError
+from raydistill.option_values import converted, flag
 
 ESSENTIALS, TEACHER, STUDENT = "Essentials", "Teacher", "Student"
 RESOURCES, BEHAVIOUR, FAULTS = "Resources", "Behaviour", "Faults"
@@ -272,7 +272,7 @@ class DistillConfig:
         options = {FORMER_NAMES.get(name, name): value for name, value in options.items() if name not in IGNORED_NAMES}
         for name, field in known.items():
             given = options.pop(name, None)
-            setattr(self, name, field.default if given is None else _convert(field, given))
+            setattr(self, name, field.default if given is None else converted(field, given))
         training = options.pop("training", {})
         if not isinstance(training, Mapping):
             raise ConfigError(
@@ -341,34 +341,6 @@ def option_fields() -> list[dataclasses.Field[Any]]:
     return [field for field in dataclasses.fields(DistillConfig) if field.metadata]
 
 
-def flag(name: str) -> str:
-    """The command-line spelling of an option."""
-    return "--" + name.replace("_", "-")
-
-
-def read_config_file(path: str) -> dict[str, Any]:
-    """Options from a YAML or JSON file, by the names of the flags, with - or _. Raises ConfigError."""
-    try:
-        text = Path(path).read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"--config {path}: cannot be read ({error}).") from None
-    if path.endswith(".json"):
-        try:
-            values = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise ConfigError(f"--config {path}: is not JSON ({error}).") from None
-    else:
-        import yaml
-
-        try:
-            values = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise ConfigError(f"--config {path}: is not YAML ({' '.join(str(error).split())}).") from None
-    if not isinstance(values, Mapping):
-        raise ConfigError(f"--config {path}: must hold options as `name: value` pairs.")
-    return {str(name).replace("-", "_"): value for name, value in values.items()}
-
-
 def located(value: Any) -> Any:
     """The absolute path of what a text (or each of a list) names, if it is there; all else as it is.
 
@@ -385,42 +357,6 @@ def suggest(name: str, known: Iterable[str]) -> str:
     """' Did you mean …?' with the nearest known name, or ''."""
     near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
     return f" Did you mean {flag(near[0])}?" if near else ""
-
-
-def _convert(field: dataclasses.Field[Any], value: Any) -> Any:
-    """A value of the field's declared type. Raises ConfigError."""
-    kind = str(field.type).removesuffix(" | None")
-    try:
-        if kind == "tuple[str, ...]":
-            return (str(value),) if isinstance(value, str | Path) else tuple(str(item) for item in value)
-        if kind == "bool":
-            return _to_bool(value)
-        if kind == "int":
-            if isinstance(value, bool) or (isinstance(value, float) and not value.is_integer()):
-                raise ValueError
-            return int(value)
-        if kind == "float":
-            if isinstance(value, bool):
-                raise ValueError
-            return float(value)
-        if isinstance(value, Mapping | list | tuple):
-            raise ValueError
-    except (TypeError, ValueError):
-        wanted = {"bool": "true or false", "int": "a whole number", "float": "a number"}.get(kind, "text")
-        raise ConfigError(f"{flag(field.name)} {value!r} must be {wanted}.") from None
-    value = str(value)
-    if field.metadata["choices"] and value not in field.metadata["choices"]:
-        raise ConfigError(f"{flag(field.name)} {value!r} must be one of {', '.join(field.metadata['choices'])}.")
-    return value
-
-
-def _to_bool(value: Any) -> bool:
-    if isinstance(value, bool):
-        return value
-    word = str(value).lower()
-    if word not in ("true", "false", "yes", "no", "1", "0", "on", "off"):
-        raise ValueError
-    return word in ("true", "yes", "1", "on")
 
 
 def _template_faults(template: str) -> list[str]:

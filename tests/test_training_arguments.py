@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from transformers import IntervalStrategy, SchedulerType, TrainingArguments
 from transformers.trainer_utils import SaveStrategy
 
-from raydistill.config import DistillConfig, read_config_file
+from raydistill.config import DistillConfig
+from raydistill.config_file import read_config_file
 from raydistill.errors import ConfigError
 from raydistill.training_arguments import (
     SEED_DEFAULTS,
