@@ -233,7 +233,8 @@ class LabelStore:
         """The ids in some parts, each once, with their occurrences added up."""
         sizes, wanted = self.folder.sizes(".parquet"), set(parts)
         about = sum(size for name, size in sizes.items() if name in wanted) // LEAST_ROW_BYTES
-        return KnownTexts.gathered(self._ids(parts), about, self.folder.local)
+        folder = self.folder.local if wanted else None  # a store that is not there yet has none
+        return KnownTexts.gathered(self._ids(parts), about, folder)
 
     def census(self, about: int) -> Census:
         """Count what the store holds of the corpus, of `about` so many ids."""
