@@ -27,7 +27,7 @@ from raydistill.config import (
 )
 from raydistill.config_file import read_config_file
 from raydistill.errors import ConfigError, RaydistillError
-from raydistill.progress import Chatter
+from raydistill.progress import Chatter, Console
 
 SETTINGS = {
     "token_normalize_func": lambda name: name.replace("_", "-"),
@@ -227,14 +227,14 @@ def verify(output_dir: str, sample: float, as_json: bool) -> int:
         raise ConfigError(f"--sample {sample:g} must be a share between 0 and 1.")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    checks = []
+    checks, console = [], Console(sys.stdout)
     for check in verify_run(output_dir, sample):
         checks.append(check)
         if not as_json:
             state = {True: "ok", False: "FAILED", None: "-"}[check.passed]
-            click.echo(f"{state:6}  {check.name:7}  {check.found}")
+            console.say(f"{state:6}  {check.name:7}  {check.found}")
     if as_json:
-        click.echo(json.dumps([dataclasses.asdict(check) for check in checks], indent=2, ensure_ascii=False))
+        click.echo(json.dumps([dataclasses.asdict(check) for check in checks], indent=2))
     return 1 if any(check.passed is False for check in checks) else 0
 
 
@@ -272,7 +272,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _fail(message: str, code: int) -> int:
-    click.echo(f"Error: {' '.join(message.split())}", err=True)
+    Console().say(f"Error: {' '.join(message.split())}")
     return code
 
 

@@ -17,6 +17,7 @@ from typing import Any
 
 from raydistill.errors import ConfigError
 from raydistill.option_values import converted, flag
+from raydistill.redaction import redacted
 
 ESSENTIALS, TEACHER, STUDENT = "Essentials", "Teacher", "Student"
 RESOURCES, BEHAVIOUR, FAULTS = "Resources", "Behaviour", "Faults"
@@ -319,12 +320,8 @@ class DistillConfig:
             raise ConfigError("; ".join(faults) + ".")
 
     def options(self) -> dict[str, Any]:
-        """Every option as plain JSON values, `TrainingArguments` fields under `training`, for `run.json`; no token."""
-        values = json.loads(json.dumps(dataclasses.asdict(self), default=str))
-        values["training"] = {
-            name: "…" if name.endswith("_token") else value for name, value in values["training"].items()
-        }
-        return values
+        """Every option as plain JSON values, `TrainingArguments` fields under `training`, for `run.json`; no secret."""
+        return redacted(json.loads(json.dumps(dataclasses.asdict(self), default=str)))
 
     def that_change(self, product: str) -> dict[str, Any]:
         """The options that shape a product ("labels" or "student"), as plain JSON values."""

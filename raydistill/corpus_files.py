@@ -17,6 +17,7 @@ from fsspec.implementations.arrow import ArrowFSWrapper
 
 from raydistill.errors import CorpusError, first_line
 from raydistill.files import GLOB_CHARACTERS, is_uri, open_path
+from raydistill.redaction import without_secrets
 
 FORMATS = {".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl", ".parquet": "parquet"}
 COMPRESSIONS = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2", ".lz4": "lz4"}
@@ -88,6 +89,6 @@ def _describe(path: str, info: pafs.FileInfo, settings: str) -> CorpusFile:
 
 
 def corpus_signature(files: Sequence[CorpusFile], text_column: str) -> str:
-    """Changes when a file of the corpus does: names, sizes and times, not contents."""
-    facts = [[file.path, file.size, file.modified] for file in files]
+    """Changes when a file of the corpus does: names, sizes and times, not contents, and not the keys of a URI."""
+    facts = [[without_secrets(file.path), file.size, file.modified] for file in files]
     return hashlib.blake2b(json.dumps([text_column, facts]).encode(), digest_size=16).hexdigest()

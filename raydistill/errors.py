@@ -1,11 +1,19 @@
 """The one family of errors that a user can mend. Everything else keeps its traceback."""
 
+from __future__ import annotations
+
+from raydistill.redaction import without_secrets
+
 
 class RaydistillError(Exception):
     """Bad input, or machines that fail: one line that says what, where and how to mend it.
 
-    The command line prints it and exits with 2.
+    The command line prints it and exits with 2. Wherever else it ends up, in a log of Ray's too, it holds no secret:
+    they are taken out here.
     """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(without_secrets(message))
 
 
 class ConfigError(RaydistillError):
@@ -33,6 +41,6 @@ class FaultError(RaydistillError):
 
 
 def first_line(error: Exception) -> str:
-    """What a library's error says in its first line, without the full stop."""
+    """What a library's error says in its first line, without the full stop and without secrets."""
     reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return reason.strip().split("\n")[0].rstrip(".")
+    return without_secrets(reason.strip().split("\n")[0].rstrip("."))

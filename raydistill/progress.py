@@ -13,11 +13,27 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, TextIO
 
+from raydistill.redaction import without_secrets
+
 LIVE_SECONDS, PLAIN_SECONDS = 0.2, 15.0
+
+
+JOINERS = "\u200c\u200d"  # parts of words and emoji: they command nothing
+
+
+def printable(text: str) -> str:
+    """A text in which what commands a terminal or turns the direction of writing is spelt out, as \\x1b and \\u202e."""
+    if text.isprintable():
+        return text
+    return "".join(
+        character if character.isprintable() or character in JOINERS else repr(character)[1:-1] for character in text
+    )
 
 
 class Console:
     """Where the user reads. Writes to standard error, so that standard output stays free for results.
+
+    Names, paths and what libraries say come from outside: a line is printed without secrets and without commands.
 
     Args:
         columns: the width of the terminal that the stream ends in, where it cannot tell itself.
@@ -35,7 +51,7 @@ class Console:
 
     def say(self, text: str = "") -> None:
         """Print a line."""
-        self.stream.write(text + "\n")
+        self.stream.write(printable(without_secrets(text)) + "\n")
         self.stream.flush()
 
     def table(self, rows: Sequence[tuple[str, str]]) -> None:

@@ -34,6 +34,8 @@ REFUSED = {
     "deepspeed": "workers train whole copies of the student (DDP)",
     "auto_find_batch_size": "give --per-device-train-batch-size",
     "push_to_hub": "push OUTPUT_DIR yourself when the run is done",
+    # Trainer would write it into every checkpoint.
+    "hub_token": "nothing is pushed to the hub; to load from it, set HF_TOKEN in the environment",
     "resume_from_checkpoint": "the same command goes on by itself",
     "dataloader_num_workers": "Ray Data's tasks read and tokenise",
 }

@@ -333,9 +333,3 @@ def test_the_student_is_changed_by_these_options_and_no_others():
 def test_a_number_as_text_is_the_number(value):
     assert DistillConfig(temperature=repr(value)).temperature == value
     assert math.isfinite(DistillConfig(temperature=value).temperature)
-
-
-def test_a_token_is_not_among_the_options_that_are_written_down():
-    config = DistillConfig(hub_token="hf_secret", push_to_hub=True)
-    assert "hf_secret" not in str(config.options()) + str(config.that_change("student"))
-    assert config.training["hub_token"] == "hf_secret"

@@ -124,3 +124,29 @@ with Chatter():
     print("nothing to see")
 """
     assert run_script(script) == ("", "")
+
+
+HOSTILE = "\x1b[2J\x1b]0;owned\x07 \x9b31m \r\b\x7f \u202eexe.gpj\u2066 \ud800 \n two lines \u2028 \ufeff"
+
+
+def test_what_is_said_cannot_command_the_terminal():
+    console = Console(io.StringIO())
+    console.say(HOSTILE)
+    console.table([("f1/" + HOSTILE, "0.5"), ("plain", HOSTILE)])
+    lines = console.stream.getvalue().split("\n")
+    assert len(lines) == 4
+    assert all(line.isprintable() for line in lines)
+    assert lines[0].startswith(r"\x1b[2J\x1b]0;owned\x07 \x9b31m \r\x08\x7f \u202eexe.gpj\u2066 \ud800 \n two lines")
+
+
+def test_what_is_said_holds_no_secret():
+    console = Console(io.StringIO())
+    console.say("labels s3://KEY:SECRET@bucket/out")
+    assert console.stream.getvalue() == "labels s3://bucket/out\n"
+
+
+@pytest.mark.parametrize("text", ["done · 1,000 × 5", "Zoë 東京 🙂 👩\u200d🔬 می\u200cخواهم", r"C:\x1b"])
+def test_writing_of_every_kind_is_said_as_it_is(text):
+    console = Console(io.StringIO())
+    console.say(text)
+    assert console.stream.getvalue() == f"{text}\n"

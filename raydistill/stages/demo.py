@@ -116,7 +116,8 @@ def run_demo(files: DemoFiles, job: Job, chatter: Chatter) -> None:
         student, student_rate = _timed(lambda: predict(model, tokenizer, texts), len(texts))
         progress.update(len(texts))
     faster = student_rate / teacher_rate
-    console.say(f"\nOn {len(texts)} held-out BBC News texts, {len(job.class_names)} topics, this machine:")
+    console.say()
+    console.say(f"On {len(texts)} held-out BBC News texts, {len(job.class_names)} topics, this machine:")
     console.table(
         [
             ("", "accuracy  texts/s"),
@@ -129,8 +130,10 @@ def run_demo(files: DemoFiles, job: Job, chatter: Chatter) -> None:
     )
     console.say(
         f"The two agree on {np.mean(teacher == student):.1%} of them, and on {result.figures['agreement']:.1%} of the "
-        f"{result.counts['texts']:,} training texts.\n\nThe student is in {files.student}:\n"
+        f"{result.counts['texts']:,} training texts."
     )
+    for line in ("", f"The student is in {files.student}:", ""):
+        console.say(line)
     console.say("    from transformers import pipeline")
     console.say(f'    classify = pipeline("text-classification", model="{files.student}")')
     console.say('    print(classify("The striker scored twice in the final minutes."))')
