@@ -215,8 +215,12 @@ def demo(output_dir: str, address: str | None, texts: int) -> None:
 @cli.command("verify", context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("output_dir")
 @click.option("--sample", default=0.001, show_default=True, help="Share of texts to score again, 32 at least; 0: none.")
+@click.option("--trust-remote-code", is_flag=True, help="Run the code that the teacher brings along, as for run.")
+@click.option(
+    "--allow-pickle-weights", is_flag=True, help="Take the teacher's weights from a pickled file, as for run."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the checks as JSON.")
-def verify(output_dir: str, sample: float, as_json: bool) -> int:
+def verify(output_dir: str, sample: float, as_json: bool, **trust: bool) -> int:
     """Check what a run has left: files, rows, counts, the corpus, the teacher, the student.
 
     One line for each check, with - for one that was not made; the exit code is 1 if any fails.
@@ -228,7 +232,7 @@ def verify(output_dir: str, sample: float, as_json: bool) -> int:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     checks, console = [], Console(sys.stdout)
-    for check in verify_run(output_dir, sample):
+    for check in verify_run(output_dir, sample, **trust):
         checks.append(check)
         if not as_json:
             state = {True: "ok", False: "FAILED", None: "-"}[check.passed]

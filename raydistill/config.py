@@ -134,6 +134,18 @@ class DistillConfig:
         "Megabytes of a label file: smaller ones are merged as soon as there are enough of them.",
         group=BEHAVIOUR,
     )
+    allow_pickle_weights: bool = option(
+        False,
+        "Take a teacher's or student's weights from a pickled file (pytorch_model.bin) where there is no "
+        "model.safetensors; tensors alone are taken from it.",
+        group=BEHAVIOUR,
+    )
+    trust_remote_code: bool = option(
+        False,
+        "Run the Python code that a teacher or student brings in its folder or hub repository: on this machine and on "
+        "every node, with all your rights. Read it first.",
+        group=BEHAVIOUR,
+    )
     dry_run: bool = option(
         False,
         "Print the plan and a quote (the teacher is probed for some seconds): what its stage will take; and exit.",
@@ -143,6 +155,12 @@ class DistillConfig:
         None, "What an hour of all the machines planned costs, to have the quote in money too.", group=BEHAVIOUR
     )
 
+    teacher_revision: str | None = option(
+        None,
+        "Branch, tag or commit of a teacher from the hub. By default what its main branch is when the run begins.",
+        group=TEACHER,
+        changes=LABELS_PRODUCT,
+    )
     teacher_batch_size: int = option(
         32,
         "Bounds the memory of a forward pass: at most this many pairs of full length, so more pairs when texts are "
@@ -201,6 +219,12 @@ class DistillConfig:
     labels: str | None = option(
         None,
         "Label store to train from, for `train`; by default OUTPUT_DIR/labels.",
+        group=STUDENT,
+        changes=STUDENT_PRODUCT,
+    )
+    student_revision: str | None = option(
+        None,
+        "Branch, tag or commit of a student from the hub. By default what its main branch is when the run begins.",
         group=STUDENT,
         changes=STUDENT_PRODUCT,
     )

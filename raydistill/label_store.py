@@ -163,7 +163,11 @@ class LabelStore:
         try:
             with self.folder.open(name) as source:
                 part = pq.ParquetFile(source)
-                if not set(SCHEMA.names) <= set(part.schema_arrow.names):
+                held = part.schema_arrow
+                # Types are looked at too: a column of Ray's pickled objects would run code as its values are read.
+                if not all(
+                    name in held.names and held.field(name).type == SCHEMA.field(name).type for name in SCHEMA.names
+                ):
                     raise pa.ArrowInvalid("its columns are others")
                 yield part
         except (pa.ArrowInvalid, OSError) as error:

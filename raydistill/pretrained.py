@@ -1,53 +1,127 @@
-"""Models and tokenizers by name: a hub name or a folder, with one clear line where it is neither."""
+"""Models and tokenizers by name: a hub name or a folder, with one clear line where it is neither.
+
+The one place where they are loaded, and so where it is seen to that nothing in them is run unless that is asked for:
+weights come from safetensors, or by leave from a pickled file of which only tensors are taken, and code that a model
+brings along is run by leave alone.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
+import json
+import os
+import pickle
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
+from huggingface_hub import constants
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
+from transformers.dynamic_module_utils import get_class_from_dynamic_module
+from transformers.utils import (
+    SAFE_WEIGHTS_INDEX_NAME,
+    SAFE_WEIGHTS_NAME,
+    WEIGHTS_INDEX_NAME,
+    WEIGHTS_NAME,
+    cached_file,
+    has_file,
+)
+from transformers.utils.hub import extract_commit_hash
 
 from raydistill.errors import ModelError, first_line
+from raydistill.specs import ModelSpec
 
-WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
+# Where a repository has pickled weights alone, transformers would ask the hub to convert them, in a thread.
+os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
+
+SAFETENSORS, PICKLED = (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME), (WEIGHTS_NAME, WEIGHTS_INDEX_NAME)
 LFS_POINTER = b"version https://git-lfs"
 MODEL_FILES = frozenset({".json", ".txt", ".model", ".safetensors", ".bin"})
 
+M = TypeVar("M", bound=ModelSpec)
 
-def load_config(name_or_path: str, option: str) -> Any:
+
+def pinned(model: M, option: str) -> M:
+    """The model as it is now: a hub name at the commit that its revision stands for; a folder as it is.
+
+    Raises ModelError, naming the option that gave it, where it cannot be had, and where it has no weights that may be
+    loaded.
+    """
+    _expect_model(model, option)
+    if _is_folder(model):
+        if model.revision:
+            raise ModelError(f"{option} {model.name_or_path}: is a folder, which has no revision {model.revision}.")
+        _expect_weights(model, option)
+        return model
+    try:
+        found = cached_file(model.name_or_path, "config.json", revision=model.revision)
+        model = dataclasses.replace(model, revision=extract_commit_hash(found, None))
+        _expect_weights(model, option)
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{option} {model.name_or_path}: {_why_no_config(model, error)}") from None
+    return model
+
+
+def load_config(model: ModelSpec, option: str) -> Any:
     """A model's config. Raises ModelError, naming the option that gave it."""
-    _expect_model(name_or_path, option)
+    _expect_model(model, option)
     try:
-        config = AutoConfig.from_pretrained(name_or_path)
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{option} {name_or_path}: {_why_not_loaded(name_or_path, error)}") from None
-    _expect_weights(name_or_path, option)
-    return config
+        return AutoConfig.from_pretrained(_where(model), **_how(model))
+    except (OSError, ValueError, ImportError) as error:
+        reason = _why_not(error, _why_no_config(model, error))
+        raise ModelError(f"{option} {model.name_or_path}: {reason}") from None
 
 
-def load_tokenizer(name_or_path: str, use_fast: bool) -> Any:
+def load_tokenizer(model: ModelSpec) -> Any:
     """A model's tokenizer. Raises ModelError."""
+    name, folder = model.name_or_path, _folder(model)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name_or_path, use_fast=use_fast)
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{name_or_path}: has no tokenizer that can be loaded ({first_line(error)}).") from None
-    folder = Path(name_or_path).expanduser()
+        tokenizer = AutoTokenizer.from_pretrained(_where(model), use_fast=model.use_fast_tokenizer, **_how(model))
+    except (OSError, ValueError, ImportError) as error:
+        reason = _why_not(error, f"has no tokenizer that can be loaded ({first_line(error)}).")
+        raise ModelError(f"{name}: {reason}") from None
     wanted = {"tokenizer.json", *tokenizer.vocab_files_names.values()}
-    if folder.is_dir() and not any((folder / name).is_file() for name in wanted):
+    if folder.is_dir() and tokenizer.vocab_files_names and not any((folder / file).is_file() for file in wanted):
         # transformers makes one up that knows no word.
-        raise ModelError(f"{name_or_path}: has no tokenizer ({' or '.join(sorted(wanted))}). Save it beside the model.")
+        raise ModelError(f"{name}: has no tokenizer ({' or '.join(sorted(wanted))}). Save it beside the model.")
     return tokenizer
 
 
-def skeleton(config: Any) -> Any:
-    """The sequence classifier of a config, without weights: for what only the module can tell."""
+def load_classifier(model: ModelSpec, **loading: Any) -> Any:
+    """A sequence classifier with its weights. Raises ModelError where they cannot be loaded.
+
+    Args:
+        loading: what else transformers' `from_pretrained` is told.
+    """
+    try:
+        return AutoModelForSequenceClassification.from_pretrained(
+            _where(model),
+            use_safetensors=None if model.allow_pickle_weights else True,  # None: where there are any
+            weights_only=True,
+            **_how(model),
+            **loading,
+        )
+    except pickle.UnpicklingError:
+        reason = "its pickled weights hold more than tensors, or are damaged. Give a model with safetensors."
+    except (OSError, ValueError, ImportError) as error:
+        reason = _why_not(error, f"its weights cannot be loaded ({first_line(error)}).")
+    raise ModelError(f"{model.name_or_path}: {reason}")
+
+
+def skeleton(config: Any, model: ModelSpec) -> Any:
+    """The sequence classifier of a config, without weights: for what only the module can tell. Raises ModelError."""
+    own_class = (getattr(config, "auto_map", None) or {}).get(AutoModelForSequenceClassification.__name__)
     try:
         with torch.device("meta"):
-            return AutoModelForSequenceClassification.from_config(config)
-    except ValueError:
-        raise ModelError(f"{config.name_or_path}: a {config.model_type} model does not classify texts.") from None
+            if own_class and model.trust_remote_code:  # from_config would take it from the main branch
+                return get_class_from_dynamic_module(own_class, _where(model), revision=model.revision)(config)
+            return AutoModelForSequenceClassification.from_config(config, trust_remote_code=False)
+    except (OSError, ValueError, ImportError) as error:
+        no_code = f"its code cannot be loaded ({first_line(error)})."
+        no_class = f"a {config.model_type} model does not classify texts."
+        reason = _why_not(error, no_code if isinstance(error, OSError) else no_class)
+        raise ModelError(f"{model.name_or_path}: {reason}") from None
 
 
 def longest_input(tokenizer: Any, model: Any, asked: int | None = None) -> int:
@@ -77,49 +151,104 @@ def ensure_pad_token(tokenizer: Any) -> int:
     return int(tokenizer.pad_token_id)
 
 
-def fingerprint(name_or_path: str, config: Any) -> str | None:
-    """What a model is, beyond its name: the hub's commit, or a hash of a folder's config, weights and tokenizer.
+def fingerprint(model: ModelSpec) -> str:
+    """What a pinned model is, beyond its name: the hub's commit, or a hash of a folder's config, weights and tokenizer.
 
-    None where the hub's commit is not known.
+    A model whose code is run is another one than the same without.
     """
-    folder = Path(name_or_path).expanduser()
-    if not folder.is_dir():
-        commit = getattr(config, "_commit_hash", None)
-        return f"commit:{commit}" if commit else None
+    with_code = "+code" if model.trust_remote_code else ""
+    if not _is_folder(model):
+        return f"commit:{model.revision}{with_code}"
+    files = {path for path in _folder(model).iterdir() if path.suffix in MODEL_FILES}
+    if with_code:
+        files |= set(_folder(model).rglob("*.py"))
     digest = hashlib.blake2b(digest_size=16)
-    for path in sorted(path for path in folder.iterdir() if path.suffix in MODEL_FILES):
+    for path in sorted(files):
         digest.update(path.name.encode())
         with path.open("rb") as stream:
             while block := stream.read(1 << 22):
                 digest.update(block)
-    return f"blake2b:{digest.hexdigest()}"
+    return f"blake2b:{digest.hexdigest()}{with_code}"
 
 
-def _expect_model(name_or_path: str, option: str) -> None:
-    path = Path(name_or_path).expanduser()
-    looks_local = path.is_absolute() or name_or_path.startswith((".", "~")) or name_or_path.count("/") > 1
+def _folder(model: ModelSpec) -> Path:
+    return Path(model.name_or_path).expanduser()
+
+
+def _is_folder(model: ModelSpec) -> bool:
+    return _folder(model).is_dir()
+
+
+def _where(model: ModelSpec) -> str:
+    return str(_folder(model)) if _is_folder(model) else model.name_or_path
+
+
+def _how(model: ModelSpec) -> dict[str, Any]:
+    """What every `from_pretrained` is told; of code one way or the other, since else it would ask at the terminal."""
+    revision = {"revision": model.revision} if model.revision else {}
+    return {"trust_remote_code": model.trust_remote_code, **revision}
+
+
+def _expect_model(model: ModelSpec, option: str) -> None:
+    name, path = model.name_or_path, _folder(model)
+    looks_local = path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1
     if path.is_dir() and not (path / "config.json").is_file():
-        raise ModelError(f"{option} {name_or_path}: the folder has no config.json, so it is no model.")
+        raise ModelError(f"{option} {name}: the folder has no config.json, so it is no model.")
     if looks_local and not path.is_dir():
-        raise ModelError(f"{option} {name_or_path}: no such folder.")
+        raise ModelError(f"{option} {name}: no such folder.")
 
 
-def _expect_weights(name_or_path: str, option: str) -> None:
-    path = Path(name_or_path).expanduser()
-    if path.is_dir():
-        weights = [file for pattern in WEIGHTS for file in path.glob(pattern)]
-        if not weights:
-            raise ModelError(f"{option} {name_or_path}: the folder has no weights (model.safetensors).")
-        for file in weights:
-            with file.open("rb") as stream:
-                if stream.read(len(LFS_POINTER)) == LFS_POINTER:
-                    raise ModelError(f"{option} {file}: is a pointer to the weights, not the weights: git lfs pull.")
+def _expect_weights(model: ModelSpec, option: str) -> None:
+    """Raise ModelError where there are no weights, or none that may be loaded, or only pointers to them."""
+    name = model.name_or_path
+
+    def there(file: str) -> bool:
+        return has_file(_where(model), file, model.revision, local_files_only=constants.HF_HUB_OFFLINE)
+
+    found = next(filter(there, SAFETENSORS), None)
+    if not found and (found := next(filter(there, PICKLED), None)) and not model.allow_pickle_weights:
+        raise ModelError(
+            f"{option} {name}: its weights are pickled ({found}), and a pickle may run code of whoever made it. Give a "
+            "model with safetensors, or have tensors alone taken from it with --allow-pickle-weights."
+        )
+    if not found:
+        where = (
+            "" if _is_folder(model) or not constants.HF_HUB_OFFLINE else " on this machine, and HF_HUB_OFFLINE is set"
+        )
+        raise ModelError(f"{option} {name}: has no weights ({SAFE_WEIGHTS_NAME}){where}.")
+    if found == SAFE_WEIGHTS_INDEX_NAME:
+        index = cached_file(_where(model), found, revision=model.revision)
+        assert index is not None
+        try:
+            shards = list(map(str, json.loads(Path(index).read_text(encoding="utf-8"))["weight_map"].values()))
+        except (ValueError, LookupError, TypeError, AttributeError):
+            raise ModelError(f"{option} {name}: its {found} is damaged.") from None
+        if pickled := [shard for shard in shards if not shard.endswith(".safetensors")]:
+            raise ModelError(f"{option} {name}: its {found} names {pickled[0]}, which is no safetensors file.")
+    if _is_folder(model):
+        for pattern in ("*.safetensors", "*.bin"):
+            for file in _folder(model).glob(pattern):
+                with file.open("rb") as stream:
+                    if stream.read(len(LFS_POINTER)) == LFS_POINTER:
+                        raise ModelError(
+                            f"{option} {file}: is a pointer to the weights, not the weights: git lfs pull."
+                        )
 
 
-def _why_not_loaded(name_or_path: str, error: Exception) -> str:
-    if Path(name_or_path).is_dir():
+def _why_not(error: Exception, otherwise: str) -> str:
+    """What transformers' error comes down to: a model's own code would have to run, a package is missing, or else."""
+    if "trust_remote_code" in str(error):
+        return "brings Python code of its own, which is run only with --trust-remote-code. Read it first."
+    if isinstance(error, ImportError):
+        return f"needs what is not installed here ({first_line(error)})."
+    return otherwise
+
+
+def _why_no_config(model: ModelSpec, error: Exception) -> str:
+    if _is_folder(model):
         return f"its config.json cannot be read ({first_line(error)})."
+    at = f" at revision {model.revision}" if model.revision else ""
     return (
-        "is no folder here, and the model hub does not have it or cannot be reached. "
+        f"is no folder here, and the model hub does not have it{at} or cannot be reached. "
         "Check the name, or give a folder with the model."
     )

@@ -8,7 +8,24 @@ from typing import Any
 
 
 @dataclasses.dataclass(frozen=True)
-class TeacherSpec:
+class ModelSpec:
+    """Which model, and what it is trusted with.
+
+    `revision`: branch, tag or commit, of a model from the hub.
+    `trust_remote_code`: Python code that lies beside the model is run.
+    `allow_pickle_weights`: where it has no safetensors, tensors are taken from a pickled file.
+    """
+
+    name_or_path: str
+    _: dataclasses.KW_ONLY
+    revision: str | None = None
+    trust_remote_code: bool = False
+    allow_pickle_weights: bool = False
+    use_fast_tokenizer: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
+class TeacherSpec(ModelSpec):
     """All that a worker needs to load the teacher. Ids left at None are read off the model's config.
 
     `fingerprint` is what `pretrained.fingerprint` says of its weights: the name of its export in each node's cache;
@@ -16,7 +33,6 @@ class TeacherSpec:
     `strict`: a backend that was asked for and cannot run the teacher is an error.
     """
 
-    name_or_path: str
     class_names: tuple[str, ...]
     hypothesis_template: str
     batch_size: int = 32
@@ -28,21 +44,18 @@ class TeacherSpec:
     strict: bool = False
     entailment_id: int | None = None
     contradiction_id: int | None = None
-    use_fast_tokenizer: bool = True
     use_gpu: bool = False
     threads: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
-class StudentSpec:
+class StudentSpec(ModelSpec):
     """All that a worker needs to train the student."""
 
-    name_or_path: str
     class_names: tuple[str, ...]
     multi_label: bool
     temperature: float
     max_length: int | None
-    use_fast_tokenizer: bool
     shuffle_buffer: int
     training: Mapping[str, Any]
 

@@ -11,22 +11,29 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch.utils.data import DataLoader, IterableDataset
-from transformers import AutoModelForSequenceClassification, Trainer
+from transformers import Trainer
 
 from raydistill.metrics import batch_sums, figures, sums_size
 from raydistill.pairs import budget_batches
-from raydistill.pretrained import ensure_pad_token, load_config, load_tokenizer, longest_input, skeleton
-from raydistill.specs import StudentSpec
+from raydistill.pretrained import (
+    ensure_pad_token,
+    load_classifier,
+    load_config,
+    load_tokenizer,
+    longest_input,
+    skeleton,
+)
+from raydistill.specs import ModelSpec, StudentSpec
 from raydistill.student_rows import StudentRows
 
 Batch = Mapping[str, torch.Tensor]
 
 
-def student_config(name_or_path: str, class_names: Sequence[str], *, multi_label: bool) -> Any:
+def student_config(model: ModelSpec, class_names: Sequence[str], *, multi_label: bool) -> Any:
     """The student's config, with `problem_type` and the names set, so that `pipeline("text-classification", model=…,
     top_k=None)` applies softmax (single-label) or sigmoid (multi-label) and names the classes. Raises ModelError.
     """
-    config = load_config(name_or_path, "--student-name-or-path")
+    config = load_config(model, "--student-name-or-path")
     config.num_labels = len(class_names)
     config.id2label = dict(enumerate(class_names))
     config.label2id = {name: i for i, name in enumerate(class_names)}
@@ -40,31 +47,28 @@ def student_rows(spec: StudentSpec) -> StudentRows:
     Loads config and tokenizer, not the weights, and so finds nearly every fault of a student before work begins.
     Raises ModelError and ConfigError.
     """
-    config = student_config(spec.name_or_path, spec.class_names, multi_label=spec.multi_label)
-    tokenizer = load_tokenizer(spec.name_or_path, spec.use_fast_tokenizer)
+    config = student_config(spec, spec.class_names, multi_label=spec.multi_label)
+    tokenizer = load_tokenizer(spec)
     return StudentRows.of(
         tokenizer,
-        max_length=longest_input(tokenizer, skeleton(config), spec.max_length),
+        spec,
+        max_length=longest_input(tokenizer, skeleton(config, spec), spec.max_length),
         num_classes=len(spec.class_names),
         temperature=spec.temperature,
         multi_label=spec.multi_label,
     )
 
 
-def load_student(
-    name_or_path: str, class_names: Sequence[str], *, multi_label: bool, use_fast_tokenizer: bool
-) -> tuple[Any, Any]:
+def load_student(model: ModelSpec, class_names: Sequence[str], *, multi_label: bool) -> tuple[Any, Any]:
     """(model, tokenizer) with a head of one output for each class, in class order.
 
     A head of another size in the checkpoint is replaced. Raises ModelError.
     """
-    config = student_config(name_or_path, class_names, multi_label=multi_label)
-    tokenizer = load_tokenizer(name_or_path, use_fast_tokenizer)
-    model = AutoModelForSequenceClassification.from_pretrained(
-        name_or_path, config=config, dtype=torch.float32, ignore_mismatched_sizes=True
-    )
-    model.config.pad_token_id = ensure_pad_token(tokenizer)
-    return model, tokenizer
+    config = student_config(model, class_names, multi_label=multi_label)
+    tokenizer = load_tokenizer(model)
+    student = load_classifier(model, config=config, dtype=torch.float32, ignore_mismatched_sizes=True)
+    student.config.pad_token_id = ensure_pad_token(tokenizer)
+    return student, tokenizer
 
 
 def soft_target_loss(
@@ -93,8 +97,9 @@ def student_probabilities(logits: torch.Tensor, *, multi_label: bool) -> torch.T
 
 def load_trained_student(folder: str) -> tuple[Any, Any]:
     """(model, tokenizer) of a student that a run has left in a folder. Raises ModelError."""
-    load_config(folder, "student")
-    return AutoModelForSequenceClassification.from_pretrained(folder).eval(), load_tokenizer(folder, use_fast=True)
+    model = ModelSpec(folder)
+    load_config(model, "student")
+    return load_classifier(model).eval(), load_tokenizer(model)
 
 
 @torch.inference_mode()

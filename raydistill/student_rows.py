@@ -16,10 +16,11 @@ from tokenizers import Tokenizer
 from raydistill.distillation import soft_labels
 from raydistill.errors import ConfigError
 from raydistill.label_store import logits_column, logits_matrix
+from raydistill.specs import ModelSpec
 
 SLICE_ROWS = 8192
 ENCODED = 1024  # texts at a time: a tokenizer's encodings take several kilobytes each
-_tokenizers: dict[int, Tokenizer] = {}  # by the hash of their JSON, once a process
+_tokenizers: dict[int, Any] = {}  # by the hash of what they are made from, once a process
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,14 +28,14 @@ class StudentRows:
     """A function from a label part to rows for the student, that travels to data tasks.
 
     Args:
-        tokenizer: a fast tokenizer as JSON, or a slow one as an object.
+        tokenizer: a fast tokenizer as JSON, or the model whose slow one is to be loaded.
         max_length: longest text in tokens, special ones included.
         truncation_side: which end of a long text is cut.
         num_classes: K.
         temperature, multi_label: as for `soft_labels`.
     """
 
-    tokenizer: Any
+    tokenizer: str | ModelSpec
     max_length: int
     truncation_side: str
     num_classes: int
@@ -43,14 +44,24 @@ class StudentRows:
 
     @classmethod
     def of(
-        cls, tokenizer: Any, *, max_length: int, num_classes: int, temperature: float, multi_label: bool
+        cls,
+        tokenizer: Any,
+        model: ModelSpec,
+        *,
+        max_length: int,
+        num_classes: int,
+        temperature: float,
+        multi_label: bool,
     ) -> StudentRows:
-        """From a transformers tokenizer. Raises ConfigError where its special tokens leave no room for any text."""
+        """From the transformers tokenizer of a model.
+
+        Raises ConfigError where its special tokens leave no room for any text.
+        """
         special = tokenizer.num_special_tokens_to_add()
         if max_length <= special:
             raise ConfigError(f"--student-max-length {max_length} must be above {special}, the special tokens.")
-        json = tokenizer.backend_tokenizer.to_str() if tokenizer.is_fast else tokenizer
-        return cls(json, max_length, tokenizer.truncation_side, num_classes, temperature, multi_label)
+        portable = tokenizer.backend_tokenizer.to_str() if tokenizer.is_fast else model
+        return cls(portable, max_length, tokenizer.truncation_side, num_classes, temperature, multi_label)
 
     def __call__(self, part: pa.Table) -> Iterator[pa.Table]:
         """Rows (text, occurrences, entailment, contradiction) -> (input_ids: list<int32>, labels: list<float32>).
@@ -80,16 +91,24 @@ class StudentRows:
 
     def _encode(self, texts: list[str]) -> list[list[int]]:
         if isinstance(self.tokenizer, str):
-            return [encoding.ids for encoding in self._fast().encode_batch_fast(texts)]
-        return self.tokenizer(texts, truncation=True, max_length=self.max_length)["input_ids"]
+            return [encoding.ids for encoding in self._fast(self.tokenizer).encode_batch_fast(texts)]
+        return self._slow(self.tokenizer)(texts, truncation=True, max_length=self.max_length)["input_ids"]
 
-    def _fast(self) -> Tokenizer:
-        key = hash((self.tokenizer, self.max_length, self.truncation_side))
+    def _fast(self, json: str) -> Tokenizer:
+        key = hash((json, self.max_length, self.truncation_side))
         if key not in _tokenizers:
-            tokenizer = Tokenizer.from_str(self.tokenizer)
+            tokenizer = Tokenizer.from_str(json)
             tokenizer.no_padding()
             tokenizer.enable_truncation(self.max_length, direction=self.truncation_side)
             _tokenizers[key] = tokenizer
+        return _tokenizers[key]
+
+    def _slow(self, model: ModelSpec) -> Any:
+        from raydistill.pretrained import load_tokenizer  # with torch and transformers
+
+        key = hash((model.name_or_path, model.revision))
+        if key not in _tokenizers:
+            _tokenizers[key] = load_tokenizer(model)
         return _tokenizers[key]
 
 

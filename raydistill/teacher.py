@@ -18,7 +18,7 @@ from raydistill.errors import ModelError
 from raydistill.pairs import Ints, PairEncoder, TokenizedTexts, budget_batches
 from raydistill.pretrained import ensure_pad_token, fingerprint, load_config, load_tokenizer, longest_input, skeleton
 from raydistill.quote import Work
-from raydistill.specs import Effort, TeacherSpec
+from raydistill.specs import Effort, ModelSpec, TeacherSpec
 
 logger = logging.getLogger(__name__)
 
@@ -52,11 +52,11 @@ class Teacher:
         """Load by name. Raises ModelError for what is not an NLI classifier or cannot be found, and ConfigError."""
         if spec.threads:
             torch.set_num_threads(spec.threads)
-        config = teacher_config(spec.name_or_path)
+        config = teacher_config(spec)
         entailment_id, contradiction_id = nli_label_ids(config.label2id, config.num_labels, spec)
-        tokenizer = load_tokenizer(spec.name_or_path, spec.use_fast_tokenizer)
+        tokenizer = load_tokenizer(spec)
         pad_token_id = ensure_pad_token(tokenizer)
-        max_length = longest_input(tokenizer, skeleton(config), spec.max_length)
+        max_length = longest_input(tokenizer, skeleton(config, spec), spec.max_length)
         encoder = PairEncoder(tokenizer, make_hypotheses(spec.hypothesis_template, spec.class_names), max_length)
         budget = spec.batch_size * max_length
         return cls(
@@ -194,19 +194,22 @@ class Teacher:
 def describe_teacher(spec: TeacherSpec) -> dict[str, Any]:
     """What makes labels what they are, for `_labels.json`: two runs that agree on it may share a store.
 
-    Loads config and tokenizer, not the weights, and so finds nearly every fault of a teacher before work begins.
+    Loads config and tokenizer, not the weights, and so finds nearly every fault of a teacher before work begins. The
+    teacher must be pinned.
     Raises ModelError.
     """
-    config = teacher_config(spec.name_or_path)
+    config = teacher_config(spec)
     entailment_id, contradiction_id = nli_label_ids(config.label2id, config.num_labels, spec)
-    tokenizer = load_tokenizer(spec.name_or_path, spec.use_fast_tokenizer)
-    bare = skeleton(config)
+    tokenizer = load_tokenizer(spec)
+    bare = skeleton(config, spec)
     max_length = longest_input(tokenizer, bare, spec.max_length)
     PairEncoder(tokenizer, make_hypotheses(spec.hypothesis_template, spec.class_names), max_length)
     return {
         "teacher": spec.name_or_path,
+        "teacher_revision": spec.revision,
+        "trust_remote_code": spec.trust_remote_code,
         "teacher_parameters": bare.num_parameters(exclude_embeddings=True),
-        "teacher_fingerprint": fingerprint(spec.name_or_path, config),
+        "teacher_fingerprint": fingerprint(spec),
         "hypothesis_template": spec.hypothesis_template,
         "class_names": list(spec.class_names),
         "max_length": max_length,
@@ -231,13 +234,13 @@ def probe_batches(encoder: PairEncoder) -> list[Inputs]:
     return [mixed, encoder.encode(tokenized, np.ones_like(rows), rows % num_classes)]
 
 
-def teacher_config(name_or_path: str) -> Any:
+def teacher_config(model: ModelSpec) -> Any:
     """The config of a sequence classifier. Raises ModelError where it is none or cannot be found."""
-    config = load_config(name_or_path, "--teacher-name-or-path")
+    config = load_config(model, "--teacher-name-or-path")
     architectures = config.architectures or []
     if architectures and not any("ForSequenceClassification" in name for name in architectures):
         raise ModelError(
-            f"--teacher-name-or-path {name_or_path}: is a {architectures[0]}, not a sequence classifier. "
+            f"--teacher-name-or-path {model.name_or_path}: is a {architectures[0]}, not a sequence classifier. "
             "Give a model trained for NLI, such as roberta-large-mnli."
         )
     return config

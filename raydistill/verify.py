@@ -55,11 +55,15 @@ class Sample:
         self.keys, self.rows = keys[kept], rows.take(kept)
 
 
-def verify_run(output_dir: str, sample: float) -> Iterator[Check]:
+def verify_run(
+    output_dir: str, sample: float, *, trust_remote_code: bool = False, allow_pickle_weights: bool = False
+) -> Iterator[Check]:
     """Check a run directory; a check that cannot be made has failed.
 
     Args:
         sample: the share of labelled texts that the teacher scores again, 32 at least; 0 for none.
+        trust_remote_code, allow_pickle_weights: as for a run. What the run was told does not count: its directory may
+            come from somebody else.
 
     Raises:
         RunDirError: there is no run.
@@ -71,7 +75,8 @@ def verify_run(output_dir: str, sample: float) -> Iterator[Check]:
         raise RunDirError(f"{folder}: holds no {RECORD} that can be read. Give a run's --output-dir.") from None
     made_with, options = run.get("made_with") or {}, run.get("options") or {}
     if "labels" in made_with or (folder / LABELS).exists():
-        yield from _verify_labels(LabelStore(str(folder / LABELS)), made_with.get("labels") or {}, sample)
+        trust = {"trust_remote_code": trust_remote_code, "allow_pickle_weights": allow_pickle_weights}
+        yield from _verify_labels(LabelStore(str(folder / LABELS)), made_with.get("labels") or {}, sample, trust)
     elif options.get("labels"):
         yield Check("labels", None, f"not checked: they lie in {options['labels']}")
     if "student" in made_with:
@@ -88,7 +93,9 @@ def _checked(name: str, look: Any) -> Check:
         return Check(name, False, first_line(error))
 
 
-def _verify_labels(store: LabelStore, made_with: dict[str, Any], share: float) -> Iterator[Check]:
+def _verify_labels(
+    store: LabelStore, made_with: dict[str, Any], share: float, trust: dict[str, Any]
+) -> Iterator[Check]:
     record: dict[str, Any] = {}
 
     def read_record() -> str:
@@ -111,7 +118,7 @@ def _verify_labels(store: LabelStore, made_with: dict[str, Any], share: float) -
     else:
         yield _checked("corpus", lambda: _verify_corpus(store, complete, made_with))
     if wanted:
-        yield _checked("teacher", lambda: _verify_sample(record, made_with, sample))
+        yield _checked("teacher", lambda: _verify_sample(record, made_with, sample, trust))
     else:
         yield Check("teacher", None, "not checked: --sample is 0")
 
@@ -207,11 +214,12 @@ def _columns(rows: Sequence[tuple[str, int]]) -> tuple[list[str], npt.NDArray[np
     return [key for key, _ in rows], np.array([times for _, times in rows], dtype=np.int64)
 
 
-def _verify_sample(record: dict[str, Any], made_with: dict[str, Any], sample: Sample) -> str:
+def _verify_sample(record: dict[str, Any], made_with: dict[str, Any], sample: Sample, trust: dict[str, Any]) -> str:
+    from raydistill.pretrained import pinned
     from raydistill.teacher import Teacher, describe_teacher
 
     labelling, precision = record["labelling"], record["scoring"]["precision"]
-    spec = TeacherSpec(
+    named = TeacherSpec(
         name_or_path=labelling["teacher"],
         class_names=tuple(labelling["class_names"]),
         hypothesis_template=labelling["hypothesis_template"],
@@ -221,7 +229,10 @@ def _verify_sample(record: dict[str, Any], made_with: dict[str, Any], sample: Sa
         contradiction_id=labelling["contradiction_id"],
         use_fast_tokenizer=made_with.get("use_fast_tokenizer", True),
         fingerprint=labelling["teacher_fingerprint"],
+        revision=labelling.get("teacher_revision"),
+        **trust,
     )
+    spec = pinned(named, "the teacher")
     found = describe_teacher(spec)["teacher_fingerprint"]
     if found != labelling["teacher_fingerprint"]:
         raise ValueError(f"{labelling['teacher']}: is another one now: its fingerprint is {found}")

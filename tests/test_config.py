@@ -303,6 +303,7 @@ LABEL_OPTIONS = {
     "data_file",
     "class_names_file",
     "teacher_name_or_path",
+    "teacher_revision",
     "hypothesis_template",
     "text_column",
     "teacher_max_length",
@@ -320,6 +321,7 @@ def test_labels_are_changed_by_these_options_and_no_others():
 def test_the_student_is_changed_by_these_options_and_no_others():
     assert set(DistillConfig().that_change("student")) == {
         "student_name_or_path",
+        "student_revision",
         "multi_label",
         "temperature",
         "labels",

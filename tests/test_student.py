@@ -15,6 +15,7 @@ from tiny_models import FAMILIES, MAX_LENGTH, make_tokenizer, save_classifier, s
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, CanineTokenizer, pipeline
 
 from raydistill.errors import ModelError
+from raydistill.specs import ModelSpec
 from raydistill.student import (
     DistillationTrainer,
     EpochStream,
@@ -41,7 +42,7 @@ def soft_targets(rows, multi_label, seed=0):
 def student(tiny_student_dir):
     def load(multi_label=False):
         torch.manual_seed(0)
-        return load_student(str(tiny_student_dir), CLASSES, multi_label=multi_label, use_fast_tokenizer=True)
+        return load_student(ModelSpec(str(tiny_student_dir)), CLASSES, multi_label=multi_label)
 
     return load
 
@@ -121,7 +122,7 @@ def test_the_encoder_is_the_checkpoints(student, tiny_student_dir):
 @pytest.mark.parametrize("labels", [["a", "b"], ["a", "b", "c"], [str(i) for i in range(9)]])
 def test_a_head_of_another_size_is_replaced(labels, tmp_path):
     folder = save_classifier(tmp_path, "bert", labels)
-    model, tokenizer = load_student(str(folder), CLASSES, multi_label=False, use_fast_tokenizer=True)
+    model, tokenizer = load_student(ModelSpec(str(folder)), CLASSES, multi_label=False)
     logits = model(**tokenizer(TEXTS, padding=True, return_tensors="pt")).logits
     assert logits.shape == (len(TEXTS), len(CLASSES))
     assert torch.isfinite(logits).all()
@@ -130,7 +131,7 @@ def test_a_head_of_another_size_is_replaced(labels, tmp_path):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_students_of_all_families_load_and_predict(family, tmp_path):
     folder = save_encoder(tmp_path, family)
-    model, tokenizer = load_student(str(folder), CLASSES, multi_label=False, use_fast_tokenizer=True)
+    model, tokenizer = load_student(ModelSpec(str(folder)), CLASSES, multi_label=False)
     found = predict(model.eval(), tokenizer, TEXTS)
     np.testing.assert_allclose(found.sum(-1), 1, atol=1e-5)
 
@@ -140,15 +141,14 @@ def test_a_student_without_a_padding_token_is_given_one(tmp_path):
     tokenizer = AutoTokenizer.from_pretrained(folder)
     tokenizer.pad_token = None
     tokenizer.save_pretrained(folder)
-    model, tokenizer = load_student(str(folder), CLASSES, multi_label=False, use_fast_tokenizer=True)
+    model, tokenizer = load_student(ModelSpec(str(folder)), CLASSES, multi_label=False)
     assert tokenizer.pad_token_id == model.config.pad_token_id == tokenizer.eos_token_id
 
 
 @pytest.mark.parametrize("load", [student_config, load_student])
 def test_a_student_that_is_not_there_is_an_error_that_names_the_option(load):
-    more = {} if load is student_config else {"use_fast_tokenizer": True}
     with pytest.raises(ModelError, match=r"^--student-name-or-path /no/such/folder: "):
-        load("/no/such/folder", CLASSES, multi_label=False, **more)
+        load(ModelSpec("/no/such/folder"), CLASSES, multi_label=False)
 
 
 # Predictions
@@ -179,7 +179,7 @@ def test_no_texts_have_no_predictions(student):
 def test_predictions_of_a_slow_tokenizer_equal_those_of_single_texts(tmp_path):
     tokenizer = CanineTokenizer(model_max_length=MAX_LENGTH)
     folder = save_encoder(tmp_path, "bert", vocab_size=0xE010)
-    model, _ = load_student(str(folder), CLASSES, multi_label=False, use_fast_tokenizer=True)
+    model, _ = load_student(ModelSpec(str(folder)), CLASSES, multi_label=False)
     model.eval()
     with torch.inference_mode():
         wanted = torch.cat(
@@ -195,7 +195,7 @@ def test_predictions_of_a_slow_tokenizer_equal_those_of_single_texts(tmp_path):
 @pytest.mark.parametrize("family", ["bert", "roberta"])
 def test_a_text_classification_pipeline_gives_the_same_probabilities(family, multi_label, tmp_path):
     encoder = save_encoder(tmp_path / "encoder", family, initializer_range=0.3)
-    model, tokenizer = load_student(str(encoder), CLASSES, multi_label=multi_label, use_fast_tokenizer=True)
+    model, tokenizer = load_student(ModelSpec(str(encoder)), CLASSES, multi_label=multi_label)
     model.save_pretrained(tmp_path / "student")
     tokenizer.save_pretrained(tmp_path / "student")
     trained, its_tokenizer = load_trained_student(str(tmp_path / "student"))
@@ -463,7 +463,7 @@ def test_evaluation_gives_the_figures_of_all_texts(multi_label, student, tmp_pat
 
 def test_evaluation_is_done_without_dropout_and_training_with_it(tmp_path):
     folder = save_encoder(tmp_path / "student", hidden_dropout_prob=0.5)
-    model, tokenizer = load_student(str(folder), CLASSES, multi_label=False, use_fast_tokenizer=True)
+    model, tokenizer = load_student(ModelSpec(str(folder)), CLASSES, multi_label=False)
     trainer = trainer_for(
         model, tokenizer, tmp_path / "out", number=4, num_train_epochs=2, eval_strategy="epoch", learning_rate=0.0
     )

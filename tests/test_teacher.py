@@ -27,7 +27,7 @@ from raydistill.engines.torch_engine import TorchEngine
 from raydistill.errors import ModelError
 from raydistill.pairs import PairEncoder
 from raydistill.pretrained import ensure_pad_token, longest_input, skeleton
-from raydistill.specs import Effort, TeacherSpec
+from raydistill.specs import Effort, ModelSpec, TeacherSpec
 from raydistill.teacher import Teacher, describe_teacher, make_hypotheses, nli_label_ids
 
 CLASSES = ("sport", "politics", "money and art", "film")
@@ -473,6 +473,8 @@ def test_the_description_says_what_labels_depend_on(tiny_teacher_dir):
     assert fingerprint.startswith("blake2b:")
     assert found == {
         "teacher": str(tiny_teacher_dir),
+        "teacher_revision": None,
+        "trust_remote_code": False,
         "teacher_parameters": AutoModelForSequenceClassification.from_pretrained(tiny_teacher_dir).num_parameters(
             exclude_embeddings=True
         ),
@@ -531,7 +533,7 @@ def test_the_longest_input_is_the_last_that_the_model_takes(family):
     tokenizer = make_tokenizer(family, model_max_length=10**30)
     model = make_classifier(family, tokenizer)
     limit = longest_input(tokenizer, model)
-    assert limit == longest_input(tokenizer, skeleton(model.config)) == MAX_LENGTH
+    assert limit == longest_input(tokenizer, skeleton(model.config, ModelSpec(""))) == MAX_LENGTH
     row = torch.full((1, limit + 1), tokenizer.convert_tokens_to_ids("a"))
     row[0, 0], row[0, -2:] = tokenizer.cls_token_id, tokenizer.sep_token_id
     assert torch.isfinite(model(input_ids=row[:, 1:]).logits).all()

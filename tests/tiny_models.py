@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import (
     AutoConfig,
@@ -172,3 +175,77 @@ def save_encoder(folder: Path | str, family: str = "bert", *, seed: int = 1, **o
     model.float().save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return Path(folder)
+
+
+TRACE = "TINY_MODELS_TRACE"  # the variable that names the file in which code of a model's own says that it has run
+OWN_CODE = f"""
+import os
+from transformers import BertConfig, BertForSequenceClassification, BertTokenizer, CanineTokenizer
+
+with open(os.environ["{TRACE}"], "a") as trace:
+    trace.write(f"{{os.getpid()}}\\n")
+
+class OwnConfig(BertConfig):
+    model_type = "own"
+
+class OwnForSequenceClassification(BertForSequenceClassification):
+    config_class = OwnConfig
+
+class OwnTokenizer(BertTokenizer):
+    pass
+
+class OwnSlowTokenizer(CanineTokenizer):
+    pass
+"""
+
+
+def pickle_weights(folder: Path, weights: Any = None) -> Path:
+    """Put pickled weights, its own or others, in the place of a saved model's safetensors."""
+    torch.save(load_file(folder / "model.safetensors") if weights is None else weights, folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink(missing_ok=True)
+    return folder
+
+
+def bring_own_code(folder: Path, tokenizer: str = "OwnTokenizer") -> Path:
+    """Make a saved BERT one that only code which lies beside it can load."""
+    (folder / "own.py").write_text(OWN_CODE)
+    classes = {"AutoConfig": "own.OwnConfig", "AutoModelForSequenceClassification": "own.OwnForSequenceClassification"}
+    changes = {
+        "config.json": {
+            "model_type": "own",
+            "architectures": ["OwnForSequenceClassification"],
+            "auto_map": classes,
+        },
+        "tokenizer_config.json": {
+            "tokenizer_class": tokenizer,
+            "auto_map": {"AutoTokenizer": [f"own.{tokenizer}", None]},
+        },
+    }
+    for name, change in changes.items():
+        path = folder / name
+        path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    return folder
+
+
+class Malice:
+    """Unpickled, it writes to the file that `TRACE` names."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.system, (f'echo unpickled >> "${TRACE}"',)
+
+
+def put_on_hub(cache: Path, name: str, *folders: Path) -> list[str]:
+    """Lay a repository out as the hub's cache has it, a commit for each folder; the first is what main stands for."""
+    repository = cache / f"models--{name.replace('/', '--')}"
+    commits = [f"{number:040x}" for number in range(1, len(folders) + 1)]
+    for commit, folder in zip(commits, folders, strict=True):
+        shutil.copytree(folder, repository / "snapshots" / commit)
+    move_main(cache, name, commits[0])
+    return commits
+
+
+def move_main(cache: Path, name: str, commit: str) -> None:
+    """Let the main branch of a repository in the hub's cache stand for another commit."""
+    main = cache / f"models--{name.replace('/', '--')}" / "refs" / "main"
+    main.parent.mkdir(exist_ok=True)
+    main.write_text(commit)

@@ -14,6 +14,7 @@ import numpy as np
 
 from raydistill.pairs import PairEncoder, budget_batches
 from raydistill.pretrained import load_tokenizer
+from raydistill.specs import ModelSpec
 from raydistill.stages.demo import CLASSES, TEMPLATE, demo_documents, prepare_demo
 from raydistill.teacher import CPU_TOKEN_BUDGET, make_hypotheses
 
@@ -42,7 +43,7 @@ def main() -> None:
     rng = np.random.default_rng(0)
     with tempfile.TemporaryDirectory() as folder:
         files, _ = prepare_demo(folder, texts=1825)
-        tokenizer = load_tokenizer(str(files.teacher), True)
+        tokenizer = load_tokenizer(ModelSpec(str(files.teacher)))
         sentences = files.corpus.read_text(encoding="utf-8").splitlines()
     documents = demo_documents()
     mixed = [" ".join(text.split()[: int(rng.integers(10, 1000))]) for text in documents]

@@ -25,7 +25,7 @@ import torch
 from seed_method import seed_score
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
-from raydistill.specs import TeacherSpec
+from raydistill.specs import ModelSpec, TeacherSpec
 from raydistill.stages.demo import TEMPLATE, demo_documents, prepare_demo
 from raydistill.student import load_student, predict
 from raydistill.teacher import Teacher
@@ -55,7 +55,7 @@ def methods(
     tokenizer = AutoTokenizer.from_pretrained(teacher)
     spec = TeacherSpec(teacher, tuple(names), TEMPLATE, threads=threads, fingerprint="benchmark")
     engine = Teacher.load(spec)
-    model, student_tokenizer = load_student(student, names, multi_label=False, use_fast_tokenizer=True)
+    model, student_tokenizer = load_student(ModelSpec(student), names, multi_label=False)
     student_tokenizer.model_max_length = tokenizer.model_max_length
     classify = pipeline("text-classification", model=model.eval(), tokenizer=student_tokenizer, batch_size=32, top_k=1)
     found = {

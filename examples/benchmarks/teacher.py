@@ -137,7 +137,7 @@ def main() -> None:
             for backend, precision in ENGINES[device]
         }
         entailment = engines["torch fp32"].label_ids[0]
-        narrow = load_exact(str(teacher), tokenizer.pad_token_id)
+        narrow = load_exact(spec, tokenizer.pad_token_id)
         rows: list[dict[str, Any]] = []
         for profile, texts in profiles.items():
             seconds: dict[str, list[float]] = {name: [] for name in ["seed's loop", *engines]}

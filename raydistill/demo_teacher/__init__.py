@@ -53,9 +53,11 @@ def build_demo_teacher(base: Path, destination: Path) -> None:
             weights[name] = tensor  # the pooler and the head, which are kept whole
 
     labels = dict(enumerate(adapter_config["labels"]))
-    config = AutoConfig.from_pretrained(base, id2label=labels, label2id={label: i for i, label in labels.items()})
+    config = AutoConfig.from_pretrained(
+        base, trust_remote_code=False, id2label=labels, label2id={label: i for i, label in labels.items()}
+    )
     config.architectures = ["BertForSequenceClassification"]
-    tokenizer = AutoTokenizer.from_pretrained(base, model_max_length=_MAX_LENGTH)
+    tokenizer = AutoTokenizer.from_pretrained(base, trust_remote_code=False, model_max_length=_MAX_LENGTH)
     # The encoder's tokenizer.json cuts and pads every text to 128 tokens, and transformers would note that down again.
     tokenizer.backend_tokenizer.no_padding()
     tokenizer.backend_tokenizer.no_truncation()

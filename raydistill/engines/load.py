@@ -52,7 +52,7 @@ def load_engine(spec: TeacherSpec, pad_token_id: int, batches: Sequence[Inputs])
     """
     check_backend(spec.backend, spec.precision, use_gpu=spec.use_gpu)
     precision = resolve_precision(spec.precision, use_gpu=spec.use_gpu)
-    in_torch = partial(TorchEngine.load, spec.name_or_path, precision, pad_token_id=pad_token_id, use_gpu=spec.use_gpu)
+    in_torch = partial(TorchEngine.load, spec, precision, pad_token_id=pad_token_id, use_gpu=spec.use_gpu)
     asked = spec.backend == "openvino" or precision == "int8"
     if spec.use_gpu or spec.backend == "torch" or not openvino_engine.installed(precision):
         return in_torch()
@@ -75,7 +75,7 @@ def _exported_engine(
     spec: TeacherSpec, precision: str, pad_token_id: int, batches: Sequence[Inputs]
 ) -> tuple[ExportedTeacher, Engine]:
     def fill(entry: ExportedTeacher) -> None:
-        entry.write(torch_engine.load_exact(spec.name_or_path, pad_token_id), batches, precision)
+        entry.write(torch_engine.load_exact(spec, pad_token_id), batches, precision)
 
     entry = exported_teacher(spec.fingerprint, precision, fill)
     try:

@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from transformers import AutoModelForSequenceClassification
 
 from raydistill.engines.engine import EXACT, Inputs, PendingLogits
 from raydistill.engines.first_token import narrow_last_layer
+from raydistill.pretrained import load_classifier
+from raydistill.specs import ModelSpec
 
 DTYPES = {EXACT: torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -31,10 +32,10 @@ class TorchEngine:
         self.ahead = 1 if model.device.type == "cuda" else 0  # a GPU computes while the next batch is put together
 
     @classmethod
-    def load(cls, name_or_path: str, precision: str, *, pad_token_id: int, use_gpu: bool) -> TorchEngine:
-        """Load by name, in a number format of `DTYPES`."""
-        model = load_exact(name_or_path, pad_token_id)
-        return cls(model.to(device="cuda" if use_gpu else "cpu", dtype=DTYPES[precision]))
+    def load(cls, model: ModelSpec, precision: str, *, pad_token_id: int, use_gpu: bool) -> TorchEngine:
+        """Load in a number format of `DTYPES`. Raises ModelError."""
+        loaded = load_exact(model, pad_token_id)
+        return cls(loaded.to(device="cuda" if use_gpu else "cpu", dtype=DTYPES[precision]))
 
     def logits(self, inputs: Inputs) -> npt.NDArray[np.float32]:
         """(B, labels) float32, from arrays of (B, L) int64 under the model's own input names."""
@@ -55,9 +56,9 @@ class TorchEngine:
         torch.cuda.empty_cache()
 
 
-def load_exact(name_or_path: str, pad_token_id: int) -> Any:
-    """The teacher in fp32 on the CPU, with no more of the last layer than its classifier reads."""
-    model = AutoModelForSequenceClassification.from_pretrained(name_or_path, dtype=torch.float32).eval()
-    model.config.pad_token_id = pad_token_id
-    narrow_last_layer(model)
-    return model
+def load_exact(model: ModelSpec, pad_token_id: int) -> Any:
+    """The teacher in fp32 on the CPU, with no more of the last layer than its classifier reads. Raises ModelError."""
+    loaded = load_classifier(model, dtype=torch.float32).eval()
+    loaded.config.pad_token_id = pad_token_id
+    narrow_last_layer(loaded)
+    return loaded

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,10 +16,23 @@ from raydistill.label_store import LabelStore
 from raydistill.specs import StudentSpec, TeacherSpec
 
 LABEL, TRAIN = "label", "train"
+TOLD_BY_FINGERPRINT = ("teacher", "teacher_revision", "teacher_parameters", "trust_remote_code")
 
 
-def check_models(config: DistillConfig, stages: Sequence[str], class_names: Sequence[str]) -> dict[str, Any]:
-    """What the labels are made with, if they are made here. Raises ModelError and ConfigError.
+@dataclasses.dataclass(frozen=True)
+class Models:
+    """The models as workers load them, pinned: `teacher` if labels are made here, `student` if one is trained.
+
+    `labelling`: what the labels are made with.
+    """
+
+    teacher: TeacherSpec | None = None
+    student: StudentSpec | None = None
+    labelling: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+def check_models(config: DistillConfig, stages: Sequence[str], class_names: Sequence[str]) -> Models:
+    """See that teacher and student can be had. Raises ModelError and ConfigError.
 
     The heavy imports begin here, after all that can be told without them.
     """
@@ -27,18 +41,28 @@ def check_models(config: DistillConfig, stages: Sequence[str], class_names: Sequ
         from raydistill.training_arguments import checked_arguments
 
         checked_arguments(config.training)
+    from raydistill.pretrained import pinned
+
+    models = Models()
     if TRAIN in stages:
         from raydistill.student import student_rows
 
-        student_rows(student_spec(config, class_names))
-    if LABEL not in stages:
-        return {}
-    from raydistill.teacher import describe_teacher
+        student = pinned(_student_spec(config, class_names), "--student-name-or-path")
+        student_rows(student)
+        models = dataclasses.replace(models, student=student)
+    if LABEL in stages:
+        from raydistill.teacher import describe_teacher
 
-    return describe_teacher(teacher_spec(config, class_names))
+        teacher = pinned(_teacher_spec(config, class_names), "--teacher-name-or-path")
+        labelling = describe_teacher(teacher)
+        teacher = dataclasses.replace(
+            teacher, fingerprint=labelling["teacher_fingerprint"], parameters=labelling["teacher_parameters"]
+        )
+        models = dataclasses.replace(models, teacher=teacher, labelling=labelling)
+    return models
 
 
-def teacher_spec(config: DistillConfig, class_names: Sequence[str]) -> TeacherSpec:
+def _teacher_spec(config: DistillConfig, class_names: Sequence[str]) -> TeacherSpec:
     return TeacherSpec(
         name_or_path=located(config.teacher_name_or_path),
         class_names=tuple(class_names),
@@ -50,21 +74,32 @@ def teacher_spec(config: DistillConfig, class_names: Sequence[str]) -> TeacherSp
         strict=config.strict,
         entailment_id=config.entailment_id,
         contradiction_id=config.contradiction_id,
-        use_fast_tokenizer=config.use_fast_tokenizer,
+        revision=config.teacher_revision,
+        **_trust(config),
     )
 
 
-def student_spec(config: DistillConfig, class_names: Sequence[str]) -> StudentSpec:
+def _student_spec(config: DistillConfig, class_names: Sequence[str]) -> StudentSpec:
     return StudentSpec(
         name_or_path=located(config.student_name_or_path),
         class_names=tuple(class_names),
         multi_label=config.multi_label,
         temperature=config.temperature,
         max_length=config.student_max_length,
-        use_fast_tokenizer=config.use_fast_tokenizer,
         shuffle_buffer=config.shuffle_buffer,
         training=config.training,
+        revision=config.student_revision,
+        **_trust(config),
     )
+
+
+def _trust(config: DistillConfig) -> dict[str, Any]:
+    """What holds for both models."""
+    return {
+        "trust_remote_code": config.trust_remote_code,
+        "allow_pickle_weights": config.allow_pickle_weights,
+        "use_fast_tokenizer": config.use_fast_tokenizer,
+    }
 
 
 def expect_corpus_elsewhere(config: DistillConfig, files: Sequence[CorpusFile]) -> None:
@@ -85,10 +120,13 @@ def expect_same_labelling(then: dict[str, Any], now: dict[str, Any], store: Labe
         f"{name} was {then.get(name)}, now {now[name]}"
         for name in now
         # Wherever it lies now: its fingerprint is what counts.
-        if then.get(name) != now[name] and name not in ("teacher", "teacher_parameters")
+        if then.get(name) != now[name] and name not in TOLD_BY_FINGERPRINT
     ]
     if differences:
+        commit = then.get("teacher_revision")
+        moved = commit and commit != now["teacher_revision"]
         raise RunDirError(
-            f"{store.path}: its labels were made otherwise ({'; '.join(differences)}). Use another --output-dir, or "
-            "start anew with --overwrite-output-dir."
+            f"{store.path}: its labels were made otherwise ({'; '.join(differences)}). Use another --output-dir, "
+            + (f"go on with --teacher-revision {commit}, " if moved else "")
+            + "or start anew with --overwrite-output-dir."
         )

@@ -29,11 +29,10 @@ from raydistill.specs import TeacherSpec, Tolerance
 from raydistill.stages.checks import (
     LABEL,
     TRAIN,
+    Models,
     check_models,
     expect_corpus_elsewhere,
     expect_same_labelling,
-    student_spec,
-    teacher_spec,
 )
 from raydistill.stages.summary import DistillResult, counted, describe_plan, describe_quote, describe_work, summary
 
@@ -98,7 +97,7 @@ class Job:
     class_names: list[str]
     files: list[CorpusFile]
     texts: tuple[int, bool]
-    labelling: dict[str, Any]
+    models: Models
     seconds: dict[str, float] = dataclasses.field(default_factory=dict)  # of the stages that had something to do
 
     @classmethod
@@ -127,24 +126,20 @@ class Job:
                 f"there is only one class, {class_names[0]!r}: against no other, its probability is always 1. Name a "
                 "second class, or use --multi-label to judge it by itself."
             )
-        labelling = check_models(config, stages, class_names)
+        models = check_models(config, stages, class_names)
         fresh = config.overwrite_output_dir and labelled_here
         if labelled_here and not fresh and (record := store.record()):
-            expect_same_labelling(record["labelling"], labelling, store)
-        return cls(config, stages, run_dir, store, class_names, files, texts, labelling)
+            expect_same_labelling(record["labelling"], models.labelling, store)
+        return cls(config, stages, run_dir, store, class_names, files, texts, models)
 
     @property
     def teacher_spec(self) -> TeacherSpec:
         """The teacher as workers load it."""
-        spec = teacher_spec(self.config, self.class_names)
-        work = self.labelling["teacher_parameters"] * self.texts[0] * len(self.class_names)
+        spec = self.models.teacher
+        assert spec is not None
+        work = spec.parameters * self.texts[0] * len(self.class_names)
         small = spec.backend == "auto" and spec.precision != "int8" and work < EXPORT_PAYS
-        return dataclasses.replace(
-            spec,
-            fingerprint=self.labelling["teacher_fingerprint"],
-            parameters=self.labelling["teacher_parameters"],
-            backend="torch" if small else spec.backend,
-        )
+        return dataclasses.replace(spec, backend="torch" if small else spec.backend)
 
     def execute(self, console: Console, chatter: Chatter | None = None) -> DistillResult:
         """Start or join Ray, plan, and run the stages; with `dry_run`, print the plan and a quote only.
@@ -219,7 +214,7 @@ class Job:
 
     def _quoted(self, plan: Plan, *, fresh: bool = False) -> str:
         """What a quote is of: the same for the run that it foretells."""
-        facts = [self._corpus, self.labelling, dataclasses.asdict(plan), [] if fresh else self.store.parts()]
+        facts = [self._corpus, self.models.labelling, dataclasses.asdict(plan), [] if fresh else self.store.parts()]
         return hashlib.blake2b(json.dumps(facts).encode(), digest_size=16).hexdigest()
 
     @property
@@ -249,7 +244,7 @@ class Job:
             self.config, self.teacher_spec, self._sample, plan, console
         )
         self.store.folder.create()
-        record = {"labelling": self.labelling, "scoring": scoring, "versions": versions()}
+        record = {"labelling": self.models.labelling, "scoring": scoring, "versions": versions()}
         self.store.write_record(record | {"complete": None})
         self.run_dir.update(scoring=scoring)
         spec = dataclasses.replace(self.teacher_spec, precision=scoring["precision"])
@@ -301,6 +296,8 @@ class Job:
         from raydistill.stages.train import train_student
         from raydistill.training_arguments import checked_arguments
 
+        spec = self.models.student
+        assert spec is not None
         labels = self.store.complete_record()["complete"]
         self.run_dir.update(counts=_counts(labels))
         workers, arguments = plan.train_workers, checked_arguments(self.config.training)
@@ -319,10 +316,13 @@ class Job:
                 if earlier.get("finished"):
                     console.say("train  begins anew: the labels have changed")
                 shutil.rmtree(checkpoints, ignore_errors=True)  # they were trained on other labels
+            elif earlier.get("revision", spec.revision) != spec.revision and checkpoints.exists():
+                console.say(f"train  begins anew: {spec.name_or_path} has changed on the hub")
+                shutil.rmtree(checkpoints, ignore_errors=True)
             elif checkpoints.exists():
                 workers = earlier["workers"]  # updates and schedule are those it was begun with
-            self.run_dir.update(stages={TRAIN: {"labels": labels["id"], "workers": workers, "finished": False}})
-            spec = student_spec(self.config, self.class_names)
+            begun = {"labels": labels["id"], "workers": workers, "revision": spec.revision, "finished": False}
+            self.run_dir.update(stages={TRAIN: begun})
             with console.stage("train", "steps") as progress:
                 student = train_student(
                     spec,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import math
 import os
@@ -57,12 +58,10 @@ def train_worker(loop: dict[str, Any], watch: Stopwatch) -> None:
             if rank == 0:
                 loop["board"].write.remote(said=said)
         set_seed(arguments.seed)
-        model, tokenizer = load_student(
-            str(checkpoint / MODEL) if checkpoint and earlier else spec.name_or_path,
-            spec.class_names,
-            multi_label=spec.multi_label,
-            use_fast_tokenizer=spec.use_fast_tokenizer,
-        )
+        student = spec
+        if checkpoint and earlier:
+            student = dataclasses.replace(spec, name_or_path=str(checkpoint / MODEL), revision=None)
+        model, tokenizer = load_student(student, spec.class_names, multi_label=spec.multi_label)
         narrow_last_layer(model.eval())
         collate = partial(
             collate_rows,

@@ -132,6 +132,21 @@ def test_the_same_command_again_makes_nothing_anew(
     assert console.stream.getvalue().count("done before") == 2
 
 
+def test_training_that_was_begun_on_another_commit_of_the_student_begins_anew(
+    finished: DistillResult, tmp_path: Path, make_config: MakeConfig, console: Console
+) -> None:
+    folder = Path(shutil.copytree(finished.output_dir, tmp_path / "out"))
+    record = json.loads((folder / "run.json").read_text())
+    record["stages"]["train"] |= {"finished": False, "revision": "0" * 40}
+    (folder / "run.json").write_text(json.dumps(record))
+    (folder / "checkpoints").mkdir()
+    (folder / "checkpoints" / "of the other").touch()
+    train(make_config(folder), console)
+    assert "begins anew" in console.stream.getvalue()
+    assert not (folder / "checkpoints").exists()
+    assert json.loads((folder / "run.json").read_text())["stages"]["train"]["revision"] is None
+
+
 def test_other_options_in_the_same_directory_are_refused_and_listed(
     finished: DistillResult, make_config: MakeConfig
 ) -> None:
