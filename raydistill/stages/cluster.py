@@ -19,6 +19,7 @@ os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
 
 import ray
 import ray.data
+from ray._private import ray_constants
 from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
 from ray._private.state import available_resources_per_node  # no public call tells what a single node has free
 from ray.exceptions import (
@@ -88,7 +89,8 @@ def connection(address: str | None, *, worker_output: bool = False) -> Iterator[
     if address in (None, "local"):
         for name, value in (PRIVATE_ENVIRONMENT | WORKER_ENVIRONMENT).items():
             os.environ.setdefault(name, value)
-        ray.init(address="local", include_dashboard=False, **settings)
+        with _on_loopback():
+            ray.init(address="local", include_dashboard=False, **settings)
     else:
         assert address is not None
         _expect_listener(address)
@@ -112,6 +114,21 @@ def connection(address: str | None, *, worker_output: bool = False) -> Iterator[
         yield
     finally:
         ray.shutdown()
+
+
+@contextlib.contextmanager
+def _on_loopback() -> Iterator[None]:
+    """Have a Ray that is started within listen on the loopback interface alone, as it does on Windows and macOS.
+
+    Nobody else can so much as try its token. Ray has no setting for it: in place of the address 127.0.0.1, where it is
+    asked for, it takes one that other machines reach.
+    """
+    before = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
 
 
 def _expect_listener(address: str) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import ray
 import ray.train
 from ray.train import CheckpointConfig, RunConfig
-from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.torch import TorchTrainer
 from ray.train.v2.api.config import ScalingConfig
 
 from raydistill.label_store import LabelStore
@@ -22,6 +22,7 @@ from raydistill.specs import StudentSpec, Tolerance
 from raydistill.stages.board import followed_board
 from raydistill.stages.cluster import data_settings, our_errors
 from raydistill.stages.label_rows import EvenOrWhole, label_rows
+from raydistill.stages.process_group import ProcessGroup
 from raydistill.stages.train_policies import GoOnFromCheckpoint, RoomForTasks
 from raydistill.stages.watchdog import watched
 from raydistill.stopping import orderly_stop
@@ -128,7 +129,7 @@ def train_student(
                 "use_gpu": plan.train_gpus > 0,
             },
             scaling_config=scaling,
-            torch_config=TorchConfig(backend="nccl" if plan.train_gpus else "gloo"),
+            torch_config=ProcessGroup(backend="nccl" if plan.train_gpus else "gloo"),
             datasets=datasets,
             dataset_config=EvenOrWhole(),
             run_config=RunConfig(

@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import json
 import math
-import os
 import tempfile
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -45,8 +44,6 @@ def train_worker(loop: dict[str, Any], watch: Stopwatch) -> None:
     context = ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
     torch.set_num_threads(loop["threads"])
-    if world == 1:
-        _leave_process_group()
     with tempfile.TemporaryDirectory() as folder, _downloaded(ray.train.get_checkpoint()) as checkpoint:
         earlier = read_result(checkpoint) if checkpoint and (checkpoint / MODEL).is_dir() else None
         if earlier and "figures" in earlier:
@@ -159,14 +156,6 @@ def _hand_over(finished: Path, rank: int, result: dict[str, Any]) -> None:
     if rank == 0:
         (finished / RESULT).write_text(json.dumps(result))
     ray.train.report({"epoch": 0}, checkpoint=Checkpoint.from_directory(finished) if rank == 0 else None)
-
-
-def _leave_process_group() -> None:
-    """Let Trainer see a single process: alone, DistributedDataParallel would only copy gradients to and fro."""
-    if dist.is_initialized():
-        dist.destroy_process_group()
-    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
-        os.environ.pop(name, None)
 
 
 def collate_rows(table: pa.Table, pad_id: int, num_classes: int, left: bool) -> Batch:
