@@ -21,6 +21,7 @@ import ray
 import ray.data
 from ray._private import ray_constants
 from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
+from ray._private.services import canonicalize_bootstrap_address
 from ray._private.state import available_resources_per_node  # no public call tells what a single node has free
 from ray.exceptions import (
     ActorDiedError,
@@ -93,7 +94,7 @@ def connection(address: str | None, *, worker_output: bool = False) -> Iterator[
             ray.init(address="local", include_dashboard=False, **settings)
     else:
         assert address is not None
-        _expect_listener(address)
+        place = _expect_listener(address)
         forwarded = {name: os.environ[name] for name in FORWARDED_ENVIRONMENT if name in os.environ}
         if address.startswith(CLIENT_SCHEME):
             # A client may show a token that nobody asks for; a driver may not, as it would ask for one in its turn.
@@ -103,7 +104,7 @@ def connection(address: str | None, *, worker_output: bool = False) -> Iterator[
         attempts = CLIENT_ATTEMPTS if address.startswith(CLIENT_SCHEME) else 1
         for attempt in range(1, attempts + 1):
             try:
-                ray.init(address=address, runtime_env=runtime_env, **settings)
+                ray.init(address=place, runtime_env=runtime_env, **settings)
                 break
             except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
                 if attempt == attempts or STARTUP_FAULT not in str(error):
@@ -131,19 +132,25 @@ def _on_loopback() -> Iterator[None]:
         ray_constants.ENABLE_RAY_CLUSTER = before
 
 
-def _expect_listener(address: str) -> None:
-    """Raise ResourceError where nobody listens at host:port: Ray itself would try for many minutes."""
+def _expect_listener(address: str) -> str:
+    """Where to join, host:port or ray://host:port. Raises ResourceError where nobody listens: Ray would try for ever.
+
+    `auto` is the cluster that RAY_ADDRESS names, or that `ray start` has started here last. Ray itself would look for
+    any that runs, and take somebody's private one.
+    """
     if address.startswith(CLIENT_SCHEME) and importlib.util.find_spec("grpc") is None:
         raise ResourceError(f"--address {address}: the Ray client is not installed: pip install 'ray[client]'.")
-    host, colon, port = address.removeprefix(CLIENT_SCHEME).rpartition(":")
+    place = canonicalize_bootstrap_address("auto") if address == "auto" else address
+    if place is None:
+        raise _no_cluster(address, "`ray start` has started none here, and RAY_ADDRESS is not set")
+    host, colon, port = place.removeprefix(CLIENT_SCHEME).rpartition(":")
     if not colon:
-        if address == "auto":
-            return
         raise ResourceError(f"--address {address}: must be auto, local, host:port or ray://host:port.")
     try:
         socket.create_connection((host, int(port)), timeout=CONNECT_SECONDS).close()
     except (OSError, ValueError, OverflowError) as error:
         raise _no_cluster(address, str(error)) from None
+    return place
 
 
 def _no_cluster(address: str, reason: str) -> ResourceError:
