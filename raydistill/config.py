@@ -85,7 +85,9 @@ class DistillConfig:
         None, "Text file with one class name per line.", group=ESSENTIALS, changes=LABELS_PRODUCT
     )
     output_dir: str | None = option(
-        None, "Where the student, the label store, run.json and the log go.", group=ESSENTIALS
+        None,
+        "Where the student, the label store, run.json and the log go: a folder, or an s3:// or gs:// URI.",
+        group=ESSENTIALS,
     )
     teacher_name_or_path: str = option(
         "roberta-large-mnli",

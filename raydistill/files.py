@@ -4,20 +4,29 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import fcntl
+import errno
 import hashlib
 import io
 import json
 import os
+import re
+import shutil
+import tempfile
 import uuid
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
+from urllib.parse import quote, unquote
 
 import pyarrow as pa
 import pyarrow.fs as pafs
 
+from raydistill.errors import RunDirError, first_line
+
 GLOB_CHARACTERS = frozenset("*?[")
+SAFE_IN_URI = "/:@%"  # what is quoted already stays as it is
 
 
 def is_uri(path: str) -> bool:
@@ -26,10 +35,26 @@ def is_uri(path: str) -> bool:
 
 
 def open_path(path: str) -> tuple[pafs.FileSystem, str]:
-    """The file system of a path or URI, and the path within it. Raises pyarrow.ArrowInvalid and OSError."""
+    """The file system of a path or URI, and the path within it. Raises pyarrow.ArrowInvalid and OSError.
+
+    What stands behind a "?" in a URI are settings: s3://bucket/run?endpoint_override=host:9000&scheme=http.
+    """
     if is_uri(path):
-        return pafs.FileSystem.from_uri(path)
+        uri, question, settings = path.partition("?")
+        return pafs.FileSystem.from_uri(quote(uri, safe=SAFE_IN_URI) + question + settings)
     return pafs.LocalFileSystem(), os.path.abspath(os.path.expanduser(path))
+
+
+def is_within(path: str, folder: str) -> bool:
+    """Whether a path or URI names a folder, given by path or URI, or something in it."""
+    inner, outer = map(_without_settings, (path, folder))
+    return inner.is_relative_to(outer)
+
+
+def _without_settings(path: str) -> PurePosixPath:
+    if is_uri(path):
+        return PurePosixPath(unquote(path.partition("?")[0]).removeprefix("file://"))
+    return PurePosixPath(open_path(path)[1])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,45 +66,127 @@ class Draft:
 
 
 class Folder:
-    """A folder of small and large files whose writes are all or nothing.
+    """A folder of small and large files whose writes are all or nothing. Picklable: what workers get is the path.
 
-    Locally a file is written aside and renamed; on an object store one upload is one PUT. Names that begin with "." or
-    "_" are passed over by every Parquet reader, so a part under way is never read.
+    Locally a file is written aside and renamed; on an object store one upload is one PUT, and one that is broken off
+    leaves nothing that can be seen. Names that begin with "." or "_" are passed over by every Parquet reader, so a part
+    under way is never read.
+
+    What a disk or an object store refuses is a RunDirError that says what, where and why; a file that is not there is a
+    FileNotFoundError.
+
+    Attributes:
+        filesystem: of pyarrow's.
+        root: the folder's path within it.
+        local: its path, if it is on a disk; else None.
     """
 
     def __init__(self, path: str) -> None:
-        self._fs, self._root = open_path(path)
-        self.path = path if is_uri(path) else self._root  # absolute: workers have another current directory
-
-    @property
-    def local(self) -> str | None:
-        """Its path, if it is on a disk."""
-        return self._root if isinstance(self._fs, pafs.LocalFileSystem) else None
+        try:
+            self.filesystem, self.root = open_path(path)
+            if not self.root:
+                raise pa.ArrowInvalid("it names no bucket")
+        except (pa.ArrowInvalid, OSError) as error:
+            raise RunDirError(
+                f"{path}: cannot be a folder ({_reason(error)}). Give a path, or a URI such as s3://bucket/folder."
+            ) from None
+        self.local = self.root if isinstance(self.filesystem, pafs.LocalFileSystem) else None
+        uri, question, settings = path.partition("?") if is_uri(path) else (self.root, "", "")
+        self._uri, self._settings = uri.rstrip("/"), question + settings
 
     def __reduce__(self) -> tuple[type[Folder], tuple[str]]:
         return Folder, (self.path,)
 
+    @property
+    def path(self) -> str:
+        """Where it lies: an absolute path, since workers have another current directory, or a URI with its settings."""
+        return self._uri + self._settings
+
+    def where(self, name: str) -> str:
+        """Where a file or folder in it lies, for people to read."""
+        return f"{self._uri}/{name}"
+
+    def child(self, name: str) -> Folder:
+        """A folder in it."""
+        return Folder(self.where(name) + self._settings)
+
     def _at(self, name: str) -> str:
-        return f"{self._root}/{name}"
+        return f"{self.root}/{name}"
+
+    def hindrance(self) -> str | None:
+        """What is in the way of writing into it, as far as can be told without doing it; None where nothing is."""
+        try:
+            if self.filesystem.get_file_info(self.root).type == pafs.FileType.File:
+                return "is a file. Give a folder"
+        except (OSError, pa.ArrowInvalid) as error:
+            return f"cannot be reached ({_reason(error)}). Give a folder that can be"
+        return _hindrance_on_disk(Path(self.local)) if self.local else None
 
     def create(self) -> None:
-        """Make the folder and those above it."""
-        self._fs.create_dir(self._root, recursive=True)
+        """Make the folder and those above it. An object store has none: a name with slashes will do."""
+        if self.local:
+            with self._refusals("cannot be made"):
+                os.makedirs(self.local, exist_ok=True)
+
+    def is_there(self) -> bool:
+        """Whether there is such a folder, or on an object store anything in it."""
+        with self._refusals("cannot be read"):
+            return self.filesystem.get_file_info(self.root).type == pafs.FileType.Directory
+
+    def has(self, name: str) -> bool:
+        """Whether it holds a file or a folder of that name."""
+        with self._refusals("cannot be read", name):
+            return self.filesystem.get_file_info(self._at(name)).type != pafs.FileType.NotFound
+
+    def is_empty(self) -> bool:
+        """Whether it holds nothing but hidden things, or is not there."""
+        return all(info.base_name.startswith(".") for info in self._listed())
 
     def sizes(self, suffix: str = "") -> dict[str, int]:
         """Bytes of the finished files in it, by name, sorted; none where there is no such folder."""
-        found = self._fs.get_file_info(pafs.FileSelector(self._root, allow_not_found=True))
-        sizes = {info.base_name: info.size for info in found if info.type == pafs.FileType.File}
+        sizes = {info.base_name: info.size for info in self._listed() if info.type == pafs.FileType.File}
         return {name: sizes[name] for name in sorted(sizes) if name.endswith(suffix) and not name.startswith(".")}
 
     def names(self, suffix: str = "") -> list[str]:
         """The finished files in it, sorted."""
         return list(self.sizes(suffix))
 
+    def hidden(self, prefix: str, suffix: str) -> list[str]:
+        """The hidden files in it whose names begin and end so."""
+        names = [info.base_name for info in self._listed()]
+        return [name for name in names if name.startswith(f".{prefix}") and name.endswith(suffix)]
+
+    def _listed(self) -> list[pafs.FileInfo]:
+        with self._refusals("cannot be read"):
+            return self.filesystem.get_file_info(pafs.FileSelector(self.root, allow_not_found=True))
+
     def read(self, name: str) -> bytes:
         """A whole file. Raises FileNotFoundError."""
-        with self._fs.open_input_stream(self._at(name)) as stream:
+        with (
+            self._refusals("cannot be read", name, but=FileNotFoundError),
+            self.filesystem.open_input_stream(self._at(name)) as stream,
+        ):
             return stream.read()
+
+    def open(self, name: str) -> pa.NativeFile:
+        """A file for random reading, as pyarrow takes it. Raises OSError."""
+        return self.filesystem.open_input_file(self._at(name))
+
+    def modified(self, name: str) -> float:
+        """When a file was last written or touched, in seconds, by the clock of the file system. FileNotFoundError."""
+        with self._refusals("cannot be read", name):
+            info = self.filesystem.get_file_info(self._at(name))
+        if info.mtime is None:
+            raise FileNotFoundError(self.where(name))
+        return info.mtime_ns / 1e9
+
+    def touch(self, name: str) -> None:
+        """Make a file as good as written now. Raises FileNotFoundError."""
+        if self.local:
+            with self._refusals("cannot be written", name, but=FileNotFoundError):
+                os.utime(self._at(name))
+        else:
+            self.write(name, self.read(name))
 
     def write(self, name: str, content: bytes) -> None:
         """Write a whole file, or nothing."""
@@ -99,65 +206,103 @@ class Folder:
 
         For an object store it is gathered in memory: closing an upload in the midst would finish half a file.
         """
-        if isinstance(self._fs, pafs.LocalFileSystem):
-            with open(self._at(f".{uuid.uuid4().hex}.tmp"), "w+b") as sink:
-                yield Draft(sink, partial(self._rename, sink))
-        else:
-            buffer = io.BytesIO()
-            yield Draft(buffer, partial(self._upload, buffer))
+        with self._refusals("cannot be written"):
+            if self.local:
+                aside = self._at(f".{uuid.uuid4().hex}.tmp")
+                try:
+                    with open(aside, "w+b") as sink:
+                        yield Draft(sink, partial(self._rename, sink))
+                finally:  # a full disk must not stay so
+                    with contextlib.suppress(FileNotFoundError):
+                        os.unlink(aside)
+            else:
+                buffer = io.BytesIO()
+                yield Draft(buffer, partial(self._upload, buffer))
 
     def _rename(self, sink: BinaryIO, name: str) -> None:
         """On disk before it is named: else a power cut could leave the name with no content."""
-        sink.flush()
-        os.fsync(sink.fileno())
-        os.replace(sink.name, self._at(name))
-        folder = os.open(self._root, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        with self._refusals("cannot be written", name):
+            sink.flush()
+            os.fsync(sink.fileno())
+            os.replace(sink.name, self._at(name))
+            folder = os.open(self.root, os.O_RDONLY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
 
     def _upload(self, buffer: io.BytesIO, name: str) -> None:
-        with self._fs.open_output_stream(self._at(name)) as stream:
-            stream.write(buffer.getbuffer())
+        def put() -> None:
+            with self.filesystem.open_output_stream(self._at(name)) as stream:
+                stream.write(buffer.getbuffer())
+
+        # Ctrl-C reaches the main thread alone: it may not end an upload half-way.
+        with self._refusals("cannot be written", name), ThreadPoolExecutor(1) as pool:
+            pool.submit(put).result()
+
+    def copy(self, source: Folder, name: str) -> None:
+        """Copy a file of another folder on the same file system in, whole or not at all."""
+        if self.local:
+            with self.writing(name) as sink, source.open(name) as content:
+                shutil.copyfileobj(content, sink, 1 << 20)
+        else:
+            with self._refusals("cannot be written", name):
+                self.filesystem.copy_file(source._at(name), self._at(name))  # within the store
 
     def delete(self, name: str) -> None:
         """Remove a file, if it is there: a shared file system may still list one that is gone."""
-        with contextlib.suppress(FileNotFoundError):
-            self._fs.delete_file(self._at(name))
+        with (
+            contextlib.suppress(FileNotFoundError),
+            self._refusals("cannot be removed", name, but=FileNotFoundError),
+        ):
+            self.filesystem.delete_file(self._at(name))
 
-    @contextlib.contextmanager
-    def held(self, *, shared: bool = False) -> Iterator[None]:
-        """Keep others out of the folder, or only those who would not share it. Raises BlockingIOError.
-
-        The lock is the operating system's, so it ends with the process; file systems without locks are trusted, and so
-        are object stores.
-        """
-        if not isinstance(self._fs, pafs.LocalFileSystem):
-            yield
-            return
-        folder = os.open(self._root, os.O_RDONLY)
-        try:
-            try:
-                fcntl.flock(folder, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise
-            except OSError:
-                pass
-            yield
-        finally:
-            os.close(folder)
+    def delete_tree(self, name: str) -> None:
+        """Remove a folder in it with all that it holds, or a file of that name, if it is there."""
+        with (
+            contextlib.suppress(FileNotFoundError),
+            self._refusals("cannot be removed", name, but=FileNotFoundError),
+        ):
+            if self.filesystem.get_file_info(self._at(name)).type == pafs.FileType.Directory:
+                self.filesystem.delete_dir(self._at(name))
+            else:
+                self.filesystem.delete_file(self._at(name))
 
     def sweep(self) -> None:
         """Remove what writers that were killed have left half-written."""
-        found = self._fs.get_file_info(pafs.FileSelector(self._root, allow_not_found=True))
-        for info in found:
-            if info.base_name.startswith(".") and info.base_name.endswith(".tmp"):
-                self._fs.delete_file(info.path)
+        for name in self.hidden("", ".tmp"):
+            self.delete(name)
 
-    def open(self, name: str) -> pa.NativeFile:
-        """A file for random reading, as pyarrow takes it."""
-        return self._fs.open_input_file(self._at(name))
+    @contextlib.contextmanager
+    def _refusals(self, fault: str, name: str | None = None, *, but: type[OSError] | tuple[()] = ()) -> Iterator[None]:
+        """Raise what the system refuses within, `but` what passes as it is, as RunDirError."""
+        try:
+            yield
+        except but:
+            raise
+        except OSError as error:
+            where = self._uri if name is None or name.startswith(".") else self.where(name)
+            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+            mend = "Free some space there" if full else "Mend that"
+            raise RunDirError(f"{where}: {fault} ({_reason(error)}). {mend}, and the same command goes on.") from error
+
+
+def _reason(error: Exception) -> str:
+    """What a system says, of an object store's long answer the heart."""
+    said = first_line(error)
+    heart = re.search(r"AWS Error .*?(?=; Details| \(Request ID|$)", said)
+    return heart[0] if heart else said
+
+
+def _hindrance_on_disk(path: Path) -> str | None:
+    if path.is_symlink() and not path.exists():
+        return "is a broken link. Give a folder"
+    parent = next(folder for folder in [path, *path.parents] if folder.exists())
+    try:  # access bits say nothing of read-only mounts, or to root
+        with tempfile.TemporaryFile(dir=parent):
+            return None
+    except OSError:
+        return "cannot be written to. Give a folder that you may write to"
 
 
 def digest_of(content: BinaryIO) -> str:

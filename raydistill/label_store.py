@@ -82,9 +82,9 @@ class LabelStore:
         except FileNotFoundError:
             return None
         except ValueError:
-            raise RunDirError(f"{self.path}/{RECORD} is damaged. Remove the folder and label again.") from None
+            raise RunDirError(f"{self.folder.where(RECORD)} is damaged. Remove the folder and label again.") from None
         if not isinstance(record.get("labelling"), dict):
-            raise RunDirError(f"{self.path}/{RECORD} is damaged. Remove the folder and label again.")
+            raise RunDirError(f"{self.folder.where(RECORD)} is damaged. Remove the folder and label again.")
         if record.get("schema_version") != SCHEMA_VERSION:
             raise RunDirError(
                 f"{self.path}: was written by another version of raydistill (schema {record.get('schema_version')}, "
@@ -117,16 +117,6 @@ class LabelStore:
                 f"{self.path}: holds {found:,} of its {texts:,} texts. Run `raydistill label` again to make the others."
             )
         return record
-
-    @contextlib.contextmanager
-    def held(self, *, shared: bool = False) -> Iterator[None]:
-        """Keep those out who would change the store, or, unless shared, read it. Raises RunDirError where one is in."""
-        with contextlib.ExitStack() as stack:
-            try:
-                stack.enter_context(self.folder.held(shared=shared))
-            except BlockingIOError:
-                raise RunDirError(f"{self.path}: another run is at work on this store. Wait for its end.") from None
-            yield
 
     def parts(self) -> list[str]:
         """The names of the finished parts, sorted."""
@@ -172,7 +162,7 @@ class LabelStore:
                 yield part
         except (pa.ArrowInvalid, OSError) as error:
             raise RunDirError(
-                f"{self.path}/{name}: is not a label part ({first_line(error)}). Remove it: its texts "
+                f"{self.folder.where(name)}: is not a label part ({first_line(error)}). Remove it: its texts "
                 "are labelled anew."
             ) from None
 
@@ -192,7 +182,9 @@ class LabelStore:
                 try:
                     replacement = parse_record(self.folder.read(plan))
                 except ValueError:
-                    raise RunDirError(f"{self.path}/{plan} is damaged. Remove the folder and label again.") from None
+                    raise RunDirError(
+                        f"{self.folder.where(plan)} is damaged. Remove the folder and label again."
+                    ) from None
                 made = replacement["part"] in parts
                 if made:
                     ended.append((replacement["part"], replacement["sources"]))

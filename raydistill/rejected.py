@@ -57,7 +57,7 @@ def set_aside(folder: Folder, most: int) -> Iterator[RejectedTexts]:
         most: how many there may be, each as often as it stands in the corpus.
     """
     with contextlib.ExitStack() as after, folder.writing(REJECTED) as sink:
-        rejected = RejectedTexts(sink, most, f"{folder.path}/{REJECTED}")
+        rejected = RejectedTexts(sink, most, folder.where(REJECTED))
         try:
             yield rejected
         except Exception as error:

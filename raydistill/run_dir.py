@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.metadata
 import json
-import os
-import shutil
+import platform
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from raydistill.config import LABELS_PRODUCT, DistillConfig, flag
 from raydistill.errors import RunDirError
-from raydistill.files import Folder, is_uri, parse_record
+from raydistill.files import Folder, parse_record
 
 RECORD, LOG, LABELS, CHECKPOINTS = "run.json", "raydistill.log", "labels", "checkpoints"
 # What a checkpoint holds: Trainer's own one, and its best one if that is another; or the student and what came of it.
@@ -21,10 +21,10 @@ TRAINER, BEST, MODEL, RESULT = "trainer", "best", "model", "result.json"
 
 
 class RunDir:
-    """An output directory that this run may use. Made by `claim`."""
+    """An output directory, on a disk or an object store, that this run may use. Made by `claim`."""
 
-    def __init__(self, path: Path, record: dict[str, Any]) -> None:
-        self.path, self.record = path, record
+    def __init__(self, folder: Folder, record: dict[str, Any]) -> None:
+        self.folder, self.record = folder, record
 
     @classmethod
     def claim(cls, config: DistillConfig, products: Sequence[str]) -> RunDir:
@@ -34,49 +34,42 @@ class RunDir:
         Nothing is written yet; see `begin`.
         """
         assert config.output_dir is not None
-        if is_uri(config.output_dir):
-            raise RunDirError(
-                f"--output-dir {config.output_dir}: must be a folder; object stores serve as --data-file only."
-            )
-        path = Path(config.output_dir).expanduser().absolute()
         try:
-            parent = next(folder for folder in [path, *path.parents] if folder.exists())
-        except OSError as error:
-            raise RunDirError(f"--output-dir {path}: cannot be a folder ({error.strerror}).") from None
-        if (path.exists() and not path.is_dir()) or (path.is_symlink() and not path.exists()):
-            raise RunDirError(f"--output-dir {path}: is a file or a broken link. Give a folder.")
-        if not os.access(parent, os.W_OK | os.X_OK) or not _can_write(parent):
-            raise RunDirError(f"--output-dir {path}: cannot be written to. Give a folder that you may write to.")
-        if not path.is_dir() or all(item.name.startswith(".") for item in path.iterdir()):
-            return cls(path, {})
-        if config.overwrite_output_dir:
-            return cls(path, {})
+            folder = Folder(config.output_dir)
+        except RunDirError as error:
+            raise RunDirError(f"--output-dir {error}") from None
+        if hindrance := folder.hindrance():
+            raise RunDirError(f"--output-dir {folder.path}: {hindrance}.")
+        if config.overwrite_output_dir or folder.is_empty():
+            return cls(folder, {})
         try:
-            record = parse_record((path / RECORD).read_bytes())
+            record = parse_record(folder.read(RECORD))
         except FileNotFoundError:
             raise RunDirError(
-                f"--output-dir {path}: is not empty and holds no earlier run. Give another folder, or use this one "
-                "as it is with --overwrite-output-dir."
+                f"--output-dir {folder.path}: is not empty and holds no earlier run. Give another folder, or use this "
+                "one as it is with --overwrite-output-dir."
             ) from None
-        except (ValueError, OSError):
+        except ValueError:
             raise RunDirError(
-                f"--output-dir {path}: its {RECORD} is damaged. Start anew with --overwrite-output-dir."
+                f"--output-dir {folder.path}: its {RECORD} is damaged. Start anew with --overwrite-output-dir."
             ) from None
-        if (path / LABELS).exists() and not (path / LABELS).is_dir():
-            raise RunDirError(f"--output-dir {path}: its {LABELS} is a file. Start anew with --overwrite-output-dir.")
+        if folder.has(LABELS) and not folder.child(LABELS).is_there():
+            raise RunDirError(
+                f"--output-dir {folder.path}: its {LABELS} is a file. Start anew with --overwrite-output-dir."
+            )
         differences = [line for product in products for line in _differences(config, product, record)]
         if differences:
             labels_fit = LABELS_PRODUCT in products and not _differences(config, LABELS_PRODUCT, record)
             cheaper = (
-                f" (`raydistill train --labels {path / LABELS}` makes another student from the same labels)"
+                f" (`raydistill train --labels {folder.child(LABELS).path}` makes another student from the same labels)"
                 if labels_fit
                 else ""
             )
             raise RunDirError(
-                f"--output-dir {path}: holds a run with other options ({'; '.join(differences)}). Give another folder"
-                f"{cheaper}, use the same options to continue, or start anew with --overwrite-output-dir."
+                f"--output-dir {folder.path}: holds a run with other options ({'; '.join(differences)}). Give another "
+                f"folder{cheaper}, use the same options to continue, or start anew with --overwrite-output-dir."
             )
-        return cls(path, record)
+        return cls(folder, record)
 
     def begin(self, config: DistillConfig, products: Sequence[str], **facts: Any) -> None:
         """Say what this run is; where asked for, remove an earlier one first (its labels only if made anew)."""
@@ -85,30 +78,17 @@ class RunDir:
         made_with = self.record.get("made_with", {}) | {product: config.that_change(product) for product in products}
         self.update(options=config.options(), made_with=made_with, **facts)
 
-    @contextlib.contextmanager
-    def held(self) -> Iterator[None]:
-        """Make the folder and keep other runs out of it. Raises RunDirError where one is at work."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        with contextlib.ExitStack() as stack:
-            try:
-                stack.enter_context(Folder(str(self.path)).held())
-            except BlockingIOError:
-                raise RunDirError(
-                    f"--output-dir {self.path}: another run is at work in it. Wait for its end, or give another folder."
-                ) from None
-            yield
-
     def _remove_earlier_run(self, *, keep_labels: bool) -> None:
         """Remove what a run of ours has left, and nothing else."""
         try:
-            earlier = parse_record((self.path / RECORD).read_bytes())
+            earlier = parse_record(self.folder.read(RECORD))
         except (FileNotFoundError, ValueError):
             earlier = {}
         self.record = {"quote": earlier["quote"]} if "quote" in earlier else {}
         for name in (CHECKPOINTS, *([] if keep_labels else [LABELS])):
-            shutil.rmtree(self.path / name, ignore_errors=True)
+            self.folder.delete_tree(name)
         for name in (RECORD, LOG, *earlier.get("published", [])):
-            (self.path / name).unlink(missing_ok=True)
+            self.folder.delete(name)
 
     def update(self, **facts: Any) -> None:
         """Add facts to `run.json`; tables are merged, all else replaced."""
@@ -123,7 +103,7 @@ class RunDir:
         Nothing is done to a file that is no run's.
         """
         try:
-            record = parse_record((self.path / RECORD).read_bytes())
+            record = parse_record(self.folder.read(RECORD))
         except FileNotFoundError:
             record = {"quote": {}}
         except ValueError:
@@ -132,41 +112,59 @@ class RunDir:
             self._write(record | {"quote": quote})
 
     def _write(self, record: dict[str, Any]) -> None:
-        aside = self.path / f".{RECORD}.tmp"
-        aside.write_text(json.dumps(record, indent=2, ensure_ascii=False, default=str) + "\n", encoding="utf-8")
-        aside.replace(self.path / RECORD)
+        content = json.dumps(record, indent=2, ensure_ascii=False, default=str) + "\n"
+        self.folder.write(RECORD, content.encode())
 
     @property
     def labels_path(self) -> str:
         """Where the label store lies."""
-        return str(self.path / LABELS)
+        return self.folder.child(LABELS).path
 
-    @property
-    def log_path(self) -> Path:
-        """Where Ray's and Transformers' chatter goes."""
-        return self.path / LOG
+    @contextlib.contextmanager
+    def log(self, say: Callable[[str], None]) -> Iterator[Path]:
+        """The file that Ray's and Transformers' chatter is to be added to: an object store has it at the end.
 
-    def publish(self, model_folder: Path) -> None:
+        Args:
+            say: told where it lies until then.
+        """
+        if self.folder.local:
+            yield Path(self.folder.local, LOG)
+            return
+        with tempfile.NamedTemporaryFile(prefix="raydistill-", suffix=".log") as file:
+            with contextlib.suppress(FileNotFoundError):
+                file.write(self.folder.read(LOG))
+                file.flush()
+            say(f"log    {file.name} until the end, then {self.folder.where(LOG)}")
+            try:
+                yield Path(file.name)
+            except BaseException:
+                with contextlib.suppress(RunDirError):  # what ended the run is what is to be told
+                    self.folder.write(LOG, Path(file.name).read_bytes())
+                raise
+            self.folder.write(LOG, Path(file.name).read_bytes())
+
+    def publish(self, model: Folder) -> None:
         """Copy a saved model and its tokenizer in, so that a kill leaves no half model.
 
-        Every file is written aside and renamed; config.json, without which nothing loads, goes first and comes last.
+        config.json, without which nothing loads, goes first and comes last.
         """
-        (self.path / "config.json").unlink(missing_ok=True)
-        files = sorted(model_folder.iterdir(), key=lambda file: file.name == "config.json")
-        self.update(published=[file.name for file in files])
-        for file in files:
-            aside = self.path / f".{file.name}.tmp"
-            shutil.copyfile(file, aside)
-            aside.replace(self.path / file.name)
+        self.folder.delete("config.json")
+        names = sorted(model.names(), key=lambda name: name == "config.json")
+        self.update(published=names)
+        for name in names:
+            self.folder.copy(model, name)
 
 
-def _can_write(folder: Path) -> bool:
-    """Whether a file can be made there: access bits say nothing of read-only mounts, or to root."""
-    try:
-        with tempfile.TemporaryFile(dir=folder):
-            return True
-    except OSError:
-        return False
+def versions() -> dict[str, str]:
+    """The versions that a result depends on."""
+    packages = ("raydistill", "ray", "torch", "transformers", "tokenizers", "openvino", "nncf", "pyarrow", "numpy")
+    found = {"python": platform.python_version()}
+    for name in packages:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue  # the package's own code, brought to a worker without an installation
+    return found
 
 
 def _differences(config: DistillConfig, product: str, record: dict[str, Any]) -> list[str]:

@@ -11,6 +11,7 @@ from types import FrameType
 from typing import Any
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_stage: Stop | None = None  # the main thread's, while it is in one
 
 
 class Stop:
@@ -60,12 +61,17 @@ class Stop:
         raise KeyboardInterrupt
 
     def _install(self) -> None:
+        global _stage
+        _stage = self
         for number in SIGNALS:
             self._before[number] = signal.signal(number, self._handle)
 
     def _remove(self) -> None:
+        global _stage
         if self._timer:
             self._timer.cancel()
+        if self._before:
+            _stage = None
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
@@ -103,6 +109,14 @@ def orderly_stop(say: Callable[[str], None], grace: float) -> Iterator[Stop]:
     if stop._fault:
         raise stop._fault
     stop.conclude()
+
+
+def end_run(fault: Exception) -> None:
+    """End what the main thread is at, from another thread: in a stage with this error, else as Ctrl-C does."""
+    if _stage:
+        _stage.fail(fault)
+    else:
+        _rouse()
 
 
 def _rouse() -> None:

@@ -6,7 +6,6 @@ import dataclasses
 import json
 import math
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +17,7 @@ from raydistill.corpus_files import corpus_signature, find_files
 from raydistill.corpus_readers import read_split
 from raydistill.engines.engine import TOLERANCE, engine_name, share_off
 from raydistill.errors import RaydistillError, RunDirError, first_line
-from raydistill.files import parse_record
+from raydistill.files import Folder, parse_record
 from raydistill.known_texts import Census, take_census
 from raydistill.label_store import LabelStore, logits_matrix
 from raydistill.rejected import REJECTED
@@ -68,20 +67,21 @@ def verify_run(
     Raises:
         RunDirError: there is no run.
     """
-    folder = Path(output_dir).expanduser().absolute()
+    folder = Folder(output_dir)
     try:
-        run = parse_record((folder / RECORD).read_bytes())
-    except (OSError, ValueError):
-        raise RunDirError(f"{folder}: holds no {RECORD} that can be read. Give a run's --output-dir.") from None
+        run = parse_record(folder.read(RECORD))
+    except (FileNotFoundError, ValueError):
+        raise RunDirError(f"{folder.path}: holds no {RECORD} that can be read. Give a run's --output-dir.") from None
     made_with, options = run.get("made_with") or {}, run.get("options") or {}
-    if "labels" in made_with or (folder / LABELS).exists():
+    if "labels" in made_with or folder.has(LABELS):
         trust = {"trust_remote_code": trust_remote_code, "allow_pickle_weights": allow_pickle_weights}
-        yield from _verify_labels(LabelStore(str(folder / LABELS)), made_with.get("labels") or {}, sample, trust)
+        store = LabelStore(folder.child(LABELS).path)
+        yield from _verify_labels(store, made_with.get("labels") or {}, sample, trust)
     elif options.get("labels"):
         yield Check("labels", None, f"not checked: they lie in {options['labels']}")
     if "student" in made_with:
         yield _checked("student", lambda: _verify_student(folder, run))
-    if not made_with and not (folder / LABELS).exists():
+    if not made_with and not folder.has(LABELS):
         yield Check("run", False, "nothing has been run here yet")
 
 
@@ -247,24 +247,23 @@ def _verify_sample(record: dict[str, Any], made_with: dict[str, Any], sample: Sa
     return f"{len(sample.keys):,} texts scored again by {engine_name(teacher.engine)}: logits within {off:.1e}"
 
 
-def _verify_student(folder: Path, run: dict[str, Any]) -> str:
-    from safetensors import safe_open
+def _verify_student(folder: Folder, run: dict[str, Any]) -> str:
+    from safetensors.torch import load
 
     if not run.get("stages", {}).get("train", {}).get("finished"):
         raise ValueError("its training is not finished. Run the same command again to go on")
-    missing = [name for name in run["published"] if not (folder / name).exists()]
+    missing = set(run["published"]) - set(folder.names())
     if missing:
-        raise ValueError(f"its {missing[0]} is gone")
-    classes = json.loads((folder / "config.json").read_text())["id2label"].values()
+        raise ValueError(f"its {min(missing)} is gone")
+    classes = json.loads(folder.read("config.json"))["id2label"].values()
     number = 0
-    for file in sorted(folder.glob("*.safetensors")):
+    for file in folder.names(".safetensors"):
         try:
-            with safe_open(file, framework="pt") as weights:
-                for name in sorted(weights.keys()):
-                    tensor = weights.get_tensor(name)
-                    number += tensor.numel()
-                    if not tensor.isfinite().all():
-                        raise ValueError(f"a weight of {name} is not finite")
+            weights = load(folder.read(file))
         except Exception as error:  # safetensors has its own
-            raise ValueError(f"{file.name}: {first_line(error)}") from None
+            raise ValueError(f"{file}: {first_line(error)}") from None
+        for name, tensor in weights.items():
+            number += tensor.numel()
+            if not tensor.isfinite().all():
+                raise ValueError(f"{file}: a weight of {name} is not finite")
     return f"{number:,} weights, finite, for {len(classes)} classes"

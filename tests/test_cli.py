@@ -162,8 +162,8 @@ BAD_INPUT: dict[str, Case] = {
         ["--output-dir", "cannot be written"],
     ),
     "output directory on an object store": (
-        lambda t, g: {"--output-dir": "s3://bucket/run"},
-        ["--output-dir", "folder"],
+        lambda t, g: {"--output-dir": "sthree://bucket/run"},
+        ["--output-dir sthree://bucket/run", "cannot be a folder", "s3://"],
     ),
     "output directory in use": (
         lambda t, g: {"--output-dir": str(Path(written(t / "other.txt", "x")).parent)},

@@ -106,7 +106,7 @@ def test_a_node_that_does_not_see_the_output_directory_is_named_before_work_begi
     assert done.returncode == 2, done.stderr
     line = done.stderr.strip().splitlines()[-1]
     assert line.startswith(f"Error: --output-dir {shared}/out: node ")
-    assert "does not see it" in line
+    assert "cannot use it (it does not see it)" in line
     assert not (shared / "out" / "labels").exists()
     assert not (shared / "out" / "run.json").exists()
 

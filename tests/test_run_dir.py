@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
+from pathlib import Path
 
 import pytest
 
 from raydistill.config import DistillConfig
 from raydistill.errors import RunDirError
+from raydistill.files import Folder
 from raydistill.run_dir import RunDir
 
 BOTH = ("labels", "student")
@@ -24,8 +25,8 @@ def begun(path, products=BOTH, **changes):
     """A run directory as a run leaves it."""
     config = config_for(path, **changes)
     run_dir = RunDir.claim(config, products)
-    with run_dir.held():
-        run_dir.begin(config, products)
+    run_dir.folder.create()
+    run_dir.begin(config, products)
     return run_dir
 
 
@@ -50,13 +51,13 @@ def test_a_new_or_empty_folder_may_be_used_and_a_claim_writes_nothing(there, tmp
     if there:
         path.mkdir(parents=True)
     run_dir = RunDir.claim(config_for(path), BOTH)
-    assert (run_dir.path, run_dir.record) == (path, {})
+    assert (run_dir.folder.path, run_dir.record) == (str(path), {})
     assert not list(path.iterdir() if there else tmp_path.iterdir())
 
 
 def test_a_folder_may_be_named_from_the_home(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert RunDir.claim(config_for("~/out"), BOTH).path == tmp_path / "out"
+    assert RunDir.claim(config_for("~/out"), BOTH).folder.path == str(tmp_path / "out")
 
 
 def test_a_folder_may_be_named_relatively(tmp_path, monkeypatch):
@@ -65,9 +66,14 @@ def test_a_folder_may_be_named_relatively(tmp_path, monkeypatch):
     assert (tmp_path / "out" / "run.json").is_file()
 
 
-@pytest.mark.parametrize("uri", ["s3://bucket/out", "gs://bucket/out", "file:///tmp/out"])
-def test_a_uri_is_refused(uri):
-    assert f"--output-dir {uri}: must be a folder" in claim_error(config_for(uri))
+def test_a_folder_may_be_named_by_a_uri(tmp_path):
+    begun(f"file://{tmp_path}/out")
+    assert (tmp_path / "out" / "run.json").is_file()
+
+
+@pytest.mark.parametrize("uri", ["nowhere://bucket/out", "s3://", "s3:///out"])
+def test_what_names_no_folder_is_refused(uri):
+    assert f"--output-dir {uri}: cannot be a folder" in claim_error(config_for(uri))
 
 
 def test_a_file_is_refused(tmp_path):
@@ -190,11 +196,11 @@ def test_a_record_that_is_no_table_is_refused_as_damaged(content, tmp_path):
 # Beginning
 
 
-def test_beginning_makes_the_folder_and_says_what_this_run_is(tmp_path):
+def test_beginning_says_what_this_run_is(tmp_path):
     config = config_for(tmp_path / "a" / "b", learning_rate="3e-5")
     run_dir = RunDir.claim(config, BOTH)
-    with run_dir.held():
-        run_dir.begin(config, BOTH, versions={"python": "3"})
+    run_dir.folder.create()
+    run_dir.begin(config, BOTH, versions={"python": "3"})
     record = record_of(tmp_path / "a" / "b")
     assert record["options"] == config.options()
     assert record["made_with"] == {name: config.that_change(name) for name in BOTH}
@@ -203,7 +209,7 @@ def test_beginning_makes_the_folder_and_says_what_this_run_is(tmp_path):
 
 def fill(run_dir, model):
     """Leave what a run leaves, and something of the user's."""
-    path = run_dir.path
+    path = Path(run_dir.folder.path)
     (path / "labels").mkdir()
     (path / "labels" / "part.parquet").write_text("x")
     (path / "checkpoints" / "deep").mkdir(parents=True)
@@ -231,14 +237,6 @@ def test_overwriting_forgets_the_earlier_runs_record(tmp_path):
     assert "stages" not in record_of(tmp_path)
 
 
-def test_a_folder_is_held_by_one_run_at_a_time(tmp_path):
-    run_dir, other = RunDir.claim(config_for(tmp_path), BOTH), RunDir.claim(config_for(tmp_path), BOTH)
-    with run_dir.held(), pytest.raises(RunDirError, match="another run is at work"), other.held():
-        pass
-    with other.held():
-        pass
-
-
 def test_without_overwriting_everything_stays(model, tmp_path):
     fill(begun(tmp_path / "out"), model)
     before = {path.name for path in tmp_path.rglob("*")}
@@ -261,10 +259,11 @@ def test_facts_add_up_tables_are_merged_and_all_else_is_replaced(tmp_path):
 def test_the_record_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
     run_dir = begun(tmp_path)
     before = (tmp_path / "run.json").read_text()
-    monkeypatch.setattr("pathlib.Path.replace", lambda *_: (_ for _ in ()).throw(OSError("killed")))
-    with pytest.raises(OSError, match="killed"):
+    monkeypatch.setattr("raydistill.files.os.replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
         run_dir.update(seconds=3)
     assert (tmp_path / "run.json").read_text() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["run.json"]
 
 
 def test_the_record_is_readable_utf_8(tmp_path):
@@ -284,7 +283,7 @@ def model(tmp_path):
     folder.mkdir()
     for name, content in MODEL.items():
         (folder / name).write_text(content)
-    return folder
+    return Folder(str(folder))
 
 
 def test_publishing_copies_every_file_of_the_model(model, tmp_path):
@@ -292,7 +291,7 @@ def test_publishing_copies_every_file_of_the_model(model, tmp_path):
     run_dir.publish(model)
     assert {name: (tmp_path / "out" / name).read_text() for name in MODEL} == MODEL
     assert {path.name for path in (tmp_path / "out").iterdir()} == {*MODEL, "run.json"}
-    assert {path.name for path in model.iterdir()} == set(MODEL)
+    assert set(model.names()) == set(MODEL)
 
 
 @pytest.mark.parametrize("there_before", [False, True])
@@ -301,23 +300,24 @@ def test_when_publishing_breaks_off_nothing_loads(there_before, model, tmp_path)
     if there_before:
         for name in MODEL:
             (tmp_path / "out" / name).write_text("old")
-    (model / "another_file").symlink_to(tmp_path / "nowhere")  # cannot be copied
-    with pytest.raises(OSError, match=r"nowhere|another_file"):
+    model.write("another_file", b"x")
+    (tmp_path / "out" / "another_file").mkdir()  # stands in the way
+    with pytest.raises(RunDirError, match=r"another_file: cannot be written"):
         run_dir.publish(model)
     assert not (tmp_path / "out" / "config.json").exists()
 
 
 def test_the_config_comes_after_every_other_file(model, tmp_path, monkeypatch):
     run_dir = begun(tmp_path / "out")
-    (model / "zz_last_by_name.txt").write_text("x")
-    copy, seen = shutil.copyfile, []
+    model.write("zz_last_by_name.txt", b"x")
+    copy, seen = Folder.copy, []
 
-    def watched(source, target):
-        seen.append(source.name)
+    def watched(folder, source, name):
+        seen.append(name)
         assert not (tmp_path / "out" / "config.json").exists()
-        return copy(source, target)
+        copy(folder, source, name)
 
-    monkeypatch.setattr("raydistill.run_dir.shutil.copyfile", watched)
+    monkeypatch.setattr(Folder, "copy", watched)
     run_dir.publish(model)
     assert seen[-1] == "config.json"
     assert sorted(seen) == sorted([*MODEL, "zz_last_by_name.txt"])
@@ -326,4 +326,5 @@ def test_the_config_comes_after_every_other_file(model, tmp_path, monkeypatch):
 def test_the_paths_of_labels_and_log_lie_in_the_folder(tmp_path):
     run_dir = begun(tmp_path)
     assert run_dir.labels_path == str(tmp_path / "labels")
-    assert run_dir.log_path == tmp_path / "raydistill.log"
+    with run_dir.log(print) as log:
+        assert log == tmp_path / "raydistill.log"

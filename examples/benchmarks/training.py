@@ -61,9 +61,9 @@ def through_ray(config: dict[str, Any], workers: int, training: dict[str, Any], 
             **training,
         )
     )
-    record = json.loads((result.output_dir / "run.json").read_text())["stages"]["train"]
+    record = json.loads(Path(result.output_dir, "run.json").read_text())["stages"]["train"]
     parts = record["worker_seconds"]
-    (state,) = (result.output_dir / "checkpoints").rglob("trainer_state.json")
+    (state,) = Path(result.output_dir, "checkpoints").rglob("trainer_state.json")
     seconds = parts["steps"] + parts["data"] + parts["between"]
     return {
         "startup": record["seconds"] - seconds - parts["checkpoints"],

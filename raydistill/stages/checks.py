@@ -5,13 +5,12 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from raydistill.config import DistillConfig, located
 from raydistill.corpus_files import CorpusFile
 from raydistill.errors import ConfigError, RunDirError
-from raydistill.files import is_uri
+from raydistill.files import is_within
 from raydistill.label_store import LabelStore
 from raydistill.specs import StudentSpec, TeacherSpec
 
@@ -104,14 +103,13 @@ def _trust(config: DistillConfig) -> dict[str, Any]:
 
 def expect_corpus_elsewhere(config: DistillConfig, files: Sequence[CorpusFile]) -> None:
     """Raise ConfigError where a later run would take what this one writes for a part of the corpus."""
-    output_dir = Path(config.output_dir or "").expanduser().absolute()
-    folders = [Path(entry).expanduser().absolute() for entry in config.data_file if not is_uri(entry)]
-    inside = [folder for folder in folders if folder.is_dir() and output_dir.is_relative_to(folder)]
-    inside += [Path(file.path) for file in files if Path(file.path).is_relative_to(output_dir)]
+    assert config.output_dir is not None
+    inside = [entry for entry in config.data_file if is_within(config.output_dir, entry)]
+    inside += [file.path for file in files if is_within(file.path, config.output_dir)]
     if inside:
         raise ConfigError(
-            f"--output-dir {output_dir} and --data-file {inside[0]}: one lies in the other. Give the output a folder "
-            "of its own."
+            f"--output-dir {config.output_dir} and --data-file {inside[0]}: one lies in the other. Give the output a "
+            "folder of its own."
         )
 
 

@@ -8,9 +8,9 @@ import logging
 import os
 import signal
 import socket
-import tempfile
 import threading
 import time
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,8 @@ from ray.exceptions import (
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 import raydistill
-from raydistill.errors import FaultError, RaydistillError, ResourceError, first_line
+from raydistill.errors import FaultError, RaydistillError, ResourceError, RunDirError, first_line
+from raydistill.files import Folder
 from raydistill.resources import Node
 
 logger = logging.getLogger(__name__)
@@ -170,27 +171,43 @@ def free_nodes(patience: float = 10.0) -> list[Node]:
     return [Node(free[i].get("CPU", 0.0), free[i].get("GPU", 0.0), name) for i, name in names.items() if i in free]
 
 
-def expect_shared(folder: Path) -> None:
-    """Have every node look for the output directory. Raises ResourceError naming one that does not see it."""
+def expect_shared(folder: Folder) -> None:
+    """Have every node read and write in the output directory. Raises ResourceError naming one that cannot."""
     nodes = {node["NodeID"]: node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]}
     if len(nodes) == 1:
         return
-    look: Any = ray.remote(num_cpus=0, max_retries=0)(_can_use)
-    with tempfile.NamedTemporaryFile(dir=folder, prefix=".", suffix=".tmp") as token:
+    look: Any = ray.remote(num_cpus=0, max_retries=0)(_use)
+    token = f".{uuid.uuid4().hex}"
+    try:
+        folder.write(f"{token}.tmp", b"")
         asked = {
-            look.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(token.name): node
-            for node in nodes
+            look.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(
+                folder.path, token, number
+            ): node
+            for number, node in enumerate(nodes)
         }
         for ref, node in asked.items():
-            if not ray.get(ref):
+            if fault := ray.get(ref):
                 raise ResourceError(
-                    f"--output-dir {folder}: node {nodes[node]} does not see it, or may not write there. Give a folder "
-                    "on a file system that all nodes share, or leave --address out to use this machine alone."
+                    f"--output-dir {folder.path}: node {nodes[node]} cannot use it ({fault}). Give a folder on a file "
+                    "system that all nodes share, or an object store that all may read and write, or leave --address "
+                    "out to use this machine alone."
                 )
+    finally:
+        folder.sweep()
 
 
-def _can_use(file: str) -> bool:
-    return os.access(file, os.R_OK) and os.access(os.path.dirname(file), os.W_OK | os.X_OK)
+def _use(path: str, token: str, number: int) -> str | None:
+    """What is in the way of reading and writing there; None where nothing is."""
+    try:
+        folder = Folder(path)
+        folder.read(f"{token}.tmp")
+        folder.write(f"{token}-{number}.tmp", b"")
+    except FileNotFoundError:
+        return "it does not see it"
+    except RunDirError as error:
+        return str(error)
+    return None
 
 
 def _taken() -> float:

@@ -91,7 +91,6 @@ def label_corpus(
         FaultError: the stage stood still, or actors died, beyond what is borne.
         KeyboardInterrupt: a signal asked for the end.
     """
-    store.folder.sweep()
     store.finish_replacements()
     earlier = store.parts()
     known_ref = ray.put(store.known_texts(earlier))

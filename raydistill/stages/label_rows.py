@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,7 @@ from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 from ray.train import DataConfig
 
+from raydistill.files import Folder
 from raydistill.label_store import LabelStore
 from raydistill.resources import Plan
 from raydistill.stages.cluster import data_settings
@@ -27,7 +27,7 @@ TASK_BYTES = 16 << 20
 
 
 def label_rows(
-    store: LabelStore, rows: StudentRows, plan: Plan, seed: int | None = None, storage: Path | None = None
+    store: LabelStore, rows: StudentRows, plan: Plan, seed: int | None = None, storage: Folder | None = None
 ) -> ray.data.Dataset:
     """The label store as a stream of the student's rows; with a seed, the order of its files is drawn anew each epoch.
 

@@ -5,10 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
-import importlib.metadata
 import json
-import platform
-import shutil
 import sys
 import time
 from functools import partial
@@ -20,11 +17,12 @@ from raydistill.corpus import check_readable, estimate_texts, sample_texts
 from raydistill.corpus_files import CorpusFile, corpus_signature, find_files
 from raydistill.errors import ConfigError, CorpusError
 from raydistill.label_store import LabelStore
+from raydistill.lease import hold
 from raydistill.progress import Chatter, Console
 from raydistill.quote import Quote
 from raydistill.rejected import REJECTED, most_rejected
 from raydistill.resources import Plan, Request, make_plan
-from raydistill.run_dir import CHECKPOINTS, RunDir
+from raydistill.run_dir import CHECKPOINTS, LOG, RunDir, versions
 from raydistill.specs import TeacherSpec, Tolerance
 from raydistill.stages.checks import (
     LABEL,
@@ -156,9 +154,10 @@ class Job:
         from raydistill.stages.cluster import connection, expect_shared, free_nodes
 
         started = time.monotonic()
-        if self.run_dir.path.exists():
-            with self.run_dir.held():
-                pass  # where another run is at work, that is said before Ray is started
+        folder = self.run_dir.folder
+        if folder.is_there() or not folder.local:
+            with hold(folder, console.say):
+                pass  # where another run is at work, or nothing can be written, that is said before Ray is started
         with connection(self.config.address, worker_output=chatter is not None):
             plan = make_plan(free_nodes(), _request(self.config))
             if LABEL in self.stages:
@@ -168,26 +167,27 @@ class Job:
             console.say(f"plan   {describe_plan(plan, label=LABEL in self.stages, train=TRAIN in self.stages)}")
             if self.config.dry_run:
                 quote = self._quote(plan, console) if LABEL in self.stages else None
-                return DistillResult(self.run_dir.path, self.store.path, {}, {}, {}, quote)
+                return DistillResult(folder.path, self.store.path, {}, {}, {}, quote)
             products = [PRODUCTS[stage] for stage in self.stages]
-            with self.run_dir.held():
-                expect_shared(self.run_dir.path)
+            with hold(folder, console.say):
+                expect_shared(folder)
                 self.run_dir.begin(self.config, products, versions=versions(), plan=dataclasses.asdict(plan))
-                if chatter:
-                    chatter.keep_in(self.run_dir.log_path)
-                if LABEL in self.stages:
-                    self._label(plan, console)
-                if TRAIN in self.stages:
-                    with self.store.held(shared=True):
-                        self._train(plan, console)
-                self.run_dir.update(seconds=round(time.monotonic() - started, 3))
-        return self._finish(console)
+                with self.run_dir.log(console.say) if chatter else contextlib.nullcontext() as log:
+                    if chatter and log:
+                        chatter.keep_in(log)
+                    if LABEL in self.stages:
+                        self._label(plan, console)
+                    if TRAIN in self.stages:
+                        with hold(self.store.folder, console.say, shared=True):
+                            self._train(plan, console)
+                    self.run_dir.update(seconds=round(time.monotonic() - started, 3))
+        return self._finish(console, logged=chatter is not None)
 
     def _quote(self, plan: Plan, console: Console) -> Quote | None:
         from raydistill.stages.quote import quote_labelling
 
-        fresh = self.config.overwrite_output_dir
-        with self.run_dir.held() if self.run_dir.path.exists() else contextlib.nullcontext():
+        fresh, folder = self.config.overwrite_output_dir, self.run_dir.folder
+        with hold(folder, console.say) if folder.is_there() else contextlib.nullcontext():
             if not fresh and self._labelled_before(console):
                 return None
             known = self.store.known_texts([] if fresh else self.store.parts())
@@ -208,7 +208,7 @@ class Job:
             return None
         console.say("quote  of the label stage")
         console.table(describe_quote(quote, self.config.price_per_hour))
-        with self.run_dir.held():
+        with hold(folder, console.say):
             self.run_dir.keep_quote(dataclasses.asdict(quote) | {"basis": self._quoted(plan, fresh=fresh)})
         return quote
 
@@ -230,12 +230,16 @@ class Job:
         return earlier
 
     def _label(self, plan: Plan, console: Console) -> None:
-        from raydistill.stages.audit import choose_precision
-        from raydistill.stages.label import label_corpus
-
         if earlier := self._labelled_before(console):
             self.run_dir.update(counts=_counts(earlier))
             return
+        with hold(self.store.folder, console.say):
+            self._make_labels(plan, console)
+
+    def _make_labels(self, plan: Plan, console: Console) -> None:
+        from raydistill.stages.audit import choose_precision
+        from raydistill.stages.label import label_corpus
+
         quoted = self.run_dir.record.get("quote") or {}
         foretold = quoted.get("basis") == self._quoted(plan)
         corpus = self._corpus
@@ -243,12 +247,11 @@ class Job:
         scoring = (self.store.record() or {}).get("scoring") or choose_precision(
             self.config, self.teacher_spec, self._sample, plan, console
         )
-        self.store.folder.create()
         record = {"labelling": self.models.labelling, "scoring": scoring, "versions": versions()}
         self.store.write_record(record | {"complete": None})
         self.run_dir.update(scoring=scoring)
         spec = dataclasses.replace(self.teacher_spec, precision=scoring["precision"])
-        with self.store.held(), console.stage("label", "texts", self.texts[0]) as progress:
+        with console.stage("label", "texts", self.texts[0]) as progress:
             counts = label_corpus(
                 self.files,
                 self.config.text_column,
@@ -261,7 +264,8 @@ class Job:
                 tolerance=_tolerance(self.config),
             )
         if counts.rejected:
-            console.say(f"       {counted(counts.rejected, 'text')} could not be scored: {self.store.path}/{REJECTED}")
+            where = self.store.folder.where(REJECTED)
+            console.say(f"       {counted(counts.rejected, 'text')} could not be scored: {where}")
         if not counts.texts and not counts.rejected:
             raise CorpusError(f"--data-file {self.config.data_file[0]}: holds no text but blank ones.")
         if self.config.teacher_backend == "openvino" and any(
@@ -308,18 +312,18 @@ class Job:
                 f"{least} or more. Use fewer --train-workers or a smaller batch."
             )
         earlier = self.run_dir.record.get("stages", {}).get(TRAIN, {})
-        checkpoints = self.run_dir.path / CHECKPOINTS
+        folder = self.run_dir.folder
         if earlier.get("labels") == labels["id"] and earlier.get("finished"):
-            console.say(f"train  done before: {self.run_dir.path}")
+            console.say(f"train  done before: {folder.path}")
         else:
             if earlier.get("labels") != labels["id"]:
                 if earlier.get("finished"):
                     console.say("train  begins anew: the labels have changed")
-                shutil.rmtree(checkpoints, ignore_errors=True)  # they were trained on other labels
-            elif earlier.get("revision", spec.revision) != spec.revision and checkpoints.exists():
+                folder.delete_tree(CHECKPOINTS)  # they were trained on other labels
+            elif earlier.get("revision", spec.revision) != spec.revision and folder.has(CHECKPOINTS):
                 console.say(f"train  begins anew: {spec.name_or_path} has changed on the hub")
-                shutil.rmtree(checkpoints, ignore_errors=True)
-            elif checkpoints.exists():
+                folder.delete_tree(CHECKPOINTS)
+            elif folder.has(CHECKPOINTS):
                 workers = earlier["workers"]  # updates and schedule are those it was begun with
             begun = {"labels": labels["id"], "workers": workers, "revision": spec.revision, "finished": False}
             self.run_dir.update(stages={TRAIN: begun})
@@ -329,12 +333,12 @@ class Job:
                     self.store,
                     labels["texts"],
                     plan,
-                    self.run_dir.path,
+                    folder,
                     progress,
                     begun_with=workers,
                     tolerance=_tolerance(self.config),
                 )
-            self.run_dir.publish(student.folder)
+            self.run_dir.publish(student.model)
             self.seconds[TRAIN] = round(progress.seconds, 3)
             stage = {
                 "finished": True,
@@ -344,35 +348,23 @@ class Job:
             }
             self.run_dir.update(figures=student.figures, stages={TRAIN: self.run_dir.record["stages"][TRAIN] | stage})
         if not arguments.save_total_limit:
-            shutil.rmtree(checkpoints, ignore_errors=True)
+            folder.delete_tree(CHECKPOINTS)
 
-    def _finish(self, console: Console) -> DistillResult:
+    def _finish(self, console: Console, *, logged: bool) -> DistillResult:
         record = self.run_dir.record
         result = DistillResult(
-            output_dir=self.run_dir.path,
+            output_dir=self.run_dir.folder.path,
             labels=self.store.path,
             counts=record.get("counts", {}),
             figures=record.get("figures", {}) if TRAIN in self.stages else {},
             seconds=self.seconds | {"total": record["seconds"]},
         )
         labelling, training = (record["stages"][stage] if stage in self.seconds else None for stage in (LABEL, TRAIN))
-        log = self.run_dir.log_path if self.run_dir.log_path.exists() else None
+        log = self.run_dir.folder.where(LOG) if logged else None
         console.say("done")
         quoted = record.get("quote") if LABEL in self.seconds else None
         console.table(summary(result, labelling, training, quoted, student=TRAIN in self.stages, log=log))
         return result
-
-
-def versions() -> dict[str, str]:
-    """The versions that a result depends on."""
-    packages = ("raydistill", "ray", "torch", "transformers", "tokenizers", "openvino", "nncf", "pyarrow", "numpy")
-    found = {"python": platform.python_version()}
-    for name in packages:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue  # the package's own code, brought to a worker without an installation
-    return found
 
 
 def _counts(complete: dict[str, Any]) -> dict[str, int]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 from typing import Any
 
 from raydistill.progress import duration
@@ -16,7 +15,8 @@ class DistillResult:
     """What a run leaves.
 
     Attributes:
-        output_dir: a folder that `AutoModelForSequenceClassification.from_pretrained` loads, if a student was trained.
+        output_dir: its path or URI; if a student was trained, `AutoModelForSequenceClassification.from_pretrained`
+            loads it, from an object store once it is copied to a disk.
         labels: the label store.
         counts: texts, distinct, duplicates, blanks, rejected, pairs of the corpus.
         figures: single-label: agreement; multi-label: mean_absolute_difference, f1_macro and f1/<class>; and loss.
@@ -24,7 +24,7 @@ class DistillResult:
         quote: of a dry run, unless there was nothing to label.
     """
 
-    output_dir: Path
+    output_dir: str
     labels: str
     counts: dict[str, int]
     figures: dict[str, float]
@@ -63,7 +63,7 @@ def summary(
     quoted: dict[str, Any] | None,
     *,
     student: bool,
-    log: Path | None,
+    log: str | None,
 ) -> list[tuple[str, str]]:
     """The table that closes a run.
 
@@ -83,8 +83,8 @@ def summary(
     rows += [(name.replace("_", " "), f"{value:.4f}") for name, value in result.figures.items()]
     rows += [("time", ", ".join(f"{name} {duration(value)}" for name, value in result.seconds.items()))]
     rows += [("labels", result.labels)]
-    rows += [("student", str(result.output_dir))] if student else []
-    rows += [("log", str(log))] if log else []
+    rows += [("student", result.output_dir)] if student else []
+    rows += [("log", log)] if log else []
     return rows
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from functools import partial
-from pathlib import Path
+from pathlib import PurePosixPath
 from typing import Any
 
 import ray
@@ -14,6 +14,7 @@ from ray.train import CheckpointConfig, RunConfig
 from ray.train.torch import TorchTrainer
 from ray.train.v2.api.config import ScalingConfig
 
+from raydistill.files import Folder
 from raydistill.label_store import LabelStore
 from raydistill.progress import Progress
 from raydistill.resources import Plan
@@ -48,13 +49,13 @@ class _Trainer(TorchTrainer):
 
 @dataclasses.dataclass(frozen=True)
 class TrainedStudent:
-    """What training leaves: a folder with model and tokenizer, the evaluation's figures, and the number of updates.
+    """What training leaves: model and tokenizer, the evaluation's figures, and the number of updates.
 
     seconds: of the first worker, for each part of its work: loading, data (waiting for it), steps (forward, backward,
     optimizer), between (Trainer's own), evaluation, checkpoints.
     """
 
-    folder: Path
+    model: Folder
     figures: dict[str, float]
     updates: int
     seconds: dict[str, float]
@@ -65,7 +66,7 @@ def train_student(
     store: LabelStore,
     texts: int,
     plan: Plan,
-    storage: Path,
+    storage: Folder,
     progress: Progress,
     *,
     begun_with: int,
@@ -77,7 +78,7 @@ def train_student(
 
     Args:
         texts: how many there are, each as often as it stands in the corpus.
-        storage: where Ray Train keeps checkpoints: a folder that every node sees.
+        storage: where Ray Train keeps checkpoints: a folder that every node can use.
         begun_with: the number of workers that the training was planned for: its updates stay as large with another.
 
     Raises:
@@ -133,7 +134,10 @@ def train_student(
             datasets=datasets,
             dataset_config=EvenOrWhole(),
             run_config=RunConfig(
-                name=CHECKPOINTS, storage_path=str(storage), checkpoint_config=CheckpointConfig(num_to_keep=keep)
+                name=CHECKPOINTS,
+                storage_path=storage.root,
+                storage_filesystem=storage.filesystem,
+                checkpoint_config=CheckpointConfig(num_to_keep=keep),
             ),
         )
         trainer.policies = {"failure_policy": GoOnFromCheckpoint(tolerance.max_failures, storage)}
@@ -147,6 +151,6 @@ def train_student(
             raise
         stop.conclude()
     assert result.checkpoint is not None
-    finished = Path(result.checkpoint.path)
-    came_of_it = json.loads((finished / RESULT).read_text())
-    return TrainedStudent(finished / MODEL, came_of_it["figures"], came_of_it["updates"], came_of_it["seconds"])
+    finished = storage.child(CHECKPOINTS).child(PurePosixPath(result.checkpoint.path).name)
+    came_of_it = json.loads(finished.read(RESULT))
+    return TrainedStudent(finished.child(MODEL), came_of_it["figures"], came_of_it["updates"], came_of_it["seconds"])

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -18,6 +17,7 @@ from ray.train.v2._internal.execution.scaling_policy import ElasticScalingPolicy
 from ray.train.v2.api.config import FailureConfig, ScalingConfig
 from ray.train.v2.api.exceptions import WorkerGroupError
 
+from raydistill.files import Folder
 from raydistill.resources import Node, places
 from raydistill.run_dir import CHECKPOINTS
 from raydistill.stages.cluster import find_ours
@@ -26,10 +26,10 @@ LONGEST_PAUSE = 30.0  # seconds
 RELEASE_SECONDS = 10.0  # that the resources of workers that failed may take to be free
 
 
-def last_report(storage: Path) -> dict[str, Any]:
+def last_report(storage: Folder) -> dict[str, Any]:
     """What was reported with the newest checkpoint: `epoch` and `updates`; nothing where there is none."""
     try:
-        return Result.from_path(str(storage / CHECKPOINTS)).metrics or {}
+        return Result.from_path(f"{storage.root}/{CHECKPOINTS}", storage.filesystem).metrics or {}
     except RuntimeError:
         return {}
 
@@ -41,7 +41,7 @@ class GoOnFromCheckpoint(DefaultFailurePolicy):
     (preemption) do not count.
     """
 
-    def __init__(self, max_failures: int, storage: Path) -> None:
+    def __init__(self, max_failures: int, storage: Folder) -> None:
         super().__init__(FailureConfig(max_failures=max_failures))
         self._storage, self._reached = storage, last_report(storage)
 

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import socket
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pandas as pd
 import pyarrow.fs as pafs
 import pytest
+from s3_server import s3_server
 
 from raydistill import DistillConfig, label
 from raydistill.corpus_files import find_files
-from raydistill.errors import CorpusError
+from raydistill.errors import CorpusError, RunDirError
+from raydistill.files import Folder
+from raydistill.lease import hold
 
 TEXTS = [f"text number {i}" for i in range(40)]
 
@@ -32,32 +31,21 @@ def shared_ray(bucket: str) -> Iterator[None]:
 @pytest.fixture(scope="module")
 def bucket() -> Iterator[str]:
     """The bucket's name: two text files and one with odd characters in its name lie in its folder `news`."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    server = subprocess.Popen(
-        [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)], stderr=subprocess.DEVNULL
-    )
-    environment = {
-        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
-        "AWS_ACCESS_KEY_ID": "key",
-        "AWS_SECRET_ACCESS_KEY": "secret",
-        "AWS_DEFAULT_REGION": "us-east-1",
-    }
-    with pytest.MonkeyPatch.context() as patch:
+    with s3_server() as endpoint, pytest.MonkeyPatch.context() as patch:
+        environment = {
+            "AWS_ENDPOINT_URL": f"http://{endpoint}",
+            "AWS_ACCESS_KEY_ID": "key",
+            "AWS_SECRET_ACCESS_KEY": "secret",
+            "AWS_DEFAULT_REGION": "us-east-1",
+        }
         for name, value in environment.items():
             patch.setenv(name, value)
-        deadline = time.monotonic() + 60
-        while socket.socket().connect_ex(("127.0.0.1", port)) and time.monotonic() < deadline:
-            time.sleep(0.1)
         fs, _ = pafs.FileSystem.from_uri("s3://corpora?allow_bucket_creation=true")
         fs.create_dir("corpora")
         for name, texts in {"a.txt": TEXTS[:10], "b.txt": TEXTS[10:30], "c [1] +.txt": TEXTS[30:]}.items():
             with fs.open_output_stream(f"corpora/news/{name}") as stream:
                 stream.write("\n".join(texts).encode())
         yield "corpora"
-    server.kill()
-    server.wait()
 
 
 def test_a_folder_in_a_bucket_is_labelled(
@@ -77,6 +65,34 @@ def test_globs_files_and_settings_in_a_uri(bucket: str) -> None:
     assert names("news/?region=us-east-1") == [
         f"{name}?region=us-east-1" for name in ("a.txt", "b.txt", "c%20%5B1%5D%20%2B.txt")
     ]
+
+
+def test_a_folder_in_a_bucket_does_what_one_on_a_disk_does(bucket: str) -> None:
+    folder = Folder(f"s3://{bucket}/a folder/?region=us-east-1")
+    assert folder.path == f"s3://{bucket}/a folder?region=us-east-1"
+    assert (folder.local, folder.is_there(), folder.is_empty(), folder.hindrance()) == (None, False, True, None)
+    refused = pytest.raises(RunDirError, match=rf"s3://{bucket}/a folder.*: another run is at work")
+    with hold(folder, print), refused, hold(folder, print):
+        pass
+    child = folder.child("below")
+    child.write("x", b"one")
+    folder.copy(child, "x")
+    folder.write(".hidden.json", b"")
+    assert (folder.read("x"), folder.sizes(), folder.hidden("hid", ".json")) == (b"one", {"x": 3}, [".hidden.json"])
+    before = folder.modified("x")
+    folder.touch("x")
+    assert (folder.modified("x") >= before, folder.read("x")) == (True, b"one")
+    with pytest.raises(KeyboardInterrupt), folder.writing("y"):
+        raise KeyboardInterrupt
+    folder.delete("x")
+    folder.delete_tree("below")
+    for name in ("x", "y", "below"):
+        assert not folder.has(name)
+    for lost in (lambda: folder.read("x"), lambda: folder.touch("x"), lambda: folder.modified("x")):
+        with pytest.raises(FileNotFoundError):
+            lost()
+    with pytest.raises(RunDirError, match=r"^s3://nobucket/out/x: cannot be written \(AWS Error NO_SUCH_BUCKET"):
+        Folder("s3://nobucket/out").write("x", b"")
 
 
 @pytest.mark.parametrize("entry", ["corpora/none.txt", "corpora/news/*.csv", "nobucket/corpus.txt"])

@@ -1,0 +1,197 @@
+"""Who is at work in a folder: a lock with its owner and a heartbeat, on disks and object stores alike."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import logging
+import os
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from datetime import datetime
+
+import psutil
+
+from raydistill.errors import RunDirError
+from raydistill.files import Folder, parse_record
+from raydistill.stopping import end_run
+
+HEARTBEAT_SECONDS, DEAD_SECONDS = 10.0, 60.0
+PREFIX, SUFFIX = "lock-", ".json"
+logger = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class Owner:
+    """Whose a lock is; the values by default are of one that cannot be read.
+
+    Attributes:
+        kernel: what the process id belongs to: a boot of a machine, and a container on it.
+        started: when the process was, in seconds since the boot: ids are used again.
+        shared: it only keeps out those who would not share.
+    """
+
+    host: str = "a host unknown"
+    kernel: str = ""
+    pid: int = 0
+    started: int = 0
+    user: str = "?"
+    since: str = "?"
+    shared: bool = False
+
+    @classmethod
+    def here(cls, *, shared: bool) -> Owner:
+        """This process."""
+        process = psutil.Process()
+        since = datetime.now().astimezone().isoformat(" ", "seconds")
+        return cls(
+            socket.gethostname(), _kernel(), process.pid, _started(process), process.username(), since, shared=shared
+        )
+
+    def lives(self, silence: float) -> bool:
+        """Whether it is at work, as seen from this process, when its lock is `silence` seconds old."""
+        if self.kernel != _kernel():
+            return silence < DEAD_SECONDS
+        try:
+            process = psutil.Process(self.pid)
+            return abs(_started(process) - self.started) <= 2 and process.status() != psutil.STATUS_ZOMBIE
+        except psutil.NoSuchProcess:
+            return False
+
+    def __str__(self) -> str:
+        return f"process {self.pid} of {self.user} on {self.host}, since {self.since}"
+
+
+def _kernel() -> str:
+    """Linux says it exactly; elsewhere hosts are trusted to have names of their own."""
+    try:
+        with open("/proc/sys/kernel/random/boot_id") as boot_id:
+            return f"{boot_id.read().strip()} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        return socket.gethostname()
+
+
+def _started(process: psutil.Process) -> int:
+    """Since the boot: the time of day may be set anew meanwhile."""
+    return round(process.create_time() - psutil.boot_time())
+
+
+class Lock:
+    """A hidden file in a folder. Made, kept and removed by `hold`."""
+
+    def __init__(self, folder: Folder, say: Callable[[str], None], *, shared: bool) -> None:
+        self.folder, self.owner = folder, Owner.here(shared=shared)
+        self.name = f".{PREFIX}{uuid.uuid4().hex}{SUFFIX}"
+        self.fault: RunDirError | None = None
+        self._say, self._in_main = say, threading.current_thread() is threading.main_thread()
+
+    def write(self) -> None:
+        """Make the file."""
+        self.folder.write(self.name, json.dumps(dataclasses.asdict(self.owner)).encode())
+
+    def rival(self, now: float) -> Owner | None:
+        """Another who lives and would not share; the locks of those who are gone are removed.
+
+        Args:
+            now: by the clock of the file system, as are the times that locks were last renewed at.
+        """
+        for name in self.folder.hidden(PREFIX, SUFFIX):
+            if name == self.name:
+                continue
+            try:
+                # Read first: a client of a shared file system then asks for the time anew.
+                owner = _owner(self.folder.read(name))
+                silence = now - self.folder.modified(name)
+            except FileNotFoundError:
+                continue  # given up meanwhile
+            if not owner.lives(silence):
+                self.folder.delete(name)
+                self._say(f"{self.folder.path}: the run that held it is gone ({owner}); going on in its place")
+            elif not (self.owner.shared and owner.shared):
+                return owner
+        return None
+
+    def keep(self, over: threading.Event) -> None:
+        """Renew the lock until it is over. If another has taken the folder while this process slept, end the run."""
+        renewed = time.time()
+        while not over.wait(HEARTBEAT_SECONDS):
+            lost = False
+            try:
+                self.folder.touch(self.name)
+                if time.time() - renewed > DEAD_SECONDS:
+                    lost = self.rival(self.folder.modified(self.name)) is not None
+                renewed = time.time()
+            except FileNotFoundError:
+                lost = True
+            except RunDirError as error:
+                logger.warning("a lock could not be renewed: %s", error)
+            if lost:
+                self.fault = RunDirError(
+                    f"{self.folder.path}: this run stood still for more than {DEAD_SECONDS:g} s, and another one has "
+                    "taken its place. What is finished is kept; once the other has ended, the same command goes on."
+                )
+                if self._in_main:
+                    end_run(self.fault)
+                return
+
+
+@contextlib.contextmanager
+def hold(folder: Folder, say: Callable[[str], None], *, shared: bool = False) -> Iterator[None]:
+    """Keep others out of a folder, or only those who would not share it; make it and sweep it if it is one's own.
+
+    Everyone writes a lock first and looks for others' then, so of two at least one sees the other; of two at the very
+    same moment both may. A lock is good while its process runs, or, seen from another machine or container, while it is
+    renewed. It ends with the process, however that ends.
+
+    Args:
+        say: told in a line of a lock whose owner is gone.
+
+    Raises:
+        RunDirError: another is at work there, or was put in this one's place while this process stood still.
+    """
+    lock = Lock(folder, say, shared=shared)
+    if not shared:
+        folder.create()
+    try:
+        lock.write()
+    except RunDirError:
+        if not shared:
+            raise
+        # A reader that may not write keeps nobody out, and looks by its own clock.
+        _expect_no(lock.rival(time.time()), folder)
+        yield
+        return
+    over = threading.Event()
+    heartbeat = threading.Thread(target=lock.keep, args=(over,), daemon=True)
+    try:
+        _expect_no(lock.rival(folder.modified(lock.name)), folder)
+        if not shared:
+            folder.sweep()
+        heartbeat.start()
+        yield
+    finally:
+        over.set()
+        if heartbeat.ident:
+            heartbeat.join()
+        with contextlib.suppress(RunDirError):  # then it is seen to be dead later
+            folder.delete(lock.name)
+        if lock.fault:
+            raise lock.fault
+
+
+def _owner(content: bytes) -> Owner:
+    try:
+        return Owner(**parse_record(content))
+    except (ValueError, TypeError):
+        return Owner()
+
+
+def _expect_no(rival: Owner | None, folder: Folder) -> None:
+    if rival:
+        raise RunDirError(
+            f"{folder.path}: another run is at work there ({rival}). Wait for its end, or give another folder."
+        )

@@ -1,0 +1,187 @@
+"""Leases: one run in a folder at a time, readers together, and what became of an owner is found out."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from raydistill import lease
+from raydistill.errors import RunDirError
+from raydistill.files import Folder
+from raydistill.lease import Owner, hold
+from raydistill.stopping import orderly_stop
+
+HOLDER = """
+import sys, time
+from raydistill.files import Folder
+from raydistill.lease import hold
+with hold(Folder(sys.argv[1]), print):
+    print("held", flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return Folder(str(tmp_path / "out"))
+
+
+@pytest.fixture
+def holder(folder):
+    """Another process that holds the folder."""
+    process = subprocess.Popen([sys.executable, "-c", HOLDER, folder.path], stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "held\n"
+    yield process
+    process.kill()
+    process.wait()
+
+
+def locks(folder):
+    return folder.hidden("lock-", ".json")
+
+
+def leave_lock(folder, age, **owner):
+    """The lock of another machine's run, last renewed so many seconds ago."""
+    folder.create()
+    facts = {"host": "far", "kernel": "another", "pid": 7, "started": 1, "user": "ann", "since": "noon"} | owner
+    folder.write(".lock-0.json", json.dumps(facts).encode() if owner.get("pid") != "torn" else b"")
+    then = time.time() - age
+    os.utime(f"{folder.path}/.lock-0.json", (then, then))
+
+
+def refusal(folder, *, shared=False, said=None):
+    """What is said when the folder cannot be held."""
+    with pytest.raises(RunDirError) as error, hold(folder, (said if said is not None else []).append, shared=shared):
+        pass
+    message = str(error.value)
+    assert "\n" not in message
+    return message
+
+
+def test_a_second_run_is_refused_with_the_first_ones_name_until_that_ends(folder, holder):
+    message = refusal(folder)
+    assert message.startswith(f"{folder.path}: another run is at work there (process {holder.pid} of ")
+    assert f" on {os.uname().nodename}, since 20" in message
+    assert len(locks(folder)) == 1
+
+    holder.send_signal(signal.SIGINT)
+    holder.wait()
+    said = []
+    with hold(folder, said.append):
+        assert len(locks(folder)) == 1
+    assert not locks(folder)
+    assert not said
+
+
+def test_a_killed_runs_lock_is_taken_over_at_once_and_its_drafts_are_swept(folder, holder):
+    (own,) = locks(folder)
+    folder.write(".0123.tmp", b"half a file")
+    holder.kill()
+    holder.wait()
+    said = []
+    with hold(folder, said.append):
+        assert own not in locks(folder)
+    (line,) = said
+    assert line.startswith(f"{folder.path}: the run that held it is gone (process {holder.pid} of ")
+    assert not list(os.scandir(folder.path))
+
+
+def test_a_process_that_only_sleeps_is_not_gone(folder, holder):
+    holder.send_signal(signal.SIGSTOP)
+    (own,) = locks(folder)
+    os.utime(f"{folder.path}/{own}", (0, 0))
+    assert f"process {holder.pid}" in refusal(folder)
+
+
+def test_a_process_id_that_is_used_again_is_another_process(folder, holder):
+    (own,) = locks(folder)
+    facts = json.loads(folder.read(own))
+    leave_lock(folder, 0, **facts | {"started": facts["started"] - 100})
+    holder.kill()
+    holder.wait()
+    said = []
+    with hold(folder, said.append):
+        assert len(said) == 2
+
+
+@pytest.mark.parametrize("owner", [{}, {"pid": "torn"}], ids=["whole", "torn"])
+def test_seen_from_elsewhere_a_lock_lives_as_long_as_it_is_renewed(owner, folder):
+    leave_lock(folder, 30, **owner)
+    assert "another run is at work there" in refusal(folder)
+    leave_lock(folder, 90, **owner)
+    said = []
+    with hold(folder, said.append):
+        assert len(said) == len(locks(folder)) == 1
+
+
+def test_readers_share_and_keep_writers_out(folder):
+    folder.create()
+    with hold(folder, print, shared=True), hold(folder, print, shared=True):
+        assert len(locks(folder)) == 2
+        assert "another run" in refusal(folder)
+    with hold(folder, print):
+        assert "another run" in refusal(folder, shared=True)
+
+
+def test_a_reader_that_may_not_write_looks_all_the_same(folder, monkeypatch):
+    leave_lock(folder, 0)
+
+    def refuse(*_):
+        raise RunDirError("cannot be written")
+
+    monkeypatch.setattr(Folder, "write", refuse)
+    assert "another run" in refusal(folder, shared=True)
+    folder.delete(".lock-0.json")
+    with hold(folder, print, shared=True):
+        assert not locks(folder)
+    assert refusal(folder) == "cannot be written"
+
+
+def test_a_lock_is_renewed_while_it_is_held(folder, monkeypatch):
+    monkeypatch.setattr(lease, "HEARTBEAT_SECONDS", 0.05)
+    with hold(folder, print):
+        (own,) = locks(folder)
+        os.utime(f"{folder.path}/{own}", (0, 0))
+        time.sleep(0.5)
+        assert time.time() - folder.modified(own) < 10
+
+
+@pytest.mark.parametrize("in_stage", [False, True])
+def test_a_run_that_has_lost_its_folder_ends_with_an_error(in_stage, folder, monkeypatch):
+    monkeypatch.setattr(lease, "HEARTBEAT_SECONDS", 0.05)
+    began = time.monotonic()
+
+    def work():
+        with hold(folder, print), orderly_stop(print, grace=30) if in_stage else contextlib.nullcontext():
+            folder.delete(locks(folder)[0])
+            time.sleep(60)
+
+    with pytest.raises(RunDirError, match="another one has taken its place"):
+        work()
+    assert time.monotonic() - began < 20
+
+
+def test_a_run_that_slept_gives_way_to_one_that_came_meanwhile(folder, monkeypatch):
+    monkeypatch.setattr(lease, "HEARTBEAT_SECONDS", 0.5)
+    monkeypatch.setattr(lease, "DEAD_SECONDS", 0.1)  # each time it finds that it has slept
+
+    def work():
+        with hold(folder, print):
+            leave_lock(folder, -60)
+            time.sleep(60)
+
+    with pytest.raises(RunDirError, match="another one has taken its place"):
+        work()
+    assert locks(folder) == [".lock-0.json"]
+
+
+def test_owners_tell_who_they_are():
+    assert Owner.here(shared=False).lives(silence=1e9)
+    assert str(Owner()) == "process 0 of ? on a host unknown, since ?"
