@@ -25,7 +25,6 @@ from raydistill.config import (
     option_fields,
     suggest,
 )
-from raydistill.config_file import read_config_file
 from raydistill.errors import ConfigError, RaydistillError
 from raydistill.progress import Chatter, Console
 
@@ -172,7 +171,11 @@ def collect_config(flags: dict[str, Any], leftover: Sequence[str]) -> DistillCon
     if not given and path is None and len(leftover) == 1 and leftover[0].endswith(".json"):
         path, leftover = leftover[0], []
     given |= training_flags(leftover)
-    return DistillConfig(**{**(read_config_file(path) if path else {}), **given})
+    if path is None:
+        return DistillConfig(**given)
+    from raydistill.config_file import read_config_file
+
+    return DistillConfig(**{**read_config_file(path), **given})
 
 
 def training_flags(leftover: Sequence[str]) -> dict[str, Any]:

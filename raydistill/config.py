@@ -11,12 +11,11 @@ import difflib
 import json
 import math
 import os
-import string
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from raydistill.errors import ConfigError
-from raydistill.option_values import converted, flag
+from raydistill.errors import ConfigError, shown
+from raydistill.option_values import converted, flag, is_encoding, template_faults
 from raydistill.redaction import redacted
 
 ESSENTIALS, TEACHER, STUDENT = "Essentials", "Teacher", "Student"
@@ -125,6 +124,12 @@ class DistillConfig:
 
     text_column: str = option(
         "text", "Column with the text, for CSV, JSON lines and Parquet.", group=BEHAVIOUR, changes=LABELS_PRODUCT
+    )
+    encoding: str = option(
+        "utf-8",
+        "Encoding of text, CSV, TSV and JSON lines: a name that Python knows, such as latin-1, cp1252 or utf-16.",
+        group=BEHAVIOUR,
+        changes=LABELS_PRODUCT,
     )
     overwrite_output_dir: bool = option(
         False,
@@ -310,7 +315,7 @@ class DistillConfig:
     def check(self, required: Iterable[str]) -> None:
         """Raise ConfigError with every fault that can be seen without opening a file or a model."""
         faults = [f"{flag(name)} is missing" for name in required if not getattr(self, name)]
-        faults += _template_faults(self.hypothesis_template)
+        faults += template_faults(self.hypothesis_template)
         if not (math.isfinite(self.temperature) and self.temperature > 0):
             faults.append(f"--temperature {self.temperature} must be a number above 0")
         if self.price_per_hour is not None and not (math.isfinite(self.price_per_hour) and self.price_per_hour >= 0):
@@ -334,6 +339,11 @@ class DistillConfig:
             faults.append("--teacher-precision int8 is done by OpenVINO: leave --teacher-backend torch out")
         if not 0 <= self.min_agreement <= 1:
             faults.append(f"--min-agreement {self.min_agreement} must be between 0 and 1")
+        if self.encoding and not is_encoding(self.encoding):
+            faults.append(
+                f"--encoding {shown(self.encoding)} is no encoding of text that Python knows: try utf-8, latin-1, "
+                "cp1252 or utf-16"
+            )
         for field in option_fields():
             value = getattr(self, field.name)
             if value == "" or (isinstance(value, tuple) and "" in value):
@@ -380,17 +390,3 @@ def suggest(name: str, known: Iterable[str]) -> str:
     """' Did you mean …?' with the nearest known name, or ''."""
     near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
     return f" Did you mean {flag(near[0])}?" if near else ""
-
-
-def _template_faults(template: str) -> list[str]:
-    try:
-        fields = [field[1:] for field in string.Formatter().parse(template) if field[1] is not None]
-        fits = fields in ([("", "", None)], [("0", "", None)])
-    except ValueError:
-        fits = False
-    if fits:
-        return []
-    return [
-        f"--hypothesis-template {template!r} must have {{}} once, for the class name, and no other brace: "
-        "try 'This text is about {}.'"
-    ]

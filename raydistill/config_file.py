@@ -7,27 +7,39 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from raydistill.errors import ConfigError
+import yaml
+
+from raydistill.errors import ConfigError, first_line
+
+
+class _YamlLoader(yaml.SafeLoader):
+    """YAML as it is meant here."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):  # a few lines of them unfold to gigabytes
+            raise yaml.composer.ComposerError(None, None, "aliases are not read", self.peek_event().start_mark)
+        return super().compose_node(parent, index)
+
+    def construct_int(self, node: Any) -> int | str:
+        return node.value if ":" in node.value else self.construct_yaml_int(node)  # YAML 1.1 reads 1:2 as 62
+
+
+_YamlLoader.add_constructor("tag:yaml.org,2002:int", _YamlLoader.construct_int)
 
 
 def read_config_file(path: str) -> dict[str, Any]:
     """Options from a YAML or JSON file, by the names of the flags, with - or _. Raises ConfigError."""
     try:
-        text = Path(path).read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"--config {path}: cannot be read ({error}).") from None
-    if path.endswith(".json"):
-        try:
-            values = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise ConfigError(f"--config {path}: is not JSON ({error}).") from None
-    else:
-        import yaml
-
-        try:
-            values = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise ConfigError(f"--config {path}: is not YAML ({' '.join(str(error).split())}).") from None
+        text = Path(path).expanduser().read_text(encoding="utf-8-sig")
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"--config {path}: cannot be read ({first_line(error)}).") from None
+    kind = "JSON" if path.endswith(".json") else "YAML"
+    try:
+        values = json.loads(text) if kind == "JSON" else _YamlLoader(text).get_single_data()
+    except RecursionError:
+        raise ConfigError(f"--config {path}: is not {kind} of options: it is nested too deeply.") from None
+    except (ValueError, yaml.YAMLError) as error:
+        raise ConfigError(f"--config {path}: is not {kind} ({' '.join(str(error).split())}).") from None
     if not isinstance(values, Mapping):
         raise ConfigError(f"--config {path}: must hold options as `name: value` pairs.")
     return {str(name).replace("-", "_"): value for name, value in values.items()}

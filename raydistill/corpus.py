@@ -14,14 +14,16 @@ from typing import TypeVar
 
 import pyarrow as pa
 
-from raydistill.corpus_files import CorpusFile
-from raydistill.corpus_readers import LONGEST_LINE, Split, open_parquet, read_split
+from raydistill.corpus_files import CorpusFile, Split
+from raydistill.corpus_lines import LONGEST_LINE, as_utf8
+from raydistill.corpus_readers import open_parquet, parquet_column, read_split
 from raydistill.files import open_path
 
 T = TypeVar("T")
 
 SMALL_READ = 64 << 10
 PLACES = 16  # a sample is taken from so many, spread evenly over the corpus
+MOST_UNPACKED = 64 << 20  # of a sample: it may unpack to anything
 
 
 def check_readable(files: Sequence[CorpusFile], text_column: str) -> None:
@@ -30,7 +32,7 @@ def check_readable(files: Sequence[CorpusFile], text_column: str) -> None:
     for file in files:
         if (file.format, file.compression) not in seen:
             seen.add((file.format, file.compression))
-            next(read_split(Split(file, 0, -1), text_column), None)
+            next(filter(None, read_split(Split(file, 0, -1), text_column)), None)
 
 
 def make_splits(files: Iterable[CorpusFile], split_bytes: int) -> list[Split]:
@@ -42,7 +44,7 @@ def make_splits(files: Iterable[CorpusFile], split_bytes: int) -> list[Split]:
             per_split = max(1, round(split_bytes * groups.num_row_groups / max(file.size, 1)))
             bounds = range(0, groups.num_row_groups, per_split)
             splits += [Split(file, start, min(start + per_split, groups.num_row_groups)) for start in bounds]
-        elif file.compression is None and file.format in ("text", "jsonl"):
+        elif file.shows_line_ends and file.format in ("text", "jsonl"):
             cuts = sorted({_line_start(file, at) for at in range(split_bytes, file.size, split_bytes)} | {0, file.size})
             splits += [Split(file, start, stop) for start, stop in itertools.pairwise(cuts)]
         else:
@@ -61,7 +63,7 @@ def estimate_texts(files: Sequence[CorpusFile], text_column: str, sample_bytes: 
     for file in files:
         kind = (file.format, file.compression)
         if file.format == "parquet":
-            total += open_parquet(file).metadata.num_rows
+            total += _count_rows(file, text_column)
             exact = False
         elif (size := file.likely_bytes) <= left:
             left -= size
@@ -73,27 +75,38 @@ def estimate_texts(files: Sequence[CorpusFile], text_column: str, sample_bytes: 
     return total, exact
 
 
+def _count_rows(file: CorpusFile, text_column: str) -> int:
+    """Rows of Parquet, without those that the footer knows to be null."""
+    footer = open_parquet(file).metadata
+    columns = [parquet_column(footer, group, text_column) for group in range(footer.num_row_groups)]
+    known = [column.statistics for column in columns if column is not None and column.statistics]
+    return footer.num_rows - sum(statistics.null_count for statistics in known if statistics.has_null_count)
+
+
 def _lines_per_byte(file: CorpusFile, sample_bytes: int) -> float:
-    """Line ends for each byte of the file as it lies: in places all over it, or at its beginning if compressed."""
+    """Line ends for each byte of the file as it lies: in places all over it, or at its beginning where it must be."""
     fs, path = open_path(file.path)
-    places = 1 if file.compression else PLACES
+    places = PLACES if file.shows_line_ends else 1
     lines = read = 0
     with fs.open_input_file(path) as stream:
         for place in range(places):
             stream.seek(file.size * place // places)
-            piece = stream.read(sample_bytes // places)
-            read += len(piece)
-            lines += _count_lines(piece, file.compression)
+            found, among = _count_lines(stream.read(sample_bytes // places), file)
+            lines, read = lines + found, read + among
     return max(lines, 1) / max(read, 1)
 
 
-def _count_lines(piece: bytes, compression: str | None) -> int:
-    lines = 0
-    stream = pa.input_stream(pa.BufferReader(piece), compression=compression)
-    with contextlib.suppress(OSError):  # which a compressed file that is cut short ends in
-        while block := stream.read(SMALL_READ):  # the last of a cut one is lost
-            lines += block.count(b"\n")
-    return lines
+def _count_lines(piece: bytes, file: CorpusFile) -> tuple[int, int]:
+    """(line ends, bytes of the piece among which they are): all of it, or as much as unpacks to `MOST_UNPACKED`."""
+    if file.shows_line_ends:
+        return piece.count(b"\n"), len(piece)
+    source = pa.BufferReader(piece)
+    stream = as_utf8(pa.input_stream(source, compression=file.compression), file)
+    lines = unpacked = 0
+    with contextlib.suppress(OSError, UnicodeError):  # which a file that is cut short ends in
+        while unpacked < MOST_UNPACKED and (block := stream.read(SMALL_READ)):  # the last of a cut one is lost
+            lines, unpacked = lines + block.count(b"\n"), unpacked + len(block)
+    return lines, source.tell()
 
 
 def sample_texts(files: Sequence[CorpusFile], text_column: str, count: int, places: int = PLACES) -> list[str]:
@@ -159,8 +172,8 @@ def _line_start(file: CorpusFile, at: int) -> int:
     fs, path = open_path(file.path)
     with fs.open_input_file(path) as stream:
         stream.seek(at - 1)
-        for _ in range(LONGEST_LINE >> 16):
-            block = stream.read(1 << 16)
+        for _ in range(LONGEST_LINE // SMALL_READ):
+            block = stream.read(SMALL_READ)
             if not block:
                 return file.size
             if (found := block.find(b"\n")) >= 0:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import dataclasses
 import glob
 import hashlib
@@ -25,23 +26,48 @@ COMPRESSIONS = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2", ".lz4": "lz4"}
 
 @dataclasses.dataclass(frozen=True)
 class CorpusFile:
-    """One file: its path or URI, size in bytes as it lies, format, and compression or None."""
+    """One file: its path or URI, size in bytes as it lies, format, compression or None, and encoding."""
 
     path: str
     size: int
     modified: float
     format: str
     compression: str | None
+    encoding: str = "utf-8"
 
     @property
     def likely_bytes(self) -> int:
         """About how much it is unpacked: texts shrink to a quarter."""
         return self.size * (4 if self.compression or self.format == "parquet" else 1)
 
+    @property
+    def shows_line_ends(self) -> bool:
+        """Whether a line end can be told by its byte anywhere in the file as it lies, and a reader can begin there."""
+        try:
+            line_ends = "\r\n".encode(self.encoding)
+        except UnicodeError:
+            return False
+        # ISO-2022-KR says at the beginning of a text which characters are meant, and nowhere else.
+        whole = self.compression is not None or codecs.lookup(self.encoding).name == "iso2022_kr"
+        return line_ends == b"\r\n" and not whole
 
-def find_files(data_files: Sequence[str]) -> list[CorpusFile]:
-    """The files that paths, globs, directories and URIs name, sorted within each. Raises CorpusError."""
-    files = [file for entry in data_files for file in _expand(entry)]
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """A piece of a file: bytes [start, stop) of plain lines, or row groups of Parquet; stop < 0 is all."""
+
+    file: CorpusFile
+    start: int
+    stop: int
+
+
+def find_files(data_files: Sequence[str], encoding: str = "utf-8") -> list[CorpusFile]:
+    """The files that paths, globs, directories and URIs name, sorted within each. Raises CorpusError.
+
+    Args:
+        encoding: of those that are text, by a name that Python knows.
+    """
+    files = [dataclasses.replace(file, encoding=encoding) for entry in data_files for file in _expand(entry)]
     files = [file for file in files if file.size]
     if not files:
         raise CorpusError(f"--data-file {data_files[0]}: is empty. Give a file with one text per line.")
@@ -89,6 +115,6 @@ def _describe(path: str, info: pafs.FileInfo, settings: str) -> CorpusFile:
 
 
 def corpus_signature(files: Sequence[CorpusFile], text_column: str) -> str:
-    """Changes when a file of the corpus does: names, sizes and times, not contents, and not the keys of a URI."""
-    facts = [[without_secrets(file.path), file.size, file.modified] for file in files]
+    """Changes when a file of the corpus does, or how it is read: by names, sizes and times, not contents or keys."""
+    facts = [[without_secrets(file.path), file.size, file.modified, file.encoding] for file in files]
     return hashlib.blake2b(json.dumps([text_column, facts]).encode(), digest_size=16).hexdigest()

@@ -5,30 +5,22 @@ Runs in read tasks, so it imports neither torch nor transformers.
 
 from __future__ import annotations
 
-import dataclasses
+import csv
+import io
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import pyarrow as pa
-import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
-from raydistill.corpus_files import CorpusFile
+from raydistill.corpus_files import CorpusFile, Split
+from raydistill.corpus_lines import LONGEST_LINE, READ_BYTES, numbered_lines, numbered_pieces
 from raydistill.errors import CorpusError, first_line
 from raydistill.files import open_path
 
-READ_BYTES = 4 << 20
-LONGEST_LINE = 64 << 20  # a longer one is a file without line ends rather than a text
-BOM = b"\xef\xbb\xbf"
-
-
-@dataclasses.dataclass(frozen=True)
-class Split:
-    """A piece of a file: bytes [start, stop) of plain lines, or row groups of Parquet; stop < 0 is all."""
-
-    file: CorpusFile
-    start: int
-    stop: int
+# Parquet may unpack to anything: what its footer says is held against these before it is read, and few rows are decoded
+# at a time, as each may be the same long text.
+PARQUET_ROWS, LARGEST_COLUMN, HIGHEST_RATIO = 32, 64 << 20, 200
 
 
 def read_split(split: Split, text_column: str) -> Iterator[list[str]]:
@@ -40,89 +32,31 @@ def read_split(split: Split, text_column: str) -> Iterator[list[str]]:
         "tsv": _read_csv,
         "parquet": _read_parquet,
     }
-    path = split.file.path
+    file = split.file
     try:
-        yield from readers[split.file.format](split, text_column)
+        yield from readers[file.format](split, text_column)
     except OSError as error:
-        raise CorpusError(f"{path}: cannot be read ({first_line(error)}).") from None
-    except (pa.ArrowException, UnicodeDecodeError) as error:
-        if first_line(error) == "Empty CSV file":
-            return
-        raise CorpusError(f"{path}: cannot be read as {split.file.format} ({first_line(error)}).") from None
-
-
-def _open(file: CorpusFile) -> pa.NativeFile:
-    fs, path = open_path(file.path)
-    return fs.open_input_stream(path, compression=file.compression)
-
-
-def _chunks(split: Split) -> Iterator[bytes]:
-    """The bytes of a split, decompressed, some megabytes at a time."""
-    if split.stop < 0:
-        stream, left = _open(split.file), None
-    else:
-        fs, path = open_path(split.file.path)
-        stream, left = fs.open_input_file(path), split.stop - split.start
-        stream.seek(split.start)
-    with stream:
-        while chunk := stream.read(READ_BYTES if left is None else min(READ_BYTES, left)):
-            yield chunk
-            left = None if left is None else left - len(chunk)
-
-
-def _numbered_lines(split: Split) -> Iterator[tuple[int, list[bytes]]]:
-    """Lines without their ends, some megabytes at a time, with the number of the first (0 where it cannot be known).
-
-    LF, CRLF and CR end a line, as in Python's text mode.
-    """
-    number, rest, path = (0 if split.start else 1), b"", split.file.path
-    for i, chunk in enumerate(_chunks(split)):
-        if i == 0 and split.start == 0:
-            if b"\0" in chunk[:4096] or chunk.startswith((b"\xff\xfe", b"\xfe\xff")):
-                raise CorpusError(f"{path}: {_why_not_text(chunk)}")
-            chunk = chunk.removeprefix(BOM)
-        data = rest + chunk
-        cut = data.rfind(b"\n") + 1 or data.rfind(b"\r", 0, -1) + 1
-        if not cut and len(data) > LONGEST_LINE:
-            raise CorpusError(f"{path}: has a line of more than {LONGEST_LINE >> 20} MiB. Is it a text file?")
-        lines, rest = _split_lines(data[:cut]), data[cut:]
-        yield number, lines
-        number += len(lines) if number else 0
-    yield number, _split_lines(rest)
-
-
-def _split_lines(data: bytes) -> list[bytes]:
-    if not data:
-        return []
-    return data.replace(b"\r\n", b"\n").replace(b"\r", b"\n").removesuffix(b"\n").split(b"\n")
-
-
-def _decode(lines: list[bytes], number: int, path: str) -> list[str]:
-    try:
-        return b"\n".join(lines).decode().split("\n")
-    except UnicodeDecodeError:
-        for offset, line in enumerate(lines):
-            try:
-                line.decode()
-            except UnicodeDecodeError:
-                place = f"line {number + offset}" if number else f"{line[:40]!r}"
-                raise CorpusError(
-                    f"{path}: {place} is not UTF-8. Convert the file: iconv -f latin1 -t utf-8."
-                ) from None
-        raise
+        raise CorpusError(f"{file.path}: cannot be read ({first_line(error)}).") from None
+    except UnicodeError as error:
+        if file.format == "parquet":
+            raise CorpusError(f"{file.path}: cannot be read as parquet ({first_line(error)}).") from None
+        raise CorpusError(
+            f"{file.path}: is not {file.encoding} ({first_line(error)}). Name the encoding with --encoding."
+        ) from None
+    except pa.ArrowException as error:
+        raise CorpusError(f"{file.path}: cannot be read as {file.format} ({first_line(error)}).") from None
 
 
 def _read_lines(split: Split, text_column: str) -> Iterator[list[str]]:
-    for number, lines in _numbered_lines(split):
-        if lines:
-            yield _decode(lines, number, split.file.path)
+    for _, lines in numbered_lines(split):
+        yield lines
 
 
 def _read_json_lines(split: Split, text_column: str) -> Iterator[list[str]]:
     path = split.file.path
-    for number, lines in _numbered_lines(split):
+    for number, lines in numbered_lines(split):
         texts = []
-        for offset, line in enumerate(_decode(lines, number, path) if lines else []):
+        for offset, line in enumerate(lines):
             if not line.strip():
                 continue
             place = f"{path}: line {number + offset}" if number else f"{path}: the line {line[:40]!r}"
@@ -140,68 +74,115 @@ def _read_json_lines(split: Split, text_column: str) -> Iterator[list[str]]:
             if not isinstance(row[text_column], str | None):
                 raise CorpusError(f"{place} has a {text_column!r} that is not text.")
             texts.append(row[text_column] or "")
-        yield texts
+        if texts:
+            yield texts
 
 
 def _read_csv(split: Split, text_column: str) -> Iterator[list[str]]:
-    path = split.file.path
-    parse = pacsv.ParseOptions(delimiter="\t" if split.file.format == "tsv" else ",", newlines_in_values=True)
-    read = pacsv.ReadOptions(block_size=READ_BYTES)
-    convert = pacsv.ConvertOptions(
-        include_columns=[text_column], column_types={text_column: pa.string()}, strings_can_be_null=False
-    )
+    path, kind = split.file.path, split.file.format
+    begun, size = 1, 0  # the line at which a row begins, and how much was read of it
+
+    def lines() -> Iterator[str]:
+        nonlocal size
+        for _, piece in numbered_pieces(split):
+            for line in io.StringIO(piece, newline=""):  # line ends stay as they are: they may stand in a field
+                size += len(line)
+                if size > LONGEST_LINE:
+                    raise CorpusError(
+                        f"{path}: line {begun} begins a row of more than {LONGEST_LINE >> 20} MiB. Is there a quotation"
+                        " mark that none follows?"
+                    )
+                yield line
+
+    csv.field_size_limit(LONGEST_LINE)  # Python's is 128 kB
+    rows = csv.reader(lines(), delimiter="\t" if kind == "tsv" else ",", strict=True)
+    names: list[str] = []
+    texts: list[str] = []
+    held = 0
     try:
-        with _open(split.file) as stream:
-            reader = pacsv.open_csv(stream, read_options=read, parse_options=parse, convert_options=convert)
-            for batch in reader:
-                yield batch.column(0).to_pylist()
-    except KeyError:
-        with _open(split.file) as stream:
-            names = pacsv.open_csv(stream, read_options=read, parse_options=parse).schema.names
-        raise _no_column(path, text_column, names) from None
+        for row in rows:
+            if not names:
+                names = row
+                at = _column(path, text_column, names) if names else 0
+            elif row:  # a blank line is none
+                if len(row) != len(names):
+                    raise CorpusError(
+                        f"{path}: line {begun} begins a row that has not {len(names)} columns, but {len(row)}."
+                    )
+                texts.append(row[at])
+                held += len(texts[-1]) + 1
+                if held >= READ_BYTES:
+                    yield texts
+                    texts, held = [], 0
+            begun, size = rows.line_num + 1, 0
+    except csv.Error as error:
+        raise CorpusError(f"{path}: line {begun} begins a row that is not {kind} ({error}).") from None
+    if texts:
+        yield texts
 
 
 def open_parquet(file: CorpusFile) -> pq.ParquetFile:
     """A file's footer and row groups. Raises CorpusError."""
     fs, path = open_path(file.path)
     try:
-        return pq.ParquetFile(fs.open_input_file(path))
+        # Neither whole columns nor whole row groups in memory, as by default: pages one after another.
+        return pq.ParquetFile(fs.open_input_file(path), buffer_size=READ_BYTES, pre_buffer=False)
     except (pa.ArrowInvalid, OSError) as error:
         raise CorpusError(f"{file.path}: is not a Parquet file ({first_line(error)}).") from None
 
 
+def parquet_column(groups: pq.FileMetaData, group: int, name: str) -> pq.ColumnChunkMetaData | None:
+    """What a footer says of a column of a row group; None for one that is not there, or is nested."""
+    columns = (groups.row_group(group).column(at) for at in range(groups.num_columns))
+    return next((column for column in columns if column.path_in_schema == name), None)
+
+
 def _read_parquet(split: Split, text_column: str) -> Iterator[list[str]]:
-    file = open_parquet(split.file)
+    path, file = split.file.path, open_parquet(split.file)
     schema = file.schema_arrow
-    if text_column not in schema.names:
-        raise _no_column(split.file.path, text_column, schema.names)
-    if schema.names.count(text_column) > 1:
-        raise CorpusError(f"{split.file.path}: has several columns {text_column!r}. Keep one.")
+    _column(path, text_column, schema.names)
     kind = schema.field(text_column).type
     value_kind = kind.value_type if pa.types.is_dictionary(kind) else kind
     if not (
         pa.types.is_string(value_kind) or pa.types.is_large_string(value_kind) or pa.types.is_string_view(value_kind)
     ):
-        raise CorpusError(
-            f"{split.file.path}: column {text_column!r} holds {kind}, not text. Choose one with --text-column."
-        )
+        raise CorpusError(f"{path}: column {text_column!r} holds {kind}, not text. Choose one with --text-column.")
     groups = range(split.start, file.metadata.num_row_groups if split.stop < 0 else split.stop)
-    for batch in file.iter_batches(batch_size=4096, row_groups=list(groups), columns=[text_column]):
-        yield [text or "" for text in batch.column(0).to_pylist()]
+    for group in groups:
+        _expect_no_bomb(path, group, parquet_column(file.metadata, group, text_column))
+    for batch in file.iter_batches(batch_size=PARQUET_ROWS, row_groups=list(groups), columns=[text_column]):
+        texts = [text or "" for text in batch.column(0).to_pylist()]
+        if max(map(len, texts), default=0) > LONGEST_LINE:
+            raise CorpusError(f"{path}: has a text of more than {LONGEST_LINE >> 20} MiB.")
+        yield texts
 
 
-def _no_column(path: str, text_column: str, names: Iterable[str]) -> CorpusError:
-    return CorpusError(
-        f"{path}: has no column {text_column!r}; it has {_listed(names)}. Choose one with --text-column."
-    )
+def _expect_no_bomb(path: str, group: int, column: pq.ColumnChunkMetaData | None) -> None:
+    """Raise CorpusError for texts that are known beforehand to be too long, and for what unpacks to far too much."""
+    if column is None:
+        return
+    size, packed = column.total_uncompressed_size, column.total_compressed_size
+    if size > LONGEST_LINE * max(column.num_values, 1):
+        raise CorpusError(f"{path}: has texts of more than {LONGEST_LINE >> 20} MiB, in row group {group}.")
+    if size > LARGEST_COLUMN and size > HIGHEST_RATIO * packed:
+        raise CorpusError(
+            f"{path}: row group {group} unpacks to {size >> 20} MiB, {size // max(packed, 1):,} times what it takes in"
+            " the file. If that is meant, write it anew without compression."
+        )
+
+
+def _column(path: str, text_column: str, names: Sequence[str]) -> int:
+    """Which column is the text. Raises CorpusError."""
+    if text_column not in names:
+        raise CorpusError(
+            f"{path}: has no column {text_column!r}; it has {_listed(names)}. Choose one with --text-column."
+        )
+    if names.count(text_column) > 1:
+        raise CorpusError(f"{path}: has several columns {text_column!r}. Keep one.")
+    return names.index(text_column)
 
 
 def _listed(names: Iterable[str]) -> str:
     names = [str(name) for name in names]
-    return ", ".join(names[:20]) + (", …" if len(names) > 20 else "")
-
-
-def _why_not_text(head: bytes) -> str:
-    if head.startswith((b"\xff\xfe", b"\xfe\xff")):
-        return "is UTF-16 text. Convert the file: iconv -f utf-16 -t utf-8."
-    return "is a binary file, not text. Text, CSV, JSON lines and Parquet are told apart by the ending of the name."
+    shown = [name if len(name) <= 40 else f"{name[:40]}…" for name in names[:20]]
+    return ", ".join(shown) + (", …" if len(names) > 20 else "")

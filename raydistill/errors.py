@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from raydistill.redaction import without_secrets
 
+MOST_SHOWN = 100  # characters of a value in an error line
+
 
 class RaydistillError(Exception):
     """Bad input, or machines that fail: one line that says what, where and how to mend it.
@@ -44,3 +46,9 @@ def first_line(error: Exception) -> str:
     """What a library's error says in its first line, without the full stop and without secrets."""
     reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     return without_secrets(reason.strip().split("\n")[0].rstrip("."))
+
+
+def shown(value: object) -> str:
+    """A value in quotation marks, as it stands in an error line: of a long one, the beginning."""
+    text = without_secrets(repr(value))  # before a part of one cannot be known for it
+    return text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}…"

@@ -290,16 +290,18 @@ class Folder:
 def _reason(error: Exception) -> str:
     """What a system says, of an object store's long answer the heart."""
     said = first_line(error)
+    if isinstance(error, OSError) and error.errno:
+        return os.strerror(error.errno)  # pyarrow's own words repeat the path
     heart = re.search(r"AWS Error .*?(?=; Details| \(Request ID|$)", said)
     return heart[0] if heart else said
 
 
 def _hindrance_on_disk(path: Path) -> str | None:
-    if path.is_symlink() and not path.exists():
-        return "is a broken link. Give a folder"
-    parent = next(folder for folder in [path, *path.parents] if folder.exists())
+    there = next(place for place in [path, *path.parents] if os.path.lexists(place))
+    if not there.is_dir():
+        return f"{there} is {'a file' if there.exists() else 'a broken link'}. Give a folder"
     try:  # access bits say nothing of read-only mounts, or to root
-        with tempfile.TemporaryFile(dir=parent):
+        with tempfile.TemporaryFile(dir=there):
             return None
     except OSError:
         return "cannot be written to. Give a folder that you may write to"

@@ -122,6 +122,12 @@ class LabelStore:
         """The names of the finished parts, sorted."""
         return self.folder.names(".parquet")
 
+    def expect_own_parts(self) -> None:
+        """Raise RunDirError where a Parquet file lies that this store did not write: it would count as labels."""
+        foreign = [name for name in self.parts() if not PART_NAME.fullmatch(name)]
+        if foreign:
+            raise RunDirError(f"{self.path}: {foreign[0]} is none of its label files. Move it elsewhere.")
+
     def write_part(self, table: pa.Table) -> tuple[str, int]:
         """Write rows of `SCHEMA` as a new part; return its name and its bytes."""
         return self._write_rows([table.select(SCHEMA.names).cast(SCHEMA)])

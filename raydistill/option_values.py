@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import string
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from raydistill.errors import ConfigError
+from raydistill.errors import ConfigError, shown
 
 
 def flag(name: str) -> str:
@@ -33,12 +34,16 @@ def converted(field: dataclasses.Field[Any], value: Any) -> Any:
             return float(value)
         if isinstance(value, Mapping | list | tuple):
             raise ValueError
+        if isinstance(value, bool):
+            raise ConfigError(
+                f"{flag(field.name)} {value} must be text. YAML takes words like no and off for that: put it in quotes."
+            )
     except (TypeError, ValueError):
         wanted = {"bool": "true or false", "int": "a whole number", "float": "a number"}.get(kind, "text")
-        raise ConfigError(f"{flag(field.name)} {value!r} must be {wanted}.") from None
+        raise ConfigError(f"{flag(field.name)} {shown(value)} must be {wanted}.") from None
     value = str(value)
     if field.metadata["choices"] and value not in field.metadata["choices"]:
-        raise ConfigError(f"{flag(field.name)} {value!r} must be one of {', '.join(field.metadata['choices'])}.")
+        raise ConfigError(f"{flag(field.name)} {shown(value)} must be one of {', '.join(field.metadata['choices'])}.")
     return value
 
 
@@ -49,3 +54,26 @@ def _to_bool(value: Any) -> bool:
     if word not in ("true", "false", "yes", "no", "1", "0", "on", "off"):
         raise ValueError
     return word in ("true", "yes", "1", "on")
+
+
+def is_encoding(name: str) -> bool:
+    """Whether Python knows how to write text in it."""
+    try:
+        return bool("a".encode(name))  # base64 and its like are codecs too, but not for text
+    except (LookupError, ValueError):
+        return False
+
+
+def template_faults(template: str) -> list[str]:
+    """What is wrong with a hypothesis template, if anything is."""
+    try:
+        fields = [field[1:] for field in string.Formatter().parse(template) if field[1] is not None]
+        fits = fields in ([("", "", None)], [("0", "", None)])
+    except ValueError:
+        fits = False
+    if fits:
+        return []
+    return [
+        f"--hypothesis-template {shown(template)} must have {{}} once, for the class name, and no other brace: "
+        "try 'This text is about {}.'"
+    ]

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from raydistill.errors import ModelError
+from raydistill.errors import ModelError, shown
 
 Ints = npt.NDArray[np.int64]
 ENCODED = 1024  # texts tokenised at a time: a tokenizer's encodings take several kilobytes each
@@ -88,7 +88,7 @@ class PairEncoder:
         if self.room.min() < 1:
             worst = int(self.room.argmin())
             raise ModelError(
-                f"the hypothesis {self.hypotheses[worst]!r} takes {self.tail_lengths[worst]} of the teacher's "
+                f"the hypothesis {shown(self.hypotheses[worst])} takes {self.tail_lengths[worst]} of the teacher's "
                 f"{self.max_length} tokens and leaves none for the text. Shorten the template or the class name."
             )
 

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 import torch
 from huggingface_hub import constants
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 from transformers.dynamic_module_utils import get_class_from_dynamic_module
 from transformers.utils import (
@@ -30,13 +31,13 @@ from transformers.utils import (
 from transformers.utils.hub import extract_commit_hash
 
 from raydistill.errors import ModelError, first_line
+from raydistill.model_files import expect_whole
 from raydistill.specs import ModelSpec
 
 # Where a repository has pickled weights alone, transformers would ask the hub to convert them, in a thread.
 os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
 
 SAFETENSORS, PICKLED = (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME), (WEIGHTS_NAME, WEIGHTS_INDEX_NAME)
-LFS_POINTER = b"version https://git-lfs"
 MODEL_FILES = frozenset({".json", ".txt", ".model", ".safetensors", ".bin"})
 
 M = TypeVar("M", bound=ModelSpec)
@@ -68,7 +69,7 @@ def load_config(model: ModelSpec, option: str) -> Any:
     _expect_model(model, option)
     try:
         return AutoConfig.from_pretrained(_where(model), **_how(model))
-    except (OSError, ValueError, ImportError) as error:
+    except Exception as error:  # transformers raises whatever its code makes of a damaged file
         reason = _why_not(error, _why_no_config(model, error))
         raise ModelError(f"{option} {model.name_or_path}: {reason}") from None
 
@@ -78,7 +79,7 @@ def load_tokenizer(model: ModelSpec) -> Any:
     name, folder = model.name_or_path, _folder(model)
     try:
         tokenizer = AutoTokenizer.from_pretrained(_where(model), use_fast=model.use_fast_tokenizer, **_how(model))
-    except (OSError, ValueError, ImportError) as error:
+    except Exception as error:  # as for a config
         reason = _why_not(error, f"has no tokenizer that can be loaded ({first_line(error)}).")
         raise ModelError(f"{name}: {reason}") from None
     wanted = {"tokenizer.json", *tokenizer.vocab_files_names.values()}
@@ -88,23 +89,53 @@ def load_tokenizer(model: ModelSpec) -> Any:
     return tokenizer
 
 
-def load_classifier(model: ModelSpec, **loading: Any) -> Any:
-    """A sequence classifier with its weights. Raises ModelError where they cannot be loaded.
+def expect_own_tokenizer(tokenizer: Any, config: Any) -> None:
+    """Raise ModelError where a tokenizer knows tokens that the model of a config has no embedding for."""
+    most = getattr(config, "vocab_size", None)
+    highest = max(tokenizer.get_vocab().values(), default=0)
+    if most is not None and highest >= most:
+        raise ModelError(
+            f"{config.name_or_path}: its tokenizer has tokens up to number {highest:,}, and its model knows {most:,}. "
+            "They are not of one model: save the model's own tokenizer beside it."
+        )
+
+
+def expect_own_weights(model: ModelSpec, *, new_head: bool = False, **loading: Any) -> None:
+    """Raise ModelError as `load_classifier` would, but read names and sizes alone.
+
+    For a model in a folder: of the hub's, the weights may not have been fetched yet.
+    """
+    if _is_folder(model):
+        load_classifier(model, new_head=new_head, device_map="meta", **loading)
+
+
+def load_classifier(model: ModelSpec, *, new_head: bool = False, **loading: Any) -> Any:
+    """A sequence classifier with its weights. Raises ModelError where they cannot be loaded, or are of another model.
 
     Args:
+        new_head: what is missing or of another size at its end is made anew.
         loading: what else transformers' `from_pretrained` is told.
     """
     try:
-        return AutoModelForSequenceClassification.from_pretrained(
+        loaded, found = AutoModelForSequenceClassification.from_pretrained(
             _where(model),
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
             use_safetensors=None if model.allow_pickle_weights else True,  # None: where there are any
             weights_only=True,
             **_how(model),
             **loading,
         )
+        made_up = sorted({*found["missing_keys"], *(name for name, *_ in found["mismatched_keys"])})
+        if len(made_up) <= (len(loaded.state_dict()) // 2 if new_head else 0):
+            return loaded
+        reason = (
+            f"its weights are not those of the {type(loaded).__name__} that its config.json describes: {len(made_up)} "
+            f"are missing or of another size ({made_up[0]}, …)."
+        )
     except pickle.UnpicklingError:
         reason = "its pickled weights hold more than tensors, or are damaged. Give a model with safetensors."
-    except (OSError, ValueError, ImportError) as error:
+    except (OSError, ValueError, ImportError, SafetensorError) as error:
         reason = _why_not(error, f"its weights cannot be loaded ({first_line(error)}).")
     raise ModelError(f"{model.name_or_path}: {reason}")
 
@@ -117,11 +148,19 @@ def skeleton(config: Any, model: ModelSpec) -> Any:
             if own_class and model.trust_remote_code:  # from_config would take it from the main branch
                 return get_class_from_dynamic_module(own_class, _where(model), revision=model.revision)(config)
             return AutoModelForSequenceClassification.from_config(config, trust_remote_code=False)
-    except (OSError, ValueError, ImportError) as error:
-        no_code = f"its code cannot be loaded ({first_line(error)})."
-        no_class = f"a {config.model_type} model does not classify texts."
-        reason = _why_not(error, no_code if isinstance(error, OSError) else no_class)
+    except Exception as error:  # whatever a model makes of numbers that do not go together
+        reason = f"no model can be made of its config.json ({first_line(error)})."
+        if isinstance(error, OSError):
+            reason = f"its code cannot be loaded ({first_line(error)})."
+        elif "Unrecognized configuration class" in str(error):
+            reason = f"a {config.model_type} model does not classify texts."
+        reason = _why_not(error, reason)
         raise ModelError(f"{model.name_or_path}: {reason}") from None
+
+
+def count_parameters(model: ModelSpec, option: str) -> int:
+    """All parameters of the sequence classifier, embeddings included. Raises ModelError."""
+    return int(skeleton(load_config(model, option), model).num_parameters())
 
 
 def longest_input(tokenizer: Any, model: Any, asked: int | None = None) -> int:
@@ -216,23 +255,19 @@ def _expect_weights(model: ModelSpec, option: str) -> None:
             "" if _is_folder(model) or not constants.HF_HUB_OFFLINE else " on this machine, and HF_HUB_OFFLINE is set"
         )
         raise ModelError(f"{option} {name}: has no weights ({SAFE_WEIGHTS_NAME}){where}.")
-    if found == SAFE_WEIGHTS_INDEX_NAME:
+    files = [found]
+    if found in (SAFE_WEIGHTS_INDEX_NAME, WEIGHTS_INDEX_NAME):
         index = cached_file(_where(model), found, revision=model.revision)
         assert index is not None
         try:
-            shards = list(map(str, json.loads(Path(index).read_text(encoding="utf-8"))["weight_map"].values()))
+            files = sorted(set(map(str, json.loads(Path(index).read_text(encoding="utf-8"))["weight_map"].values())))
         except (ValueError, LookupError, TypeError, AttributeError):
             raise ModelError(f"{option} {name}: its {found} is damaged.") from None
-        if pickled := [shard for shard in shards if not shard.endswith(".safetensors")]:
+        pickled = [file for file in files if not file.endswith(".safetensors")]
+        if pickled and found == SAFE_WEIGHTS_INDEX_NAME:
             raise ModelError(f"{option} {name}: its {found} names {pickled[0]}, which is no safetensors file.")
     if _is_folder(model):
-        for pattern in ("*.safetensors", "*.bin"):
-            for file in _folder(model).glob(pattern):
-                with file.open("rb") as stream:
-                    if stream.read(len(LFS_POINTER)) == LFS_POINTER:
-                        raise ModelError(
-                            f"{option} {file}: is a pointer to the weights, not the weights: git lfs pull."
-                        )
+        expect_whole([_folder(model) / file for file in files], option)
 
 
 def _why_not(error: Exception, otherwise: str) -> str:

@@ -17,16 +17,29 @@ from raydistill.errors import ResourceError
 # Ray Data would then read within the actor.
 TASK_CPUS = 0.24
 CPUS_PER_CPU_ACTOR = 4  # beyond four threads a forward pass of small batches gains little
+# For each parameter: the teacher's weights in fp32; the student's, and their gradients. Whatever else there is, such as
+# what an optimizer keeps, comes on top.
+TEACHER_BYTES, STUDENT_BYTES = 4, 8
 EPSILON = 1e-6
 
 
 @dataclasses.dataclass(frozen=True)
 class Node:
-    """What a node has free."""
+    """What a node has free; memory in bytes, without end where it is not known."""
 
     cpus: float
     gpus: float = 0.0
     name: str = ""
+    memory: float = math.inf
+
+
+@dataclasses.dataclass(frozen=True)
+class Size:
+    """What an actor takes; memory in bytes, and at the least. That of a GPU is not known: beside one, none counts."""
+
+    cpus: float
+    gpus: float = 0.0
+    memory: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +78,9 @@ class Plan:
         return self.train_workers_min < self.train_workers
 
 
-def make_plan(nodes: Sequence[Node], request: Request) -> Plan:
+def make_plan(
+    nodes: Sequence[Node], request: Request, *, teacher_parameters: int = 0, student_parameters: int = 0
+) -> Plan:
     """Decide. Raises ResourceError where the request cannot be read or does not fit what the nodes have free."""
     nodes = [node for node in nodes if node.cpus > EPSILON or node.gpus > EPSILON]
     if not nodes:
@@ -74,10 +89,11 @@ def make_plan(nodes: Sequence[Node], request: Request) -> Plan:
     low, high = _range(request.teacher_actors, "--teacher-actors")
     teacher_gpus = _gpus(request.teacher_gpus_per_actor, "--teacher-gpus-per-actor", has_gpus)
     # A pool that may grow is made of actors of one CPU, or of larger ones where all of them fit.
-    wanted = low if low == high else max(low or 1, min(high or 1, places(nodes, 1.0, 0)))
+    wanted = low if low == high else max(low or 1, min(high or 1, places(nodes, Size(1.0))))
     teacher_cpus = _cpus(request.teacher_cpus_per_actor, "--teacher-cpus-per-actor", nodes, teacher_gpus, wanted)
-    fitting = places(nodes, teacher_cpus, teacher_gpus)
-    _expect_fit(low or 1, fitting, "--teacher-actors", teacher_cpus, teacher_gpus, nodes)
+    teacher = Size(teacher_cpus, teacher_gpus, TEACHER_BYTES * teacher_parameters)
+    fitting = places(nodes, teacher)
+    _expect_fit(low or 1, fitting, "--teacher-actors", teacher, nodes)
     low = low or fitting
 
     train_gpus = _gpus(request.gpus_per_train_worker, "--gpus-per-train-worker", has_gpus)
@@ -91,8 +107,9 @@ def make_plan(nodes: Sequence[Node], request: Request) -> Plan:
         train_gpus,
         workers or (None if train_gpus else 1),
     )
-    train_fitting = places(nodes, train_cpus, train_gpus)
-    _expect_fit(workers or 1, train_fitting, "--train-workers", train_cpus, train_gpus, nodes)
+    worker = Size(train_cpus, train_gpus, STUDENT_BYTES * student_parameters)
+    train_fitting = places(nodes, worker)
+    _expect_fit(workers or 1, train_fitting, "--train-workers", worker, nodes)
     return Plan(
         nodes=len(nodes),
         teacher_actors_min=low,
@@ -113,13 +130,17 @@ def tasks_reserve(node: Node) -> float:
     return min(max(0.25, node.cpus / 4), 2.0)
 
 
-def places(nodes: Sequence[Node], cpus: float, gpus: float, *, beside_tasks: bool = True) -> int:
+def places(nodes: Sequence[Node], size: Size, *, beside_tasks: bool = True) -> int:
     """How many actors of a size fit, beside the tasks' share of each node or without a thought for it."""
     total = 0
     for node in nodes:
         room = node.cpus - tasks_reserve(node) if beside_tasks else node.cpus
-        by_cpu = max(0, math.floor(room / cpus + EPSILON))
-        total += min(by_cpu, _gpu_places(node.gpus, gpus)) if gpus else by_cpu
+        fitting = [max(0, math.floor(room / size.cpus + EPSILON))]
+        if size.gpus:
+            fitting.append(_gpu_places(node.gpus, size.gpus))
+        elif size.memory and math.isfinite(node.memory):
+            fitting.append(math.floor(node.memory / size.memory))
+        total += min(fitting)
     return total
 
 
@@ -163,7 +184,7 @@ def _cpus(asked: float | None, option: str, nodes: Sequence[Node], gpus: float, 
         return _round_down(min(largest, CPUS_PER_CPU_ACTOR))
     # So many actors as asked: share the nodes among them.
     size = largest
-    while size > 0.25 and places(nodes, size, 0) < count:
+    while size > 0.25 and places(nodes, Size(size)) < count:
         size -= 0.125
     return _round_down(min(size, 8 * CPUS_PER_CPU_ACTOR))
 
@@ -180,11 +201,19 @@ def _gpu_places(free: float, gpus: float) -> int:
     return math.floor(free + EPSILON) * math.floor(1 / gpus + EPSILON)
 
 
-def _expect_fit(wanted: int, fitting: int, option: str, cpus: float, gpus: float, nodes: Sequence[Node]) -> None:
+def _expect_fit(wanted: int, fitting: int, option: str, size: Size, nodes: Sequence[Node]) -> None:
     if wanted <= fitting:
         return
-    have = ", ".join(f"{node.name or 'node'} {node.cpus:g} CPU {node.gpus:g} GPU" for node in nodes[:8])
+
+    def in_memory(amount: float) -> str:
+        known = size.memory and not size.gpus and math.isfinite(amount)
+        return f" {amount / 1e9:,.1f} GB" if known else ""
+
+    have = ", ".join(
+        f"{node.name or 'node'} {node.cpus:g} CPU {node.gpus:g} GPU{in_memory(node.memory)}" for node in nodes[:8]
+    )
+    least = f", and{in_memory(size.memory)} of memory at the least," if in_memory(size.memory) else ""
     raise ResourceError(
-        f"{option} {wanted} of {cpus:g} CPU and {gpus:g} GPU each: {fitting} fit, beside what reading and writing need "
-        f"(free now: {have}). Ask for fewer or smaller ones."
+        f"{option} {wanted} of {size.cpus:g} CPU and {size.gpus:g} GPU{least} each: {fitting} fit, beside what reading "
+        f"and writing need (free now: {have}). Ask for fewer or smaller ones."
     )

@@ -14,6 +14,7 @@ from typing import Any
 from raydistill.config import LABELS_PRODUCT, DistillConfig, flag
 from raydistill.errors import RunDirError
 from raydistill.files import Folder, parse_record
+from raydistill.label_store import LabelStore
 
 RECORD, LOG, LABELS, CHECKPOINTS = "run.json", "raydistill.log", "labels", "checkpoints"
 # What a checkpoint holds: Trainer's own one, and its best one if that is another; or the student and what came of it.
@@ -45,14 +46,19 @@ class RunDir:
         try:
             record = parse_record(folder.read(RECORD))
         except FileNotFoundError:
+            if _holds_labels(folder):
+                return cls(folder, {})  # whether its labels are of this run, they say themselves
             raise RunDirError(
                 f"--output-dir {folder.path}: is not empty and holds no earlier run. Give another folder, or use this "
                 "one as it is with --overwrite-output-dir."
             ) from None
         except ValueError:
-            raise RunDirError(
-                f"--output-dir {folder.path}: its {RECORD} is damaged. Start anew with --overwrite-output-dir."
-            ) from None
+            way_out = (
+                "Remove that file and run again: its labels are kept"
+                if _holds_labels(folder)
+                else "Start anew with --overwrite-output-dir"
+            )
+            raise RunDirError(f"--output-dir {folder.path}: its {RECORD} is damaged. {way_out}.") from None
         if folder.has(LABELS) and not folder.child(LABELS).is_there():
             raise RunDirError(
                 f"--output-dir {folder.path}: its {LABELS} is a file. Start anew with --overwrite-output-dir."
@@ -167,12 +173,19 @@ def versions() -> dict[str, str]:
     return found
 
 
+def _holds_labels(folder: Folder) -> bool:
+    """Whether there is a label store that knows how it was made. Raises RunDirError where that is damaged."""
+    labels = folder.child(LABELS)
+    return labels.is_there() and LabelStore(labels.path).record() is not None
+
+
 def _differences(config: DistillConfig, product: str, record: dict[str, Any]) -> list[str]:
     made_with = record.get("made_with")
     then = made_with.get(product) if isinstance(made_with, dict) else None
     if not isinstance(then, dict):
         return []
     now = config.that_change(product)
+    then = DistillConfig().that_change(product) | then  # an option that is newer than the run was at its default
     lines = []
     for name in now:
         if name == "training":

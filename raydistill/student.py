@@ -17,6 +17,8 @@ from raydistill.metrics import batch_sums, figures, sums_size
 from raydistill.pairs import budget_batches
 from raydistill.pretrained import (
     ensure_pad_token,
+    expect_own_tokenizer,
+    expect_own_weights,
     load_classifier,
     load_config,
     load_tokenizer,
@@ -49,10 +51,13 @@ def student_rows(spec: StudentSpec) -> StudentRows:
     """
     config = student_config(spec, spec.class_names, multi_label=spec.multi_label)
     tokenizer = load_tokenizer(spec)
+    expect_own_tokenizer(tokenizer, config)
+    bare = skeleton(config, spec)
+    expect_own_weights(spec, new_head=True, config=config)
     return StudentRows.of(
         tokenizer,
         spec,
-        max_length=longest_input(tokenizer, skeleton(config, spec), spec.max_length),
+        max_length=longest_input(tokenizer, bare, spec.max_length),
         num_classes=len(spec.class_names),
         temperature=spec.temperature,
         multi_label=spec.multi_label,
@@ -66,7 +71,7 @@ def load_student(model: ModelSpec, class_names: Sequence[str], *, multi_label: b
     """
     config = student_config(model, class_names, multi_label=multi_label)
     tokenizer = load_tokenizer(model)
-    student = load_classifier(model, config=config, dtype=torch.float32, ignore_mismatched_sizes=True)
+    student = load_classifier(model, new_head=True, config=config, dtype=torch.float32)
     student.config.pad_token_id = ensure_pad_token(tokenizer)
     return student, tokenizer
 

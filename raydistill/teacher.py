@@ -16,7 +16,16 @@ from raydistill.engines.engine import Engine, Inputs, PendingLogits, engine_name
 from raydistill.engines.load import load_engine
 from raydistill.errors import ModelError
 from raydistill.pairs import Ints, PairEncoder, TokenizedTexts, budget_batches
-from raydistill.pretrained import ensure_pad_token, fingerprint, load_config, load_tokenizer, longest_input, skeleton
+from raydistill.pretrained import (
+    ensure_pad_token,
+    expect_own_tokenizer,
+    expect_own_weights,
+    fingerprint,
+    load_config,
+    load_tokenizer,
+    longest_input,
+    skeleton,
+)
 from raydistill.quote import Work
 from raydistill.specs import Effort, ModelSpec, TeacherSpec
 
@@ -201,7 +210,10 @@ def describe_teacher(spec: TeacherSpec) -> dict[str, Any]:
     config = teacher_config(spec)
     entailment_id, contradiction_id = nli_label_ids(config.label2id, config.num_labels, spec)
     tokenizer = load_tokenizer(spec)
+    expect_own_tokenizer(tokenizer, config)
+    ensure_pad_token(tokenizer)
     bare = skeleton(config, spec)
+    expect_own_weights(spec)
     max_length = longest_input(tokenizer, bare, spec.max_length)
     PairEncoder(tokenizer, make_hypotheses(spec.hypothesis_template, spec.class_names), max_length)
     return {

@@ -163,7 +163,7 @@ def _verify_counts(store: LabelStore, complete: dict[str, Any]) -> str:
 
 def _corpus_has_changed(complete: dict[str, Any], made_with: dict[str, Any]) -> bool:
     try:
-        files = find_files(made_with["data_file"])
+        files = find_files(made_with["data_file"], made_with.get("encoding", "utf-8"))
     except (RaydistillError, KeyError):
         return False  # the check will say so
     return corpus_signature(files, made_with["text_column"]) != complete["corpus"]
@@ -172,7 +172,7 @@ def _corpus_has_changed(complete: dict[str, Any], made_with: dict[str, Any]) -> 
 def _verify_corpus(store: LabelStore, complete: dict[str, Any], made_with: dict[str, Any]) -> str:
     if "data_file" not in made_with:
         raise ValueError(f"{RECORD} does not say which one it was")
-    files, blanks = find_files(made_with["data_file"]), 0
+    files, blanks = find_files(made_with["data_file"], made_with.get("encoding", "utf-8")), 0
 
     def rows() -> Iterator[tuple[Sequence[str], npt.NDArray[np.int64]]]:
         nonlocal blanks

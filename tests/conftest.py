@@ -84,6 +84,20 @@ def corpus_counts(corpus_lines: list[str]) -> CorpusCounts:
     return CorpusCounts(len(corpus_lines), len(texts), len(set(texts)), len(corpus_lines) - len(texts))
 
 
+@pytest.fixture
+def good(
+    tmp_path: Path, corpus_file: Path, class_names_file: Path, tiny_teacher_dir: Path, tiny_student_dir: Path
+) -> dict:
+    """Flags of a run that would work; its output directory does not exist yet."""
+    return {
+        "--data-file": str(corpus_file),
+        "--class-names-file": str(class_names_file),
+        "--output-dir": str(tmp_path / "out"),
+        "--teacher-name-or-path": str(tiny_teacher_dir),
+        "--student-name-or-path": str(tiny_student_dir),
+    }
+
+
 @pytest.fixture(scope="session", autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Exports of tiny teachers stay out of the user's cache; Ray's workers inherit it."""

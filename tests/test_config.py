@@ -244,7 +244,11 @@ def test_a_number_that_yaml_takes_for_text_is_a_number_here(tmp_path):
     ("name", "text", "message"),
     [
         ("run.yaml", "a: b: c", "is not YAML"),
+        ("run.yaml", "a: &x [1]\nb: *x\n", r"is not YAML \(aliases are not read"),
+        ("run.yaml", "[" * 5000, "nested too deeply"),
+        ("run.yaml", "a: \x01", "is not YAML"),
         ("run.json", "{", "is not JSON"),
+        ("run.json", "[" * 100_000, "nested too deeply"),
         ("run.yaml", "- a\n- b\n", "name: value"),
         ("run.yaml", "", "name: value"),
         ("run.json", "[1]", "name: value"),
@@ -256,6 +260,16 @@ def test_a_config_file_that_holds_no_options_is_an_error_of_one_line(tmp_path, n
         read_config_file(path)
     assert str(error.value).startswith(f"--config {path}: ")
     assert "\n" not in str(error.value)
+
+
+def test_a_range_in_yaml_is_a_range_and_not_a_number_to_the_base_of_sixty(tmp_path):
+    options = read_config_file(write(tmp_path / "run.yaml", "teacher_actors: 1:2\nseed: 12\nsave_steps: -3\n"))
+    assert options == {"teacher_actors": "1:2", "seed": 12, "save_steps": -3}
+
+
+def test_a_word_that_yaml_takes_for_false_is_told_to_be_put_in_quotes(tmp_path):
+    with pytest.raises(ConfigError, match=r"^--text-column False must be text\. .*put it in quotes"):
+        DistillConfig(**read_config_file(write(tmp_path / "run.yaml", "text_column: no\n")))
 
 
 def test_a_config_file_that_is_not_there_is_an_error(tmp_path):
@@ -306,6 +320,7 @@ LABEL_OPTIONS = {
     "teacher_revision",
     "hypothesis_template",
     "text_column",
+    "encoding",
     "teacher_max_length",
     "teacher_precision",
     "entailment_id",

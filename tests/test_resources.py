@@ -9,7 +9,7 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from raydistill.errors import ResourceError
-from raydistill.resources import Node, Request, make_plan, tasks_reserve
+from raydistill.resources import STUDENT_BYTES, TEACHER_BYTES, Node, Request, make_plan, tasks_reserve
 
 TASK = 0.25  # CPUs of a read, write or tokenising task
 TINY = 1e-6
@@ -287,6 +287,29 @@ def test_what_does_not_fit_is_an_error_that_names_the_option_and_what_is_free(re
     assert "10.0.0.7 2 CPU 1 GPU" in message
     assert "10.0.0.8 1.5 CPU 0 GPU" in message
     assert "\n" not in message
+
+
+def test_as_many_teachers_are_planned_as_the_memory_holds():
+    nodes = [Node(64, 0, memory=10e9), Node(64, 0, memory=3.9e9), Node(8, 0)]
+    in_memory = make_plan(nodes, Request(teacher_cpus_per_actor=1), teacher_parameters=int(2e9 / TEACHER_BYTES))
+    assert in_memory.teacher_actors_min == 5 + 1 + 6  # of the last node the memory is not known: CPUs decide
+    assert make_plan(nodes, Request(teacher_cpus_per_actor=1)).teacher_actors_min == 62 + 62 + 6
+
+
+def test_models_that_no_memory_holds_are_an_error_that_says_what_they_need():
+    nodes = [Node(8, 0, "10.0.0.7", memory=3e9), Node(8, 0, "10.0.0.8", memory=1e9)]
+    with pytest.raises(
+        ResourceError, match=r"^--teacher-actors 1 of .* 4\.0 GB of memory at the least, each: 0 fit"
+    ) as e:
+        make_plan(nodes, Request(), teacher_parameters=int(4e9 / TEACHER_BYTES))
+    assert "10.0.0.7 8 CPU 0 GPU 3.0 GB, 10.0.0.8 8 CPU 0 GPU 1.0 GB" in str(e.value)
+    with pytest.raises(ResourceError, match=r"^--train-workers 5 of .*: 4 fit"):
+        make_plan(nodes, Request(train_workers="5"), student_parameters=int(0.9e9 / STUDENT_BYTES))
+
+
+def test_a_model_on_a_gpu_is_not_held_against_the_nodes_memory():
+    plan = make_plan([Node(8, 1, memory=1e9)], Request(), teacher_parameters=10**10, student_parameters=10**10)
+    assert (plan.teacher_gpus, plan.train_gpus) == (1, 1)
 
 
 WRONG = [

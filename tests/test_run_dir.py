@@ -11,6 +11,7 @@ import pytest
 from raydistill.config import DistillConfig
 from raydistill.errors import RunDirError
 from raydistill.files import Folder
+from raydistill.label_store import LabelStore
 from raydistill.run_dir import RunDir
 
 BOTH = ("labels", "student")
@@ -103,6 +104,50 @@ def test_a_folder_of_other_things_is_refused_and_left_alone(tmp_path):
 def test_a_damaged_record_is_refused(content, tmp_path):
     (tmp_path / "run.json").write_bytes(content)
     assert "run.json is damaged" in claim_error(config_for(tmp_path))
+
+
+def labelled(path, **record):
+    """A label store as a run leaves it."""
+    store = LabelStore(str(path / "labels"))
+    store.folder.create()
+    store.write_record({"labelling": {}, **record})
+
+
+@pytest.mark.parametrize("content", [b"{", b"", b"[]"])
+def test_a_damaged_record_over_good_labels_may_be_removed_and_the_run_goes_on(content, tmp_path):
+    labelled(tmp_path)
+    (tmp_path / "run.json").write_bytes(content)
+    message = claim_error(config_for(tmp_path))
+    assert "its run.json is damaged. Remove that file and run again: its labels are kept." in message
+    assert "--overwrite-output-dir" not in message
+    (tmp_path / "run.json").unlink()
+    assert RunDir.claim(config_for(tmp_path), BOTH).record == {}
+
+
+def test_labels_without_a_record_of_either_kind_are_not_taken_for_a_run(tmp_path):
+    (tmp_path / "labels").mkdir()
+    assert "holds no earlier run" in claim_error(config_for(tmp_path))
+    (tmp_path / "labels").rmdir()
+    (tmp_path / "labels").write_text("a file")
+    assert "holds no earlier run" in claim_error(config_for(tmp_path))
+
+
+def test_an_option_that_is_newer_than_the_run_was_at_its_default(tmp_path):
+    run_dir = begun(tmp_path)
+    made_with = run_dir.record["made_with"]["labels"]
+    del made_with["encoding"]
+    run_dir.update(made_with={"labels": made_with})
+    assert RunDir.claim(config_for(tmp_path), BOTH).record
+    assert "--encoding was utf-8, now latin-1" in claim_error(config_for(tmp_path, encoding="latin-1"))
+
+
+def test_a_link_to_a_folder_is_one_and_a_broken_link_or_what_is_below_it_is_refused(tmp_path):
+    (tmp_path / "there").mkdir()
+    (tmp_path / "link").symlink_to("there")
+    assert RunDir.claim(config_for(tmp_path / "link"), BOTH).record == {}
+    (tmp_path / "broken").symlink_to("gone")
+    for below in ("broken", "broken/a/b"):
+        assert f"{tmp_path / 'broken'} is a broken link" in claim_error(config_for(tmp_path / below))
 
 
 def test_a_run_of_the_same_options_goes_on(tmp_path):

@@ -9,7 +9,7 @@ from typing import Any
 
 from raydistill.config import DistillConfig, located
 from raydistill.corpus_files import CorpusFile
-from raydistill.errors import ConfigError, RunDirError
+from raydistill.errors import ConfigError, RunDirError, shown
 from raydistill.files import is_within
 from raydistill.label_store import LabelStore
 from raydistill.specs import StudentSpec, TeacherSpec
@@ -23,11 +23,14 @@ class Models:
     """The models as workers load them, pinned: `teacher` if labels are made here, `student` if one is trained.
 
     `labelling`: what the labels are made with.
+    `teacher_parameters`, `student_parameters`: how many there are, embeddings included.
     """
 
     teacher: TeacherSpec | None = None
     student: StudentSpec | None = None
     labelling: dict[str, Any] = dataclasses.field(default_factory=dict)
+    teacher_parameters: int = 0
+    student_parameters: int = 0
 
 
 def check_models(config: DistillConfig, stages: Sequence[str], class_names: Sequence[str]) -> Models:
@@ -36,28 +39,33 @@ def check_models(config: DistillConfig, stages: Sequence[str], class_names: Sequ
     The heavy imports begin here, after all that can be told without them.
     """
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # of weights too, which are not even read here
     if config.training or TRAIN in stages:
         from raydistill.training_arguments import checked_arguments
 
         checked_arguments(config.training)
-    from raydistill.pretrained import pinned
+    from raydistill.pretrained import count_parameters, pinned
 
     models = Models()
     if TRAIN in stages:
         from raydistill.student import student_rows
 
-        student = pinned(_student_spec(config, class_names), "--student-name-or-path")
+        option = "--student-name-or-path"
+        student = pinned(_student_spec(config, class_names), option)
         student_rows(student)
-        models = dataclasses.replace(models, student=student)
+        parameters = count_parameters(student, option)
+        models = dataclasses.replace(models, student=student, student_parameters=parameters)
     if LABEL in stages:
         from raydistill.teacher import describe_teacher
 
-        teacher = pinned(_teacher_spec(config, class_names), "--teacher-name-or-path")
+        option = "--teacher-name-or-path"
+        teacher = pinned(_teacher_spec(config, class_names), option)
         labelling = describe_teacher(teacher)
         teacher = dataclasses.replace(
             teacher, fingerprint=labelling["teacher_fingerprint"], parameters=labelling["teacher_parameters"]
         )
-        models = dataclasses.replace(models, teacher=teacher, labelling=labelling)
+        parameters = count_parameters(teacher, option)
+        models = dataclasses.replace(models, teacher=teacher, labelling=labelling, teacher_parameters=parameters)
     return models
 
 
@@ -115,7 +123,7 @@ def expect_corpus_elsewhere(config: DistillConfig, files: Sequence[CorpusFile]) 
 
 def expect_same_labelling(then: dict[str, Any], now: dict[str, Any], store: LabelStore) -> None:
     differences = [
-        f"{name} was {then.get(name)}, now {now[name]}"
+        f"{name} was {shown(then.get(name))}, now {shown(now[name])}"
         for name in now
         # Wherever it lies now: its fingerprint is what counts.
         if then.get(name) != now[name] and name not in TOLD_BY_FINGERPRINT

@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import logging
+import math
 import os
 import signal
 import socket
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,8 @@ import ray
 import ray.data
 from ray._private import ray_constants
 from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
-from ray._private.services import canonicalize_bootstrap_address
 from ray._private.state import available_resources_per_node  # no public call tells what a single node has free
+from ray._private.utils import read_ray_address
 from ray.exceptions import (
     ActorDiedError,
     ActorUnavailableError,
@@ -141,7 +142,7 @@ def _expect_listener(address: str) -> str:
     """
     if address.startswith(CLIENT_SCHEME) and importlib.util.find_spec("grpc") is None:
         raise ResourceError(f"--address {address}: the Ray client is not installed: pip install 'ray[client]'.")
-    place = canonicalize_bootstrap_address("auto") if address == "auto" else address
+    place = os.environ.get("RAY_ADDRESS") or read_ray_address() if address == "auto" else address
     if place is None:
         raise _no_cluster(address, "`ray start` has started none here, and RAY_ADDRESS is not set")
     host, colon, port = place.removeprefix(CLIENT_SCHEME).rpartition(":")
@@ -168,7 +169,16 @@ def free_nodes(patience: float = 10.0) -> list[Node]:
         time.sleep(0.1)
     names = {node["NodeID"]: node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]}
     free = available_resources_per_node()
-    return [Node(free[i].get("CPU", 0.0), free[i].get("GPU", 0.0), name) for i, name in names.items() if i in free]
+    return [
+        Node(free[i].get("CPU", 0.0), free[i].get("GPU", 0.0), name, _memory(free[i]))
+        for i, name in names.items()
+        if i in free
+    ]
+
+
+def _memory(free: Mapping[str, float]) -> float:
+    """Bytes; what Ray leaves to its object store counts as well, as it is taken only when it is needed."""
+    return free["memory"] + free.get("object_store_memory", 0.0) if "memory" in free else math.inf
 
 
 def expect_shared(folder: Folder) -> None:

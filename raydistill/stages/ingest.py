@@ -19,7 +19,8 @@ from ray.data.block import Block, BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 
 from raydistill.corpus import clean, text_id
-from raydistill.corpus_readers import Split, read_split
+from raydistill.corpus_files import Split
+from raydistill.corpus_readers import read_split
 from raydistill.known_texts import KnownTexts
 from raydistill.specs import Effort
 

@@ -15,7 +15,7 @@ from raydistill.class_names import read_class_names
 from raydistill.config import LABELS_PRODUCT, STUDENT_PRODUCT, DistillConfig
 from raydistill.corpus import check_readable, estimate_texts, sample_texts
 from raydistill.corpus_files import CorpusFile, corpus_signature, find_files
-from raydistill.errors import ConfigError, CorpusError
+from raydistill.errors import ConfigError, CorpusError, shown
 from raydistill.label_store import LabelStore
 from raydistill.lease import hold
 from raydistill.progress import Chatter, Console
@@ -109,11 +109,11 @@ class Job:
             if config.labels:
                 raise ConfigError("--labels names a store that is there already: it is for `raydistill train` alone.")
             class_names = read_class_names(config.class_names_file)
-            files = find_files(config.data_file)
+            files = find_files(config.data_file, config.encoding)
             expect_corpus_elsewhere(config, files)
             check_readable(files, config.text_column)
             texts = estimate_texts(files, config.text_column)
-            if texts == (0, True):
+            if not texts[0]:
                 raise CorpusError(f"--data-file {config.data_file[0]}: holds no text but blank ones.")
         run_dir = RunDir.claim(config, [PRODUCTS[stage] for stage in stages])
         store = LabelStore(run_dir.labels_path if labelled_here or not config.labels else config.labels)
@@ -121,13 +121,14 @@ class Job:
             class_names = store.complete_record()["labelling"]["class_names"]
         if len(class_names) == 1 and not config.multi_label and TRAIN in stages:
             raise ConfigError(
-                f"there is only one class, {class_names[0]!r}: against no other, its probability is always 1. Name a "
-                "second class, or use --multi-label to judge it by itself."
+                f"there is only one class, {shown(class_names[0])}: against no other, its probability is always 1. "
+                "Name a second class, or use --multi-label to judge it by itself."
             )
         models = check_models(config, stages, class_names)
         fresh = config.overwrite_output_dir and labelled_here
         if labelled_here and not fresh and (record := store.record()):
             expect_same_labelling(record["labelling"], models.labelling, store)
+            store.expect_own_parts()
         return cls(config, stages, run_dir, store, class_names, files, texts, models)
 
     @property
@@ -159,7 +160,12 @@ class Job:
             with hold(folder, console.say):
                 pass  # where another run is at work, or nothing can be written, that is said before Ray is started
         with connection(self.config.address, worker_output=chatter is not None):
-            plan = make_plan(free_nodes(), _request(self.config))
+            plan = make_plan(
+                free_nodes(),
+                _request(self.config),
+                teacher_parameters=self.models.teacher_parameters,
+                student_parameters=self.models.student_parameters,
+            )
             if LABEL in self.stages:
                 check_backend(self.teacher_spec.backend, self.teacher_spec.precision, use_gpu=plan.teacher_gpus > 0)
             if LABEL in self.stages:

@@ -18,7 +18,7 @@ from ray.train.v2.api.config import FailureConfig, ScalingConfig
 from ray.train.v2.api.exceptions import WorkerGroupError
 
 from raydistill.files import Folder
-from raydistill.resources import Node, places
+from raydistill.resources import Node, Size, places
 from raydistill.run_dir import CHECKPOINTS
 from raydistill.stages.cluster import find_ours
 
@@ -66,7 +66,7 @@ class RoomForTasks(ElasticScalingPolicy):
 
     def __init__(self, scaling_config: ScalingConfig, cpus: float, gpus: float) -> None:
         super().__init__(scaling_config)
-        self._size, self._at_work = (cpus, gpus), 0
+        self._size, self._at_work = Size(cpus, gpus), 0
         self._patient_until: float | None = None
 
     def make_decision_for_non_running_worker_group(self) -> ScalingDecision:
@@ -87,8 +87,8 @@ class RoomForTasks(ElasticScalingPolicy):
     def _count_possible_workers(self, reserved_resources: Any) -> int:
         free = available_resources_per_node()
         alive = [node for node in ray.nodes() if node["Alive"] and node["NodeID"] in free]
-        room = places([_node(node["Resources"]) for node in alive], *self._size)
-        now = places([_node(free[node["NodeID"]]) for node in alive], *self._size, beside_tasks=False)
+        room = places([_node(node["Resources"]) for node in alive], self._size)
+        now = places([_node(free[node["NodeID"]]) for node in alive], self._size, beside_tasks=False)
         return min(self.scaling_config.max_workers, room, self._at_work + now)
 
 
