@@ -239,20 +239,21 @@ class Job:
         if earlier := self._labelled_before(console):
             self.run_dir.update(counts=_counts(earlier))
             return
-        with hold(self.store.folder, console.say):
-            self._make_labels(plan, console)
-
-    def _make_labels(self, plan: Plan, console: Console) -> None:
         from raydistill.stages.audit import choose_precision
+
+        # Once chosen, a precision stays: the labels of a store are all of one kind.
+        scoring = (self.store.record() or {}).get("scoring") or choose_precision(
+            self.config, self.teacher_spec, self._sample, plan, console
+        )
+        with hold(self.store.folder, console.say):
+            self._make_labels(scoring, plan, console)
+
+    def _make_labels(self, scoring: dict[str, Any], plan: Plan, console: Console) -> None:
         from raydistill.stages.label import label_corpus
 
         quoted = self.run_dir.record.get("quote") or {}
         foretold = quoted.get("basis") == self._quoted(plan)
         corpus = self._corpus
-        # Once chosen, a precision stays: the labels of a store are all of one kind.
-        scoring = (self.store.record() or {}).get("scoring") or choose_precision(
-            self.config, self.teacher_spec, self._sample, plan, console
-        )
         record = {"labelling": self.models.labelling, "scoring": scoring, "versions": versions()}
         self.store.write_record(record | {"complete": None})
         self.run_dir.update(scoring=scoring)
