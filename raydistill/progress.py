@@ -175,6 +175,8 @@ class Chatter:
     def keep_in(self, log: Path) -> None:
         """From here on, and what was caught before, in this file; an earlier run's is added to."""
         caught = self._sink
+        sys.stdout.flush()
+        sys.stderr.flush()
         caught.seek(0)
         sink = log.open("ab", buffering=0)
         shutil.copyfileobj(caught, sink)
