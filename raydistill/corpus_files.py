@@ -90,7 +90,7 @@ def _expand(entry: str) -> list[CorpusFile]:
             found = fs.get_file_info(ArrowFSWrapper(fs).glob(path) if scheme else glob.glob(path, recursive=True))
         else:
             found = []
-    except (OSError, pa.ArrowInvalid, UnicodeDecodeError) as error:
+    except (OSError, pa.ArrowInvalid, UnicodeError) as error:
         raise CorpusError(f"--data-file {entry}: cannot be read ({first_line(error)}).") from None
     files = sorted(
         (item for item in found if item.type == pafs.FileType.File and not _is_hidden(item.base_name)),

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
+
 from raydistill.redaction import without_secrets
 
+DETAIL = re.compile(r".*Detail: \[errno \d+\] ")  # of pyarrow, which repeats the path in front of it
 MOST_SHOWN = 100  # characters of a value in an error line
 
 
@@ -45,7 +48,8 @@ class FaultError(RaydistillError):
 def first_line(error: Exception) -> str:
     """What a library's error says in its first line, without the full stop and without secrets."""
     reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return without_secrets(reason.strip().split("\n")[0].rstrip("."))
+    line = reason.strip().split("\n")[0].rstrip(".")
+    return without_secrets(DETAIL.sub("", line))
 
 
 def shown(value: object) -> str:

@@ -84,9 +84,10 @@ class Folder:
     def __init__(self, path: str) -> None:
         try:
             self.filesystem, self.root = open_path(path)
+            self.root.encode()  # which pyarrow would do
             if not self.root:
                 raise pa.ArrowInvalid("it names no bucket")
-        except (pa.ArrowInvalid, OSError) as error:
+        except (pa.ArrowInvalid, OSError, UnicodeError) as error:
             raise RunDirError(
                 f"{path}: cannot be a folder ({_reason(error)}). Give a path, or a URI such as s3://bucket/folder."
             ) from None
@@ -290,8 +291,6 @@ class Folder:
 def _reason(error: Exception) -> str:
     """What a system says, of an object store's long answer the heart."""
     said = first_line(error)
-    if isinstance(error, OSError) and error.errno:
-        return os.strerror(error.errno)  # pyarrow's own words repeat the path
     heart = re.search(r"AWS Error .*?(?=; Details| \(Request ID|$)", said)
     return heart[0] if heart else said
 

@@ -27,7 +27,6 @@ from tiny_models import save_classifier, save_encoder
 
 from raydistill.class_names import read_class_names
 from raydistill.cli import collect_config, main
-from raydistill.lease import hold
 from raydistill.run_dir import RunDir
 
 TEACHER, STUDENT = "--teacher-name-or-path", "--student-name-or-path"
@@ -110,8 +109,8 @@ def used(good: dict, **labelling: Any) -> Path:
     config = collect_config({name[2:].replace("-", "_"): value for name, value in good.items()}, [])
     config.data_file = (good["--data-file"],)
     run_dir = RunDir.claim(config, ("labels", "student"))
-    with hold(run_dir.folder, print):
-        run_dir.begin(config, ("labels", "student"))
+    run_dir.folder.create()
+    run_dir.begin(config, ("labels", "student"))
     store = LabelStore(run_dir.labels_path)
     store.folder.create()
     made_with = check_models(config, ("label",), read_class_names(config.class_names_file)).labelling
@@ -246,6 +245,7 @@ BAD_INPUT: dict[str, tuple[Change, list[str]]] = {
         ["no such file"],
     ),
     "corpus with a name too long": (option(data_file="x" * 260), ["--data-file", "too long"]),
+    "corpus with a name that is not UTF-8": (option(data_file="\udcff.txt"), ["--data-file", ".txt: cannot be read"]),
     "corpus at a scheme of none": (option(data_file="nowhere://c.txt"), ["--data-file nowhere://c.txt"]),
     "output within the corpus": (
         lambda t, g: {"--data-file": str(Path(written(t / "c.txt", "x")).parent), "--output-dir": str(t / "out")},
@@ -406,12 +406,16 @@ BAD_INPUT: dict[str, tuple[Change, list[str]]] = {
         ["l is a broken link"],
     ),
     "output directory is a link to itself": (output(lambda t, g: linked(t / "l", "l")), ["l is a broken link"]),
-    "output directory with a name too long": (
-        output(lambda t, g: t / ("x" * 300)),
-        ["--output-dir", "cannot be", "too long"],
+    "output directory with a name too long": (output(lambda t, g: t / ("x" * 250 + "yz" * 5)), ["too long"]),
+    "output directory with a name that is not UTF-8": (
+        option(output_dir="\udcff"),
+        ["--output-dir", "cannot be a folder"],
     ),
     "output directory not writable": (option(output_dir="/proc/raydistill"), ["--output-dir", "cannot be written"]),
-    "output directory on an object store": (option(output_dir="s3://bucket/run"), ["--output-dir", "folder"]),
+    "output directory at a scheme of none": (
+        option(output_dir="sthree://bucket/run"),
+        ["--output-dir sthree://bucket/run", "cannot be a folder", "s3://"],
+    ),
     "output directory in use": (
         output(lambda t, g: Path(written(t / "other.txt", "x")).parent),
         ["not empty", "--overwrite-output-dir"],

@@ -126,9 +126,9 @@ def dictionary_of(path: Path, text: str, rows: int) -> Path:
 LONG = "x" * (1 << 20) + "🙂"  # which makes Python take four bytes for each character
 # name -> (the file, how many texts it holds)
 LARGE: dict[str, tuple[Callable[[Path], Path], int]] = {
-    "half a gigabyte of lines in gzip": (
-        lambda t: packed(t / "c.txt.gz", gzip.compress, b"a text of a kilobyte".ljust(1023) + b"\n", GIGABYTE // 2),
-        1 << 19,
+    "a quarter of a gigabyte of lines in gzip": (
+        lambda t: packed(t / "c.txt.gz", gzip.compress, b"a text of a kilobyte".ljust(1023) + b"\n", GIGABYTE // 4),
+        1 << 18,
     ),
     "rows of a megabyte in zstd": (
         lambda t: packed(t / "c.csv.zst", zstd, b"text\n".ljust((1 << 20) - 1, b"a") + b"\n", GIGABYTE // 8),
@@ -136,7 +136,10 @@ LARGE: dict[str, tuple[Callable[[Path], Path], int]] = {
     ),
     "lines as long as can be": (lambda t: write(t / "c.txt", "🙂".ljust(15 << 20) + "\n", "b\n" * 3), 4),
     "JSON lines as long as can be": (lambda t: write(t / "c.jsonl", json.dumps({"text": LONG * 14}) + "\n"), 1),
-    "a field as long as can be": (lambda t: write(t / "c.csv", 'text\n"🙂\n', "x\n" * (7 << 20), '"\nb\n'), 2),
+    "a field as long as can be": (
+        lambda t: write(t / "c.csv", 'text\n"🙂\n', ("x" * 1023 + "\n") * (14 << 10), '"\nb\n'),
+        2,
+    ),
     "a long text in Parquet, a hundred times": (lambda t: dictionary_of(t / "c.parquet", LONG, 100), 100),
 }
 
