@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -146,6 +147,9 @@ def test_behind_a_ray_client_the_run_and_its_errors_come_through(
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     start_cluster(2, ray_client_server_port=port)
+    deadline = time.monotonic() + 60  # its server comes last
+    while socket.socket().connect_ex(("127.0.0.1", port)) and time.monotonic() < deadline:
+        time.sleep(0.1)
     done = run(f"ray://127.0.0.1:{port}", tmp_path / "out", inputs)
     assert done.returncode == 0, done.stderr
     lines = done.stderr.splitlines()
