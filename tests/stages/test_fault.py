@@ -163,7 +163,7 @@ def test_an_actor_and_tasks_that_are_killed_cost_no_label(
 @pytest.mark.parametrize(
     ("actor", "tolerance", "wanted"),
     [
-        (DyingActor, Tolerance(max_failures=1), "actors died 2 times and nothing got done"),
+        (DyingActor, Tolerance(max_failures=1), r"actors died \d times and nothing got done"),
         (IdleActor, Tolerance(stall_seconds=15), "no progress for 15 s"),
     ],
 )
@@ -226,6 +226,7 @@ def test_training_that_is_killed_stopped_and_robbed_of_its_worker_comes_to_the_s
     label(make_config(tmp_path / "labelled", data_file=str(corpus)))
     options = {"labels": str(tmp_path / "labelled" / "labels"), "per_device_train_batch_size": 4, "save_steps": 100}
     options |= {"eval_strategy": "steps", "eval_steps": 100, "load_best_model_at_end": True, "num_train_epochs": 5}
+    options |= {"cpus_per_train_worker": 1.0}  # so one thread each time, whatever is free: sums are rounded alike
     whole, killed = (make_config(tmp_path / name, **options) for name in ("whole", "killed"))
     train(whole)
 
