@@ -207,7 +207,7 @@ def training_flags(leftover: Sequence[str]) -> dict[str, Any]:
 def demo(output_dir: str, address: str | None, texts: int) -> None:
     """A real run, offline, in about two minutes: BBC News texts, a bundled teacher, a student from all-MiniLM-L6-v2."""
     from raydistill.stages.demo import prepare_demo, run_demo
-    from raydistill.stages.run import Job
+    from raydistill.stages.job import Job
 
     files, config = prepare_demo(output_dir, texts, address)
     job = Job.prepare(config, ("label", "train"))

@@ -17,6 +17,7 @@ from typing import Any
 from raydistill.errors import ConfigError, shown
 from raydistill.option_values import converted, flag, is_encoding, template_faults
 from raydistill.redaction import redacted
+from raydistill.specs import Tolerance
 
 ESSENTIALS, TEACHER, STUDENT = "Essentials", "Teacher", "Student"
 RESOURCES, BEHAVIOUR, FAULTS = "Resources", "Behaviour", "Faults"
@@ -272,27 +273,29 @@ class DistillConfig:
         group=FAULTS,
     )
     max_failures: int = option(
-        3,
+        Tolerance.max_failures,
         "How often what died (an actor, a task, the train workers) is started again while the stage gets no further.",
         group=FAULTS,
     )
     block_seconds: float = option(
-        10.0,
+        Tolerance.block_seconds,
         "Seconds of a teacher actor's work in a block, about: what the loss of an actor costs. Short ones pad more and "
         "cost more reading and writing.",
         group=FAULTS,
     )
     stall_timeout: float = option(
-        30.0, "Minutes that a stage may stand still before it is ended with an error.", group=FAULTS
+        Tolerance.stall_seconds / 60,
+        "Minutes that a stage may stand still before it is ended with an error.",
+        group=FAULTS,
     )
     grace: float = option(
-        20.0,
+        Tolerance.grace_seconds,
         "Seconds that a stop (Ctrl-C, SIGTERM) leaves for blocks under way, or for a last checkpoint; the second one "
         "stops at once.",
         group=FAULTS,
     )
     checkpoint_minutes: float = option(
-        10.0,
+        Tolerance.checkpoint_seconds / 60,
         "Minutes after which training keeps a checkpoint to go on from, besides those of --save-steps.",
         group=FAULTS,
     )

@@ -17,7 +17,7 @@ import pyarrow as pa
 from raydistill.corpus_files import CorpusFile, Split
 from raydistill.corpus_lines import LONGEST_LINE, as_utf8
 from raydistill.corpus_readers import open_parquet, parquet_column, read_split
-from raydistill.files import open_path
+from raydistill.paths import open_path
 
 T = TypeVar("T")
 

@@ -17,7 +17,7 @@ import pyarrow.fs as pafs
 from fsspec.implementations.arrow import ArrowFSWrapper
 
 from raydistill.errors import CorpusError, first_line
-from raydistill.files import GLOB_CHARACTERS, is_uri, open_path
+from raydistill.paths import GLOB_CHARACTERS, is_uri, open_path
 from raydistill.redaction import without_secrets
 
 FORMATS = {".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl", ".parquet": "parquet"}

@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from raydistill.corpus_files import CorpusFile, Split
 from raydistill.errors import CorpusError
-from raydistill.files import open_path
+from raydistill.paths import open_path
 
 READ_BYTES = 4 << 20
 LONGEST_LINE = 16 << 20  # a longer one is a file without line ends rather than a text

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from raydistill.corpus_files import CorpusFile, Split
 from raydistill.corpus_lines import LONGEST_LINE, READ_BYTES, numbered_lines, numbered_pieces
 from raydistill.errors import CorpusError, first_line
-from raydistill.files import open_path
+from raydistill.paths import open_path
 
 # Parquet may unpack to anything: what its footer says is held against these before it is read, and few rows are decoded
 # at a time, as each may be the same long text.

@@ -16,45 +16,14 @@ import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, BinaryIO
-from urllib.parse import quote, unquote
 
 import pyarrow as pa
 import pyarrow.fs as pafs
 
 from raydistill.errors import RunDirError, first_line
-
-GLOB_CHARACTERS = frozenset("*?[")
-SAFE_IN_URI = "/:@%"  # what is quoted already stays as it is
-
-
-def is_uri(path: str) -> bool:
-    """Whether a path names its file system (s3://, gs://, file://, …)."""
-    return "://" in path
-
-
-def open_path(path: str) -> tuple[pafs.FileSystem, str]:
-    """The file system of a path or URI, and the path within it. Raises pyarrow.ArrowInvalid and OSError.
-
-    What stands behind a "?" in a URI are settings: s3://bucket/run?endpoint_override=host:9000&scheme=http.
-    """
-    if is_uri(path):
-        uri, question, settings = path.partition("?")
-        return pafs.FileSystem.from_uri(quote(uri, safe=SAFE_IN_URI) + question + settings)
-    return pafs.LocalFileSystem(), os.path.abspath(os.path.expanduser(path))
-
-
-def is_within(path: str, folder: str) -> bool:
-    """Whether a path or URI names a folder, given by path or URI, or something in it."""
-    inner, outer = map(_without_settings, (path, folder))
-    return inner.is_relative_to(outer)
-
-
-def _without_settings(path: str) -> PurePosixPath:
-    if is_uri(path):
-        return PurePosixPath(unquote(path.partition("?")[0]).removeprefix("file://"))
-    return PurePosixPath(open_path(path)[1])
+from raydistill.paths import is_uri, open_path
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 
 from raydistill.corpus import text_id
 from raydistill.errors import RunDirError
-from raydistill.files import Folder, is_within
+from raydistill.files import Folder
 from raydistill.known_texts import BUCKET_IDS, KnownTexts, id_halves, take_census
 from raydistill.label_store import SCHEMA, LabelStore, logits_column, logits_matrix
+from raydistill.paths import is_within
 
 same_folder = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50)
 

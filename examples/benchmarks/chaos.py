@@ -32,6 +32,7 @@ from typing import Any
 
 import numpy as np
 import psutil
+import pyarrow.fs as pafs
 from ray.cluster_utils import Cluster
 
 from raydistill.files import Folder
@@ -253,32 +254,20 @@ def corpus_of(texts: int, rng: random.Random) -> list[str]:
 
 
 @contextlib.contextmanager
-def s3_server() -> Iterator[str]:
+def bucket() -> Iterator[str]:
     """A bucket on a local S3 server; its address is in the environment, for all that is started from here."""
-    import socket
+    from s3_server import s3_server
 
-    import pyarrow.fs as pafs
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    server = subprocess.Popen(
-        [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)], stderr=subprocess.DEVNULL
-    )
-    os.environ.update(
-        AWS_ENDPOINT_URL=f"http://127.0.0.1:{port}",
-        AWS_ACCESS_KEY_ID="key",
-        AWS_SECRET_ACCESS_KEY="secret",
-        AWS_DEFAULT_REGION="us-east-1",
-    )
-    try:
-        while socket.socket().connect_ex(("127.0.0.1", port)):
-            time.sleep(0.1)
+    with s3_server() as endpoint:
+        os.environ.update(
+            AWS_ENDPOINT_URL=f"http://{endpoint}",
+            AWS_ACCESS_KEY_ID="key",
+            AWS_SECRET_ACCESS_KEY="secret",
+            AWS_DEFAULT_REGION="us-east-1",
+        )
         fs, _ = pafs.FileSystem.from_uri("s3://runs?allow_bucket_creation=true")
         fs.create_dir("runs")
         yield "s3://runs"
-    finally:
-        server.kill()
 
 
 def main() -> int:
@@ -302,7 +291,7 @@ def main() -> int:
     with contextlib.ExitStack() as stack:
         folder = arguments.keep or Path(stack.enter_context(tempfile.TemporaryDirectory()))
         folder.mkdir(parents=True, exist_ok=True)
-        place = stack.enter_context(s3_server()) if arguments.s3 else str(folder)
+        place = stack.enter_context(bucket()) if arguments.s3 else str(folder)
         lines = corpus_of(arguments.texts, rng)
         (folder / "corpus.txt").write_text("".join(f"{line}\n" for line in lines))
         (folder / "classes.txt").write_text("".join(f"{name}\n" for name in CLASSES))

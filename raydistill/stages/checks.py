@@ -10,8 +10,8 @@ from typing import Any
 from raydistill.config import DistillConfig, located
 from raydistill.corpus_files import CorpusFile
 from raydistill.errors import ConfigError, RunDirError, shown
-from raydistill.files import is_within
 from raydistill.label_store import LabelStore
+from raydistill.paths import is_within
 from raydistill.specs import StudentSpec, TeacherSpec
 
 LABEL, TRAIN = "label", "train"

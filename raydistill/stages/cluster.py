@@ -20,20 +20,11 @@ os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
 
 import ray
 import ray.data
+import ray.exceptions
 from ray._private import ray_constants
 from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
 from ray._private.state import available_resources_per_node  # no public call tells what a single node has free
 from ray._private.utils import read_ray_address
-from ray.exceptions import (
-    ActorDiedError,
-    ActorUnavailableError,
-    LocalRayletDiedError,
-    NodeDiedError,
-    ObjectLostError,
-    OutOfMemoryError,
-    RayError,
-    WorkerCrashedError,
-)
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 import raydistill
@@ -45,13 +36,13 @@ logger = logging.getLogger(__name__)
 
 CONNECT_SECONDS = 10
 DEATHS = (
-    ActorDiedError,
-    ActorUnavailableError,
-    LocalRayletDiedError,
-    NodeDiedError,
-    ObjectLostError,
-    OutOfMemoryError,
-    WorkerCrashedError,
+    ray.exceptions.ActorDiedError,
+    ray.exceptions.ActorUnavailableError,
+    ray.exceptions.LocalRayletDiedError,
+    ray.exceptions.NodeDiedError,
+    ray.exceptions.ObjectLostError,
+    ray.exceptions.OutOfMemoryError,
+    ray.exceptions.WorkerCrashedError,
 )
 CLIENT_SCHEME = "ray://"
 # The head starts a server for each client, which now and then hangs in its fork; the next one does well.
@@ -268,7 +259,11 @@ def our_errors() -> Iterator[None]:
 def find_ours(error: BaseException | None) -> RaydistillError | None:
     """What a worker said in our own words, somewhere within an error of Ray's."""
     # Ray's own exceptions also inherit from the cause; the bare one has the bare message.
-    found = (one for one in _within(error) if isinstance(one, RaydistillError) and not isinstance(one, RayError))
+    found = (
+        one
+        for one in _within(error)
+        if isinstance(one, RaydistillError) and not isinstance(one, ray.exceptions.RayError)
+    )
     return next(found, None)
 
 

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from raydistill.config import DistillConfig
 from raydistill.errors import ConfigError
 from raydistill.progress import Chatter
-from raydistill.stages.run import Job
+from raydistill.stages.job import Job
 
 CLASSES = ["business", "entertainment", "politics", "sports", "tech"]
 TEMPLATE = "This text is about {}."

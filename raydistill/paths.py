@@ -1,0 +1,40 @@
+"""Paths and URIs: which file system they name, and what lies within what."""
+
+from __future__ import annotations
+
+import os
+from pathlib import PurePosixPath
+from urllib.parse import quote, unquote
+
+import pyarrow.fs as pafs
+
+GLOB_CHARACTERS = frozenset("*?[")
+SAFE_IN_URI = "/:@%"  # what is quoted already stays as it is
+
+
+def is_uri(path: str) -> bool:
+    """Whether a path names its file system (s3://, gs://, file://, …)."""
+    return "://" in path
+
+
+def open_path(path: str) -> tuple[pafs.FileSystem, str]:
+    """The file system of a path or URI, and the path within it. Raises pyarrow.ArrowInvalid and OSError.
+
+    What stands behind a "?" in a URI are settings: s3://bucket/run?endpoint_override=host:9000&scheme=http.
+    """
+    if is_uri(path):
+        uri, question, settings = path.partition("?")
+        return pafs.FileSystem.from_uri(quote(uri, safe=SAFE_IN_URI) + question + settings)
+    return pafs.LocalFileSystem(), os.path.abspath(os.path.expanduser(path))
+
+
+def is_within(path: str, folder: str) -> bool:
+    """Whether a path or URI names a folder, given by path or URI, or something in it."""
+    inner, outer = map(_without_settings, (path, folder))
+    return inner.is_relative_to(outer)
+
+
+def _without_settings(path: str) -> PurePosixPath:
+    if is_uri(path):
+        return PurePosixPath(unquote(path.partition("?")[0]).removeprefix("file://"))
+    return PurePosixPath(open_path(path)[1])

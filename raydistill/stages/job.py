@@ -1,0 +1,345 @@
+"""A run from its checks to its summary: prepare (nothing is written), plan, label, train, report."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import time
+from typing import Any
+
+from raydistill.class_names import read_class_names
+from raydistill.config import LABELS_PRODUCT, STUDENT_PRODUCT, DistillConfig
+from raydistill.corpus import check_readable, estimate_texts, sample_texts
+from raydistill.corpus_files import CorpusFile, corpus_signature, find_files
+from raydistill.errors import ConfigError, CorpusError, shown
+from raydistill.label_store import LabelStore
+from raydistill.lease import hold
+from raydistill.progress import Chatter, Console
+from raydistill.quote import Quote
+from raydistill.rejected import REJECTED, most_rejected
+from raydistill.resources import Plan, Request, make_plan
+from raydistill.run_dir import CHECKPOINTS, LOG, RunDir, versions
+from raydistill.specs import TeacherSpec, Tolerance
+from raydistill.stages.checks import (
+    LABEL,
+    TRAIN,
+    Models,
+    check_models,
+    expect_corpus_elsewhere,
+    expect_same_labelling,
+)
+from raydistill.stages.summary import DistillResult, counted, describe_plan, describe_quote, describe_work, summary
+
+# Pairs times parameters, from which on a faster engine is worth the seconds that exporting a teacher takes.
+EXPORT_PAYS = 1e10
+PRODUCTS = {LABEL: LABELS_PRODUCT, TRAIN: STUDENT_PRODUCT}
+
+
+@dataclasses.dataclass
+class Job:
+    """A run whose input is known to be good. Made by `prepare`, which writes nothing; `execute` does the work."""
+
+    config: DistillConfig
+    stages: tuple[str, ...]
+    run_dir: RunDir
+    store: LabelStore
+    class_names: list[str]
+    files: list[CorpusFile]
+    texts: tuple[int, bool]
+    models: Models
+    seconds: dict[str, float] = dataclasses.field(default_factory=dict)  # of the stages that had something to do
+
+    @classmethod
+    def prepare(cls, config: DistillConfig, stages: tuple[str, ...]) -> Job:
+        """Check all that can be checked without Ray. Raises RaydistillError."""
+        labelled_here = LABEL in stages
+        config.check(["data_file", "class_names_file", "output_dir"] if labelled_here else ["output_dir"])
+        files: list[CorpusFile] = []
+        texts = (0, True)
+        if labelled_here:
+            if config.labels:
+                raise ConfigError("--labels names a store that is there already: it is for `raydistill train` alone.")
+            class_names = read_class_names(config.class_names_file)
+            files = find_files(config.data_file, config.encoding)
+            expect_corpus_elsewhere(config, files)
+            check_readable(files, config.text_column)
+            texts = estimate_texts(files, config.text_column)
+            if not texts[0]:
+                raise CorpusError(f"--data-file {config.data_file[0]}: holds no text but blank ones.")
+        run_dir = RunDir.claim(config, [PRODUCTS[stage] for stage in stages])
+        store = LabelStore(run_dir.labels_path if labelled_here or not config.labels else config.labels)
+        if not labelled_here:
+            class_names = store.complete_record()["labelling"]["class_names"]
+        if len(class_names) == 1 and not config.multi_label and TRAIN in stages:
+            raise ConfigError(
+                f"there is only one class, {shown(class_names[0])}: against no other, its probability is always 1. "
+                "Name a second class, or use --multi-label to judge it by itself."
+            )
+        models = check_models(config, stages, class_names)
+        fresh = config.overwrite_output_dir and labelled_here
+        if labelled_here and not fresh and (record := store.record()):
+            expect_same_labelling(record["labelling"], models.labelling, store)
+            store.expect_own_parts()
+        return cls(config, stages, run_dir, store, class_names, files, texts, models)
+
+    @property
+    def teacher_spec(self) -> TeacherSpec:
+        """The teacher as workers load it."""
+        spec = self.models.teacher
+        assert spec is not None
+        work = spec.parameters * self.texts[0] * len(self.class_names)
+        small = spec.backend == "auto" and spec.precision != "int8" and work < EXPORT_PAYS
+        return dataclasses.replace(spec, backend="torch" if small else spec.backend)
+
+    def execute(self, console: Console, chatter: Chatter | None = None) -> DistillResult:
+        """Start or join Ray, plan, and run the stages; with `dry_run`, print the plan and a quote only.
+
+        The output directory is touched only when the plan is known to fit, and by a quote only in its `run.json`.
+
+        Args:
+            chatter: what this process prints, workers' output included, goes to the run's log.
+
+        Raises:
+            RaydistillError.
+        """
+        from raydistill.engines.load import check_backend
+        from raydistill.stages.cluster import connection, expect_shared, free_nodes
+
+        started = time.monotonic()
+        folder = self.run_dir.folder
+        if folder.is_there() or not folder.local:
+            with hold(folder, console.say):
+                pass  # where another run is at work, or nothing can be written, that is said before Ray is started
+        with connection(self.config.address, worker_output=chatter is not None):
+            plan = make_plan(
+                free_nodes(),
+                _request(self.config),
+                teacher_parameters=self.models.teacher_parameters,
+                student_parameters=self.models.student_parameters,
+            )
+            if LABEL in self.stages:
+                check_backend(self.teacher_spec.backend, self.teacher_spec.precision, use_gpu=plan.teacher_gpus > 0)
+            if LABEL in self.stages:
+                console.say(f"corpus {describe_work(self.texts, len(self.class_names), len(self.files))}")
+            console.say(f"plan   {describe_plan(plan, label=LABEL in self.stages, train=TRAIN in self.stages)}")
+            if self.config.dry_run:
+                quote = self._quote(plan, console) if LABEL in self.stages else None
+                return DistillResult(folder.path, self.store.path, {}, {}, {}, quote)
+            products = [PRODUCTS[stage] for stage in self.stages]
+            with hold(folder, console.say):
+                expect_shared(folder)
+                self.run_dir.begin(self.config, products, versions=versions(), plan=dataclasses.asdict(plan))
+                with self.run_dir.log(console.say) if chatter else contextlib.nullcontext() as log:
+                    if chatter and log:
+                        chatter.keep_in(log)
+                    if LABEL in self.stages:
+                        self._label(plan, console)
+                    if TRAIN in self.stages:
+                        with hold(self.store.folder, console.say, shared=True):
+                            self._train(plan, console)
+                    self.run_dir.update(seconds=round(time.monotonic() - started, 3))
+        return self._finish(console, logged=chatter is not None)
+
+    def _quote(self, plan: Plan, console: Console) -> Quote | None:
+        from raydistill.stages.quote import quote_labelling
+
+        fresh, folder = self.config.overwrite_output_dir, self.run_dir.folder
+        with hold(folder, console.say) if folder.is_there() else contextlib.nullcontext():
+            if not fresh and self._labelled_before(console):
+                return None
+            known = self.store.known_texts([] if fresh else self.store.parts())
+            scoring = {} if fresh else (self.store.record() or {}).get("scoring", {})
+        spec = dataclasses.replace(self.teacher_spec, precision=scoring.get("precision", self.teacher_spec.precision))
+        quote = quote_labelling(
+            self.files,
+            self.config.text_column,
+            self.texts,
+            spec,
+            known,
+            plan,
+            console,
+            block_seconds=self.config.block_seconds,
+        )
+        if quote is None:
+            console.say("quote  all texts of the sample are labelled already")
+            return None
+        console.say("quote  of the label stage")
+        console.table(describe_quote(quote, self.config.price_per_hour))
+        with hold(folder, console.say):
+            self.run_dir.keep_quote(dataclasses.asdict(quote) | {"basis": self._quoted(plan, fresh=fresh)})
+        return quote
+
+    def _quoted(self, plan: Plan, *, fresh: bool = False) -> str:
+        """What a quote is of: the same for the run that it foretells."""
+        facts = [self._corpus, self.models.labelling, dataclasses.asdict(plan), [] if fresh else self.store.parts()]
+        return hashlib.blake2b(json.dumps(facts).encode(), digest_size=16).hexdigest()
+
+    @property
+    def _corpus(self) -> str:
+        return corpus_signature(self.files, self.config.text_column)
+
+    def _labelled_before(self, console: Console) -> dict[str, Any] | None:
+        """What a complete store says of this very corpus; also to the console."""
+        earlier = (self.store.record() or {}).get("complete") or {}
+        if earlier.get("corpus") != self._corpus or self.store.count_texts() != earlier["texts"]:
+            return None
+        console.say(f"label  done before: {earlier['texts']:,} texts in {self.store.path}")
+        return earlier
+
+    def _label(self, plan: Plan, console: Console) -> None:
+        if earlier := self._labelled_before(console):
+            self.run_dir.update(counts=_counts(earlier))
+            return
+        from raydistill.stages.audit import choose_precision
+
+        # Once chosen, a precision stays: the labels of a store are all of one kind.
+        scoring = (self.store.record() or {}).get("scoring") or choose_precision(
+            self.config, self.teacher_spec, self._sample, plan, console
+        )
+        with hold(self.store.folder, console.say):
+            self._make_labels(scoring, plan, console)
+
+    def _make_labels(self, scoring: dict[str, Any], plan: Plan, console: Console) -> None:
+        from raydistill.stages.label import label_corpus
+
+        quoted = self.run_dir.record.get("quote") or {}
+        foretold = quoted.get("basis") == self._quoted(plan)
+        corpus = self._corpus
+        record = {"labelling": self.models.labelling, "scoring": scoring, "versions": versions()}
+        self.store.write_record(record | {"complete": None})
+        self.run_dir.update(scoring=scoring)
+        spec = dataclasses.replace(self.teacher_spec, precision=scoring["precision"])
+        with console.stage("label", "texts", self.texts[0]) as progress:
+            counts = label_corpus(
+                self.files,
+                self.config.text_column,
+                spec,
+                self.store,
+                plan,
+                progress,
+                file_bytes=self.config.label_file_mb << 20,
+                most_rejected=most_rejected(self.config.max_rejected, self.texts[0]),
+                tolerance=_tolerance(self.config),
+            )
+        if counts.rejected:
+            where = self.store.folder.where(REJECTED)
+            console.say(f"       {counted(counts.rejected, 'text')} could not be scored: {where}")
+        if not counts.texts and not counts.rejected:
+            raise CorpusError(f"--data-file {self.config.data_file[0]}: holds no text but blank ones.")
+        if self.config.teacher_backend == "openvino" and any(
+            not name.startswith("openvino") for name in counts.engines
+        ):
+            console.say("       OpenVINO cannot run this teacher, so PyTorch did; the log says why")
+        if counts.known:
+            console.say(f"       {counts.labelled:,} new texts; {counts.known:,} were labelled before")
+        census = self.store.census(about=counts.texts)
+        if census.texts != counts.texts:
+            raise RuntimeError(f"the label store holds {census.texts} texts, but {counts.texts} were met")
+        complete = {
+            "id": census.digest,
+            "corpus": corpus,
+            "texts": counts.texts,
+            "distinct": census.distinct,
+            "duplicates": counts.texts - census.distinct,
+            "blanks": counts.blanks,
+            "rejected": counts.rejected,
+            "pairs": counts.texts * len(self.class_names),
+        }
+        self.store.write_record(record | {"complete": complete})
+        self.seconds[LABEL] = round(progress.seconds, 3)
+        stage = dataclasses.asdict(counts) | {"seconds": self.seconds[LABEL], "finished": True}
+        borne_out = {"quote": quoted | {"actual_seconds": self.seconds[LABEL]} if foretold else None} if quoted else {}
+        self.run_dir.update(counts=_counts(complete), stages={LABEL: stage}, **borne_out)
+
+    def _sample(self) -> list[str]:
+        return sample_texts(self.files, self.config.text_column, self.config.audit_texts)
+
+    def _train(self, plan: Plan, console: Console) -> None:
+        from raydistill.stages.train import train_student
+        from raydistill.training_arguments import checked_arguments
+
+        spec = self.models.student
+        assert spec is not None
+        labels = self.store.complete_record()["complete"]
+        self.run_dir.update(counts=_counts(labels))
+        workers, arguments = plan.train_workers, checked_arguments(self.config.training)
+        least = arguments.per_device_train_batch_size if arguments.dataloader_drop_last else 1
+        if labels["texts"] // workers < least:
+            raise ConfigError(
+                f"there are only {labels['texts']:,} texts for {counted(workers, 'train worker')}, and each needs "
+                f"{least} or more. Use fewer --train-workers or a smaller batch."
+            )
+        earlier = self.run_dir.record.get("stages", {}).get(TRAIN, {})
+        folder = self.run_dir.folder
+        if earlier.get("labels") == labels["id"] and earlier.get("finished"):
+            console.say(f"train  done before: {folder.path}")
+        else:
+            if earlier.get("labels") != labels["id"]:
+                if earlier.get("finished"):
+                    console.say("train  begins anew: the labels have changed")
+                folder.delete_tree(CHECKPOINTS)  # they were trained on other labels
+            elif earlier.get("revision", spec.revision) != spec.revision and folder.has(CHECKPOINTS):
+                console.say(f"train  begins anew: {spec.name_or_path} has changed on the hub")
+                folder.delete_tree(CHECKPOINTS)
+            elif folder.has(CHECKPOINTS):
+                workers = earlier["workers"]  # updates and schedule are those it was begun with
+            begun = {"labels": labels["id"], "workers": workers, "revision": spec.revision, "finished": False}
+            self.run_dir.update(stages={TRAIN: begun})
+            with console.stage("train", "steps") as progress:
+                student = train_student(
+                    spec,
+                    self.store,
+                    labels["texts"],
+                    plan,
+                    folder,
+                    progress,
+                    begun_with=workers,
+                    tolerance=_tolerance(self.config),
+                )
+            self.run_dir.publish(student.model)
+            self.seconds[TRAIN] = round(progress.seconds, 3)
+            stage = {
+                "finished": True,
+                "updates": student.updates,
+                "seconds": self.seconds[TRAIN],
+                "worker_seconds": student.seconds,
+            }
+            self.run_dir.update(figures=student.figures, stages={TRAIN: self.run_dir.record["stages"][TRAIN] | stage})
+        if not arguments.save_total_limit:
+            folder.delete_tree(CHECKPOINTS)
+
+    def _finish(self, console: Console, *, logged: bool) -> DistillResult:
+        record = self.run_dir.record
+        result = DistillResult(
+            output_dir=self.run_dir.folder.path,
+            labels=self.store.path,
+            counts=record.get("counts", {}),
+            figures=record.get("figures", {}) if TRAIN in self.stages else {},
+            seconds=self.seconds | {"total": record["seconds"]},
+        )
+        labelling, training = (record["stages"][stage] if stage in self.seconds else None for stage in (LABEL, TRAIN))
+        log = self.run_dir.folder.where(LOG) if logged else None
+        console.say("done")
+        quoted = record.get("quote") if LABEL in self.seconds else None
+        console.table(summary(result, labelling, training, quoted, student=TRAIN in self.stages, log=log))
+        return result
+
+
+def _counts(complete: dict[str, Any]) -> dict[str, int]:
+    return {name: complete[name] for name in ("texts", "distinct", "duplicates", "blanks", "rejected", "pairs")}
+
+
+def _tolerance(config: DistillConfig) -> Tolerance:
+    return Tolerance(
+        block_seconds=config.block_seconds,
+        max_failures=config.max_failures,
+        stall_seconds=60 * config.stall_timeout,
+        grace_seconds=config.grace,
+        checkpoint_seconds=60 * config.checkpoint_minutes,
+    )
+
+
+def _request(config: DistillConfig) -> Request:
+    return Request(**{field.name: getattr(config, field.name) for field in dataclasses.fields(Request)})
