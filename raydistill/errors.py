@@ -37,6 +37,10 @@ class RunDirError(RaydistillError):
     """The output directory cannot hold this run."""
 
 
+class DamagedError(RunDirError):
+    """A file of the output directory is not what was written, as after a power cut."""
+
+
 class ResourceError(RaydistillError):
     """The cluster cannot be reached, or cannot fit the plan."""
 

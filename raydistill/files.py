@@ -25,6 +25,8 @@ import pyarrow.fs as pafs
 from raydistill.errors import RunDirError, first_line
 from raydistill.paths import is_uri, open_path
 
+FULL, READ_ONLY = (errno.ENOSPC, errno.EDQUOT), (errno.EROFS,)
+
 
 @dataclasses.dataclass(frozen=True)
 class Draft:
@@ -95,17 +97,17 @@ class Folder:
     def create(self) -> None:
         """Make the folder and those above it. An object store has none: a name with slashes will do."""
         if self.local:
-            with self._refusals("cannot be made"):
+            with self.refusals("cannot be made"):
                 os.makedirs(self.local, exist_ok=True)
 
     def is_there(self) -> bool:
         """Whether there is such a folder, or on an object store anything in it."""
-        with self._refusals("cannot be read"):
+        with self.refusals("cannot be read"):
             return self.filesystem.get_file_info(self.root).type == pafs.FileType.Directory
 
     def has(self, name: str) -> bool:
         """Whether it holds a file or a folder of that name."""
-        with self._refusals("cannot be read", name):
+        with self.refusals("cannot be read", name):
             return self.filesystem.get_file_info(self._at(name)).type != pafs.FileType.NotFound
 
     def is_empty(self) -> bool:
@@ -121,22 +123,34 @@ class Folder:
         """The finished files in it, sorted."""
         return list(self.sizes(suffix))
 
+    def folders(self) -> list[str]:
+        """The folders in it, sorted."""
+        return sorted(info.base_name for info in self._listed() if info.type == pafs.FileType.Directory)
+
     def hidden(self, prefix: str, suffix: str) -> list[str]:
         """The hidden files in it whose names begin and end so."""
         names = [info.base_name for info in self._listed()]
         return [name for name in names if name.startswith(f".{prefix}") and name.endswith(suffix)]
 
     def _listed(self) -> list[pafs.FileInfo]:
-        with self._refusals("cannot be read"):
+        with self.refusals("cannot be read"):
             return self.filesystem.get_file_info(pafs.FileSelector(self.root, allow_not_found=True))
 
     def read(self, name: str) -> bytes:
         """A whole file. Raises FileNotFoundError."""
         with (
-            self._refusals("cannot be read", name, but=FileNotFoundError),
+            self.refusals("cannot be read", name, but=FileNotFoundError),
             self.filesystem.open_input_stream(self._at(name)) as stream,
         ):
             return stream.read()
+
+    def digest(self, name: str) -> str:
+        """The checksum of a file's content. Raises FileNotFoundError."""
+        with (
+            self.refusals("cannot be read", name, but=FileNotFoundError),
+            self.filesystem.open_input_file(self._at(name)) as content,
+        ):
+            return digest_of(content)
 
     def open(self, name: str) -> pa.NativeFile:
         """A file for random reading, as pyarrow takes it. Raises OSError."""
@@ -144,7 +158,7 @@ class Folder:
 
     def modified(self, name: str) -> float:
         """When a file was last written or touched, in seconds, by the clock of the file system. FileNotFoundError."""
-        with self._refusals("cannot be read", name):
+        with self.refusals("cannot be read", name):
             info = self.filesystem.get_file_info(self._at(name))
         if info.mtime is None:
             raise FileNotFoundError(self.where(name))
@@ -153,7 +167,7 @@ class Folder:
     def touch(self, name: str) -> None:
         """Make a file as good as written now. Raises FileNotFoundError."""
         if self.local:
-            with self._refusals("cannot be written", name, but=FileNotFoundError):
+            with self.refusals("cannot be written", name, but=FileNotFoundError):
                 os.utime(self._at(name))
         else:
             self.write(name, self.read(name))
@@ -176,7 +190,7 @@ class Folder:
 
         For an object store it is gathered in memory: closing an upload in the midst would finish half a file.
         """
-        with self._refusals("cannot be written"):
+        with self.refusals("cannot be written"):
             if self.local:
                 aside = self._at(f".{uuid.uuid4().hex}.tmp")
                 try:
@@ -191,7 +205,7 @@ class Folder:
 
     def _rename(self, sink: BinaryIO, name: str) -> None:
         """On disk before it is named: else a power cut could leave the name with no content."""
-        with self._refusals("cannot be written", name):
+        with self.refusals("cannot be written", name):
             sink.flush()
             os.fsync(sink.fileno())
             os.replace(sink.name, self._at(name))
@@ -207,7 +221,7 @@ class Folder:
                 stream.write(buffer.getbuffer())
 
         # Ctrl-C reaches the main thread alone: it may not end an upload half-way.
-        with self._refusals("cannot be written", name), ThreadPoolExecutor(1) as pool:
+        with self.refusals("cannot be written", name), ThreadPoolExecutor(1) as pool:
             pool.submit(put).result()
 
     def copy(self, source: Folder, name: str) -> None:
@@ -216,14 +230,14 @@ class Folder:
             with self.writing(name) as sink, source.open(name) as content:
                 shutil.copyfileobj(content, sink, 1 << 20)
         else:
-            with self._refusals("cannot be written", name):
+            with self.refusals("cannot be written", name):
                 self.filesystem.copy_file(source._at(name), self._at(name))  # within the store
 
     def delete(self, name: str) -> None:
         """Remove a file, if it is there: a shared file system may still list one that is gone."""
         with (
             contextlib.suppress(FileNotFoundError),
-            self._refusals("cannot be removed", name, but=FileNotFoundError),
+            self.refusals("cannot be removed", name, but=FileNotFoundError),
         ):
             self.filesystem.delete_file(self._at(name))
 
@@ -231,7 +245,7 @@ class Folder:
         """Remove a folder in it with all that it holds, or a file of that name, if it is there."""
         with (
             contextlib.suppress(FileNotFoundError),
-            self._refusals("cannot be removed", name, but=FileNotFoundError),
+            self.refusals("cannot be removed", name, but=FileNotFoundError),
         ):
             if self.filesystem.get_file_info(self._at(name)).type == pafs.FileType.Directory:
                 self.filesystem.delete_dir(self._at(name))
@@ -244,7 +258,7 @@ class Folder:
             self.delete(name)
 
     @contextlib.contextmanager
-    def _refusals(self, fault: str, name: str | None = None, *, but: type[OSError] | tuple[()] = ()) -> Iterator[None]:
+    def refusals(self, fault: str, name: str | None = None, *, but: type[OSError] | tuple[()] = ()) -> Iterator[None]:
         """Raise what the system refuses within, `but` what passes as it is, as RunDirError."""
         try:
             yield
@@ -252,9 +266,19 @@ class Folder:
             raise
         except OSError as error:
             where = self._uri if name is None or name.startswith(".") else self.where(name)
-            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-            mend = "Free some space there" if full else "Mend that"
+            mend = "Free some space there" if error.errno in FULL else "Mend that"
             raise RunDirError(f"{where}: {fault} ({_reason(error)}). {mend}, and the same command goes on.") from error
+
+
+def disk_refusal(error: BaseException) -> RunDirError | None:
+    """What a disk that is full, or read-only, says through a library; None for any other error."""
+    reason = next((reason for reason in map(os.strerror, FULL + READ_ONLY) if reason in str(error)), None)
+    if reason is None:
+        return None
+    named = error.filename if isinstance(error, OSError) else None
+    anywhere = f"the output directory, or {tempfile.gettempdir()} of a node, where training and Ray work"
+    where = named or anywhere
+    return RunDirError(f"{where}: {reason[0].lower()}{reason[1:]}. Mend that, and the same command goes on.")
 
 
 def _reason(error: Exception) -> str:

@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from raydistill.errors import RunDirError, first_line
+from raydistill.errors import DamagedError, RunDirError, first_line
 from raydistill.files import Folder, digest_of, parse_record
 from raydistill.known_texts import Census, KnownTexts, take_census
 
@@ -76,15 +76,21 @@ class LabelStore:
         return self.folder.path
 
     def record(self) -> dict[str, Any] | None:
-        """What `_labels.json` says, or None where there is no store. Raises RunDirError for another version's."""
+        """What `_labels.json` says, or None where there is no store.
+
+        Raises DamagedError for what is no record, and RunDirError for another version's.
+        """
         try:
             record = parse_record(self.folder.read(RECORD))
         except FileNotFoundError:
             return None
         except ValueError:
-            raise RunDirError(f"{self.folder.where(RECORD)} is damaged. Remove the folder and label again.") from None
+            record = {}
         if not isinstance(record.get("labelling"), dict):
-            raise RunDirError(f"{self.folder.where(RECORD)} is damaged. Remove the folder and label again.")
+            raise DamagedError(
+                f"{self.folder.where(RECORD)} is damaged. Run `raydistill label` again: run.json still says how "
+                "these labels were made. Where that is gone too, remove the folder."
+            )
         if record.get("schema_version") != SCHEMA_VERSION:
             raise RunDirError(
                 f"{self.path}: was written by another version of raydistill (schema {record.get('schema_version')}, "
@@ -167,10 +173,20 @@ class LabelStore:
                     raise pa.ArrowInvalid("its columns are others")
                 yield part
         except (pa.ArrowInvalid, OSError) as error:
-            raise RunDirError(
-                f"{self.folder.where(name)}: is not a label part ({first_line(error)}). Remove it: its texts "
-                "are labelled anew."
-            ) from None
+            raise self._fault(name, error) from None
+
+    def _fault(self, name: str, error: Exception) -> RunDirError:
+        """What is wrong with a part that cannot be read: itself, or, if its content is as written, something else."""
+        where, named = self.folder.where(name), PART_NAME.fullmatch(name)
+        try:
+            digest = self.folder.digest(name)
+        except FileNotFoundError:
+            return RunDirError(f"{where}: is gone. Run `raydistill label` again to make its labels anew.")
+        except RunDirError as fault:
+            return fault
+        if named is None or named["digest"] == digest:
+            return RunDirError(f"{where}: is not a label part ({first_line(error)}). Move it elsewhere.")
+        return DamagedError(f"{where}: is damaged. Run `raydistill label` again to make its labels anew.")
 
     def merge_parts(self, names: Sequence[str]) -> tuple[str, int]:
         """Put one part in the place of several; return its name and its bytes."""
@@ -185,16 +201,17 @@ class LabelStore:
         parts, ended = set(self.parts()), []
         for plan in self.folder.names(".json"):
             if plan.startswith(PLAN):
+                made_name = plan.removeprefix(PLAN).removesuffix(".json")
                 try:
-                    replacement = parse_record(self.folder.read(plan))
-                except ValueError:
-                    raise RunDirError(
-                        f"{self.folder.where(plan)} is damaged. Remove the folder and label again."
-                    ) from None
-                made = replacement["part"] in parts
+                    replaced = parse_record(self.folder.read(plan))["sources"]
+                except (ValueError, LookupError):  # torn; at worst the labels of this part are made anew
+                    self.folder.delete(made_name)
+                    self.folder.delete(plan)
+                    continue
+                made = made_name in parts
                 if made:
-                    ended.append((replacement["part"], replacement["sources"]))
-                self._end_replacement(plan, [name for name in replacement["sources"] if made and name in parts])
+                    ended.append((made_name, replaced))
+                self._end_replacement(plan, [name for name in replaced if made and name in parts])
         return ended
 
     def _end_replacement(self, plan: str, sources: Iterable[str]) -> None:
@@ -217,7 +234,7 @@ class LabelStore:
             name = f"part-{digest_of(draft.sink)}-{uuid.uuid4().hex[:16]}.parquet"
             plan = f"{PLAN}{name}.json"
             if sources:
-                self.folder.write(plan, json.dumps({"part": name, "sources": list(sources)}).encode())
+                self.folder.write(plan, json.dumps({"sources": list(sources)}).encode())
             draft.publish(name)
         if sources and plan not in self.folder.names(".json"):  # given up meanwhile, as of a task that was lost
             self.folder.delete(name)
@@ -226,21 +243,28 @@ class LabelStore:
         return name, size
 
     def is_whole(self, name: str) -> bool:
-        """Whether a part's content is what its name says."""
+        """Whether a part's content is what its name says. Raises FileNotFoundError."""
         named = PART_NAME.fullmatch(name)
-        with self.folder.open(name) as content:
-            return named is not None and digest_of(content) == named["digest"]
+        return named is not None and self.folder.digest(name) == named["digest"]
+
+    def damaged_parts(self) -> list[str]:
+        """The parts whose content is not what their names say, as after a power cut. Reads all of the store."""
+        names = [name for name in self.parts() if PART_NAME.fullmatch(name)]
+        with ThreadPoolExecutor(LISTERS) as pool:
+            return [name for name, whole in zip(names, pool.map(self.is_whole, names), strict=True) if not whole]
 
     def known_texts(self, parts: Sequence[str]) -> KnownTexts:
         """The ids in some parts, each once, with their occurrences added up."""
         sizes, wanted = self.folder.sizes(".parquet"), set(parts)
         about = sum(size for name, size in sizes.items() if name in wanted) // LEAST_ROW_BYTES
         folder = self.folder.local if wanted else None  # a store that is not there yet has none
-        return KnownTexts.gathered(self._ids(parts), about, folder)
+        with self.folder.refusals("cannot hold the ids of its texts"):
+            return KnownTexts.gathered(self._ids(parts), about, folder)
 
     def census(self, about: int) -> Census:
         """Count what the store holds of the corpus, of `about` so many ids."""
-        return take_census(self._ids(self.parts()), about, self.folder.local)
+        with self.folder.refusals("cannot hold the ids of its texts"):
+            return take_census(self._ids(self.parts()), about, self.folder.local)
 
     def count_texts(self) -> int:
         """How many texts the parts hold, each as often as it stands in the corpus."""

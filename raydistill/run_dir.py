@@ -19,6 +19,7 @@ from raydistill.label_store import LabelStore
 RECORD, LOG, LABELS, CHECKPOINTS = "run.json", "raydistill.log", "labels", "checkpoints"
 # What a checkpoint holds: Trainer's own one, and its best one if that is another; or the student and what came of it.
 TRAINER, BEST, MODEL, RESULT = "trainer", "best", "model", "result.json"
+WEIGHTS = ".safetensors"
 
 
 class RunDir:
@@ -53,12 +54,11 @@ class RunDir:
                 "one as it is with --overwrite-output-dir."
             ) from None
         except ValueError:
-            way_out = (
-                "Remove that file and run again: its labels are kept"
-                if _holds_labels(folder)
-                else "Start anew with --overwrite-output-dir"
-            )
-            raise RunDirError(f"--output-dir {folder.path}: its {RECORD} is damaged. {way_out}.") from None
+            if _holds_labels(folder):
+                return cls(folder, {})  # as well
+            raise RunDirError(
+                f"--output-dir {folder.path}: its {RECORD} is damaged. Start anew with --overwrite-output-dir."
+            ) from None
         if folder.has(LABELS) and not folder.child(LABELS).is_there():
             raise RunDirError(
                 f"--output-dir {folder.path}: its {LABELS} is a file. Start anew with --overwrite-output-dir."
@@ -156,9 +156,17 @@ class RunDir:
         """
         self.folder.delete("config.json")
         names = sorted(model.names(), key=lambda name: name == "config.json")
-        self.update(published=names)
+        self.update(published={name: model.digest(name) for name in names})
         for name in names:
             self.folder.copy(model, name)
+
+    def lacks(self) -> str | None:
+        """Which file of the student is gone or empty, or holds other weights than were put there; None if none does."""
+        sizes = self.folder.sizes()
+        for name, digest in dict(self.record.get("published", {})).items():
+            if not sizes.get(name) or (name.endswith(WEIGHTS) and self.folder.digest(name) != digest):
+                return name
+        return None
 
 
 def versions() -> dict[str, str]:

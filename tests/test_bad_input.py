@@ -424,10 +424,6 @@ BAD_INPUT: dict[str, tuple[Change, list[str]]] = {
         used_and(lambda out: (shutil.rmtree(out / "labels"), written(out / "run.json", "{"))),
         ["run.json is damaged", "--overwrite-output-dir"],
     ),
-    "run.json damaged over labels": (
-        used_and(lambda out: written(out / "run.json", "{")),
-        ["run.json is damaged", "Remove that file and run again: its labels are kept"],
-    ),
     "labels of other options": (
         lambda t, g: used(g) and {"--hypothesis-template": "About {}."},
         ["--hypothesis-template was This example is {}., now About {}."],
@@ -441,8 +437,8 @@ BAD_INPUT: dict[str, tuple[Change, list[str]]] = {
         ["another version of raydistill (schema 1", "--output-dir"],
     ),
     "labels without a head": (
-        used_and(lambda out: written(out / "labels" / "_labels.json", "")),
-        ["_labels.json is damaged"],
+        used_and(lambda out: (written(out / "labels" / "_labels.json", ""), (out / "run.json").unlink())),
+        ["_labels.json is damaged", "remove the folder"],
     ),
     "foreign Parquet among the labels": (
         used_and(lambda out: parquet(out / "labels" / "mine.parquet", ["x"])),

@@ -53,7 +53,9 @@ class NotedTeacher:
 
     def __init__(self, teacher: Any, diary: Path) -> None:
         gpus = ray.get_gpu_ids()
-        self.teacher, self.page = teacher, diary / f"{'-'.join(map(str, gpus))}.{time.time_ns()}"
+        self.teacher, self.diary = teacher, diary
+        self.page = diary / f"{'-'.join(map(str, gpus))}.{time.time_ns()}"
+        self.page.touch()
 
     def note(self, what: str, started: float) -> None:
         with self.page.open("a") as page:
@@ -67,6 +69,10 @@ class NotedTeacher:
 
     def score_tokenized(self, tokenized: Any, effort: Any) -> Any:
         started = time.time()
+        most = started + 60  # until all have begun: on a busy machine the first ones would do all of the work
+        while len(list(self.diary.iterdir())) < int(self.diary.with_suffix(".actors").read_text()):
+            assert time.time() < most
+            time.sleep(0.1)
         time.sleep(0.3)
         logits = self.teacher.score_tokenized(tokenized, effort)
         self.note("forward", started)
@@ -88,6 +94,7 @@ def test_every_gpu_gets_its_actors_and_tokenising_goes_on_beside_them(
     corpus, diary = tmp_path / "corpus.txt", tmp_path / "diary"
     corpus.write_text("".join(f"{text}\n" for text in texts))
     diary.mkdir()
+    diary.with_suffix(".actors").write_text(str(actors))
     plan = make_plan(free_nodes(), Request(teacher_gpus_per_actor=gpus_per_actor, teacher_cpus_per_actor=0.05))
     assert (plan.teacher_actors_min, plan.teacher_actors_max) == (actors, actors)
     spec = TeacherSpec(

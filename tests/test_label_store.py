@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from raydistill.corpus import text_id
-from raydistill.errors import RunDirError
+from raydistill.errors import DamagedError, RunDirError
 from raydistill.files import Folder
 from raydistill.known_texts import BUCKET_IDS, KnownTexts, id_halves, take_census
 from raydistill.label_store import SCHEMA, LabelStore, logits_column, logits_matrix
@@ -171,15 +171,16 @@ def test_a_torn_part_is_an_error_that_names_it(store, tmp_path):
     name, _ = store.write_part(part({f"text {i}": 1 for i in range(50)}))
     path = tmp_path / "labels" / name
     path.write_bytes(path.read_bytes()[:-20])
-    with pytest.raises(RunDirError, match="is not a label part") as error:
+    assert store.damaged_parts() == [name]
+    with pytest.raises(DamagedError, match="is damaged") as error:
         read(store, name)
     assert str(error.value).startswith(f"{store.path}/{name}: ")
-    with pytest.raises(RunDirError, match="is not a label part"):
+    with pytest.raises(DamagedError, match="is damaged"):
         store.known_texts(store.parts())
 
 
 def test_a_part_that_is_gone_is_an_error_that_names_it(store):
-    with pytest.raises(RunDirError, match=r"part-x\.parquet: is not a label part"):
+    with pytest.raises(RunDirError, match=r"part-x\.parquet: is gone"):
         read(store, "part-x.parquet")
 
 

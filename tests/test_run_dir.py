@@ -114,13 +114,9 @@ def labelled(path, **record):
 
 
 @pytest.mark.parametrize("content", [b"{", b"", b"[]"])
-def test_a_damaged_record_over_good_labels_may_be_removed_and_the_run_goes_on(content, tmp_path):
+def test_a_damaged_record_over_good_labels_is_written_anew(content, tmp_path):
     labelled(tmp_path)
     (tmp_path / "run.json").write_bytes(content)
-    message = claim_error(config_for(tmp_path))
-    assert "its run.json is damaged. Remove that file and run again: its labels are kept." in message
-    assert "--overwrite-output-dir" not in message
-    (tmp_path / "run.json").unlink()
     assert RunDir.claim(config_for(tmp_path), BOTH).record == {}
 
 
@@ -337,6 +333,28 @@ def test_publishing_copies_every_file_of_the_model(model, tmp_path):
     assert {name: (tmp_path / "out" / name).read_text() for name in MODEL} == MODEL
     assert {path.name for path in (tmp_path / "out").iterdir()} == {*MODEL, "run.json"}
     assert set(model.names()) == set(MODEL)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "lacking"),
+    [
+        ("model.safetensors", "new w\0\0\0\0\0\0", True),
+        ("model.safetensors", "", True),
+        ("tokenizer.json", "", True),
+        ("config.json", None, True),
+        ("config.json", "with a word of the user's", False),
+        ("README.md", "of the user's own", False),
+    ],
+)
+def test_a_student_that_is_not_as_it_was_published_is_known(name, content, lacking, model, tmp_path):
+    run_dir = begun(tmp_path / "out")
+    run_dir.publish(model)
+    assert run_dir.lacks() is None
+    if content is None:
+        (tmp_path / "out" / name).unlink()
+    else:
+        (tmp_path / "out" / name).write_text(content)
+    assert run_dir.lacks() == (name if lacking else None)
 
 
 @pytest.mark.parametrize("there_before", [False, True])

@@ -23,13 +23,17 @@ import ray.data
 import ray.exceptions
 from ray._private import ray_constants
 from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
-from ray._private.state import available_resources_per_node  # no public call tells what a single node has free
+from ray._private.state import (  # no public call tells what a single node has free, or of actors without a dashboard
+    available_resources_per_node,
+    state,
+)
 from ray._private.utils import read_ray_address
+from ray._private.worker import global_worker
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 import raydistill
 from raydistill.errors import FaultError, RaydistillError, ResourceError, RunDirError, first_line
-from raydistill.files import Folder
+from raydistill.files import Folder, disk_refusal
 from raydistill.resources import Node
 
 logger = logging.getLogger(__name__)
@@ -232,6 +236,35 @@ def data_settings(**settings: Any) -> Iterator[None]:
             setattr(context, name, value)
 
 
+def job_actors() -> list[dict[str, Any]]:
+    """This job's actors as the cluster sees them."""
+    return list(state.actor_table(None, job_id=ray.get_runtime_context().job_id).values())
+
+
+@contextlib.contextmanager
+def no_actor_left(name: str) -> Iterator[None]:
+    """Kill the actors of a class that an error within leaves at work.
+
+    Ray Data lets them end what they are at, for which one that hangs takes its CPU or GPU for ever.
+    """
+
+    def at_work() -> set[str]:
+        return {
+            actor["ActorID"] for actor in job_actors() if name in actor["ActorClassName"] and actor["State"] != "DEAD"
+        }
+
+    before = at_work()
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(Exception):  # the cluster may be gone; what ended the work is what is to be told
+            worker: Any = global_worker
+            for actor in at_work() - before:
+                # As ray.kill, which wants a handle.
+                worker.core_worker.kill_actor(ray.ActorID(bytes.fromhex(actor)), True)
+        raise
+
+
 @contextlib.contextmanager
 def our_errors() -> Iterator[None]:
     """Raise what a worker said in our own words as itself, not wrapped in Ray's, and as FaultError what died too often.
@@ -257,14 +290,11 @@ def our_errors() -> Iterator[None]:
 
 
 def find_ours(error: BaseException | None) -> RaydistillError | None:
-    """What a worker said in our own words, somewhere within an error of Ray's."""
+    """What the user can mend: what a worker said in our own words, or a disk's refusal, within an error of Ray's."""
     # Ray's own exceptions also inherit from the cause; the bare one has the bare message.
-    found = (
-        one
-        for one in _within(error)
-        if isinstance(one, RaydistillError) and not isinstance(one, ray.exceptions.RayError)
-    )
-    return next(found, None)
+    ours = (one for one in _within(error) if isinstance(one, RaydistillError))
+    found = next((one for one in ours if not isinstance(one, ray.exceptions.RayError)), None)
+    return found or next((refusal for one in _within(error) if (refusal := disk_refusal(one))), None)
 
 
 def _is_death(error: BaseException) -> bool:

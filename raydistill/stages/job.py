@@ -13,7 +13,7 @@ from raydistill.class_names import read_class_names
 from raydistill.config import LABELS_PRODUCT, STUDENT_PRODUCT, DistillConfig
 from raydistill.corpus import check_readable, estimate_texts, sample_texts
 from raydistill.corpus_files import CorpusFile, corpus_signature, find_files
-from raydistill.errors import ConfigError, CorpusError, shown
+from raydistill.errors import ConfigError, CorpusError, DamagedError, shown
 from raydistill.label_store import LabelStore
 from raydistill.lease import hold
 from raydistill.progress import Chatter, Console
@@ -79,7 +79,7 @@ class Job:
             )
         models = check_models(config, stages, class_names)
         fresh = config.overwrite_output_dir and labelled_here
-        if labelled_here and not fresh and (record := store.record()):
+        if labelled_here and not fresh and (record := _held_record(store, run_dir)):
             expect_same_labelling(record["labelling"], models.labelling, store)
             store.expect_own_parts()
         return cls(config, stages, run_dir, store, class_names, files, texts, models)
@@ -150,7 +150,7 @@ class Job:
             if not fresh and self._labelled_before(console):
                 return None
             known = self.store.known_texts([] if fresh else self.store.parts())
-            scoring = {} if fresh else (self.store.record() or {}).get("scoring", {})
+            scoring = {} if fresh else _held_record(self.store, self.run_dir).get("scoring", {})
         spec = dataclasses.replace(self.teacher_spec, precision=scoring.get("precision", self.teacher_spec.precision))
         quote = quote_labelling(
             self.files,
@@ -182,8 +182,10 @@ class Job:
 
     def _labelled_before(self, console: Console) -> dict[str, Any] | None:
         """What a complete store says of this very corpus; also to the console."""
-        earlier = (self.store.record() or {}).get("complete") or {}
-        if earlier.get("corpus") != self._corpus or self.store.count_texts() != earlier["texts"]:
+        earlier = _held_record(self.store, self.run_dir).get("complete") or {}
+        if earlier.get("corpus") != self._corpus or self.store.damaged_parts():
+            return None
+        if self.store.count_texts() != earlier["texts"]:
             return None
         console.say(f"label  done before: {earlier['texts']:,} texts in {self.store.path}")
         return earlier
@@ -195,7 +197,7 @@ class Job:
         from raydistill.stages.audit import choose_precision
 
         # Once chosen, a precision stays: the labels of a store are all of one kind.
-        scoring = (self.store.record() or {}).get("scoring") or choose_precision(
+        scoring = _held_record(self.store, self.run_dir).get("scoring") or choose_precision(
             self.config, self.teacher_spec, self._sample, plan, console
         )
         with hold(self.store.folder, console.say):
@@ -209,7 +211,7 @@ class Job:
         corpus = self._corpus
         record = {"labelling": self.models.labelling, "scoring": scoring, "versions": versions()}
         self.store.write_record(record | {"complete": None})
-        self.run_dir.update(scoring=scoring)
+        self.run_dir.update(labelling=self.models.labelling, scoring=scoring)
         spec = dataclasses.replace(self.teacher_spec, precision=scoring["precision"])
         with console.stage("label", "texts", self.texts[0]) as progress:
             counts = label_corpus(
@@ -257,6 +259,7 @@ class Job:
         return sample_texts(self.files, self.config.text_column, self.config.audit_texts)
 
     def _train(self, plan: Plan, console: Console) -> None:
+        from raydistill.stages.checkpoints import mend_checkpoints
         from raydistill.stages.train import train_student
         from raydistill.training_arguments import checked_arguments
 
@@ -273,7 +276,11 @@ class Job:
             )
         earlier = self.run_dir.record.get("stages", {}).get(TRAIN, {})
         folder = self.run_dir.folder
-        if earlier.get("labels") == labels["id"] and earlier.get("finished"):
+        finished = earlier.get("finished") and earlier.get("labels") == labels["id"]
+        if finished and (lacking := self.run_dir.lacks()):
+            console.say(f"train  {folder.where(lacking)} is damaged or gone: the student is made anew")
+            finished = False
+        if finished:
             console.say(f"train  done before: {folder.path}")
         else:
             if earlier.get("labels") != labels["id"]:
@@ -285,6 +292,7 @@ class Job:
                 folder.delete_tree(CHECKPOINTS)
             elif folder.has(CHECKPOINTS):
                 workers = earlier["workers"]  # updates and schedule are those it was begun with
+            mend_checkpoints(folder, console.say)
             begun = {"labels": labels["id"], "workers": workers, "revision": spec.revision, "finished": False}
             self.run_dir.update(stages={TRAIN: begun})
             with console.stage("train", "steps") as progress:
@@ -325,6 +333,17 @@ class Job:
         quoted = record.get("quote") if LABEL in self.seconds else None
         console.table(summary(result, labelling, training, quoted, student=TRAIN in self.stages, log=log))
         return result
+
+
+def _held_record(store: LabelStore, run_dir: RunDir) -> dict[str, Any]:
+    """What a label store says of itself, or, if that is damaged, `run.json` of it; nothing where there is none."""
+    try:
+        return store.record() or {}
+    except DamagedError:
+        spare = run_dir.record
+        if not {"labelling", "scoring"} <= spare.keys():
+            raise
+        return {"labelling": spare["labelling"], "scoring": spare["scoring"]}
 
 
 def _counts(complete: dict[str, Any]) -> dict[str, int]:

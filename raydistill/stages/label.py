@@ -23,7 +23,7 @@ from raydistill.progress import Progress
 from raydistill.rejected import rejected_line, set_aside
 from raydistill.resources import Plan
 from raydistill.specs import Effort, TeacherSpec, Tolerance
-from raydistill.stages.cluster import data_settings, our_errors
+from raydistill.stages.cluster import data_settings, no_actor_left, our_errors
 from raydistill.stages.ingest import CorpusSource, unpack
 from raydistill.stages.merging import Merger
 from raydistill.stages.teacher_actor import TeacherActor, as_planned
@@ -92,6 +92,9 @@ def label_corpus(
         KeyboardInterrupt: a signal asked for the end.
     """
     store.finish_replacements()
+    for name in store.damaged_parts():
+        progress.console.say(f"       {store.folder.where(name)} is damaged: its labels are made anew")
+        store.folder.delete(name)
     earlier = store.parts()
     known_ref = ray.put(store.known_texts(earlier))
     known = ray.get(known_ref)  # in the shared memory where every task of the node sees it
@@ -100,6 +103,7 @@ def label_corpus(
     spec = as_planned(spec, plan)
     with (
         our_errors(),
+        no_actor_left(actor.__name__),
         data_settings(target_max_block_size=1),  # a packed block is a row: neither merged nor cut
         contextlib.closing(Merger(store, file_bytes, plan.task_cpus)) as merger,
         orderly_stop(progress.console.say, tolerance.grace_seconds) as stop,

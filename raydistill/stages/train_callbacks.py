@@ -21,6 +21,7 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from raydistill.run_dir import BEST, TRAINER
 from raydistill.stages.board import POLL_SECONDS
+from raydistill.stages.checkpoints import seal
 from raydistill.stopwatch import Stopwatch
 
 AGREE_EVERY = 8  # updates: how often workers ask the first one what it wants
@@ -60,6 +61,7 @@ class ReportCheckpoints(TrainerCallback):
             shutil.copytree(last, Path(folder, TRAINER), copy_function=_link)
             if best and args.load_best_model_at_end and best != last:
                 shutil.copytree(best, Path(folder, BEST), copy_function=_link)
+            seal(Path(folder), metrics)
             ray.train.report(metrics, checkpoint=Checkpoint.from_directory(folder))
 
 

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import json
 import math
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -22,8 +23,10 @@ from ray.train import Checkpoint
 from transformers import TrainingArguments, set_seed
 
 from raydistill.engines.first_token import narrow_last_layer
+from raydistill.errors import RunDirError, first_line
 from raydistill.run_dir import BEST, MODEL, RESULT, TRAINER
 from raydistill.specs import StudentSpec
+from raydistill.stages.checkpoints import seal
 from raydistill.stages.train_callbacks import KeepPace, KeepTime, ReportCheckpoints, SeedUpdates, TellBoard
 from raydistill.stopwatch import Stopwatch
 from raydistill.student import Batch, DistillationTrainer, EpochStream, load_student
@@ -31,6 +34,7 @@ from raydistill.student_rows import StudentRows, pad_rows
 from raydistill.training_arguments import count_updates, share_update, training_arguments
 
 GROUPED_BATCHES = 50  # that are made together, to be of like length
+TORCH_CANNOT_WRITE = ("iostream error", "inline_container", "PytorchStreamWriter")
 
 
 def train_worker(loop: dict[str, Any], watch: Stopwatch) -> None:
@@ -113,7 +117,8 @@ def train_worker(loop: dict[str, Any], watch: Stopwatch) -> None:
             ],
         )
         if arguments.do_train and not earlier:
-            trainer.train(resume_from_checkpoint=str(_with_best(checkpoint)) if checkpoint else None)
+            with _full_disk_told(folder):
+                trainer.train(resume_from_checkpoint=str(_with_best(checkpoint)) if checkpoint else None)
             if pace.stopped:
                 return
             if arguments.load_best_model_at_end and world > 1:
@@ -153,9 +158,11 @@ def read_result(checkpoint: Path) -> dict[str, Any]:
 
 def _hand_over(finished: Path, rank: int, result: dict[str, Any]) -> None:
     """Report the student with its result. Every worker reports, rank 0 alone sends files."""
+    reported = {"epoch": 0}
     if rank == 0:
         (finished / RESULT).write_text(json.dumps(result))
-    ray.train.report({"epoch": 0}, checkpoint=Checkpoint.from_directory(finished) if rank == 0 else None)
+        seal(finished, reported)
+    ray.train.report(reported, checkpoint=Checkpoint.from_directory(finished) if rank == 0 else None)
 
 
 def collate_rows(table: pa.Table, pad_id: int, num_classes: int, left: bool) -> Batch:
@@ -189,6 +196,21 @@ def _batches(
             batch = table.slice(at, batch_size)
             if batch.num_rows == batch_size or not drop_last:
                 yield collate(batch)
+
+
+@contextlib.contextmanager
+def _full_disk_told(folder: str) -> Iterator[None]:
+    """Say where, and how much is free, when torch cannot write: it says neither."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not any(said in str(error) for said in TORCH_CANNOT_WRITE):
+            raise
+        free = shutil.disk_usage(folder).free / 1e6
+        raise RunDirError(
+            f"{folder}: a checkpoint cannot be written ({first_line(error)}; {free:,.1f} MB are free there). Free some "
+            "space or set TMPDIR, and the same command goes on."
+        ) from error
 
 
 @contextlib.contextmanager

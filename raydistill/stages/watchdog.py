@@ -8,11 +8,9 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 
-import ray
-from ray._private.state import state  # no public call tells of actors without a dashboard
-
 from raydistill.errors import FaultError
 from raydistill.progress import Progress, duration
+from raydistill.stages.cluster import job_actors
 from raydistill.stopping import Stop
 
 LOOK_SECONDS = 2.0
@@ -42,10 +40,10 @@ def watched(
 def _watch(
     progress: Progress, stop: Stop, over: threading.Event, stall_seconds: float, most_restarts: int | None
 ) -> None:
-    moved, before = progress.moved_at, _restarts(_actors())
+    moved, before = progress.moved_at, _restarts(job_actors())
     while not over.wait(LOOK_SECONDS):
         try:
-            actors = _actors()
+            actors = job_actors()
         except Exception:  # the cluster is gone, and says so itself
             logger.warning("the cluster's actors cannot be seen", exc_info=True)
             actors = []
@@ -73,11 +71,6 @@ def _watch(
                 )
             )
             return
-
-
-def _actors() -> Sequence[dict]:
-    """This job's actors as the cluster sees them."""
-    return list(state.actor_table(None, job_id=ray.get_runtime_context().job_id).values())
 
 
 def _restarts(actors: Sequence[dict]) -> int:

@@ -178,6 +178,7 @@ def test_what_gets_nowhere_ends_in_one_clear_error(
     with pytest.raises(FaultError, match=wanted):
         label_with(actor, tolerance, 100)
     assert time.monotonic() - began < 60
+    assert free_nodes()[0].cpus == ray.cluster_resources()["CPU"]
     if actor is IdleActor:
         assert re.search(r"MapWorker.*, process \d+ on ", console.stream.getvalue())  # type: ignore[attr-defined]
 

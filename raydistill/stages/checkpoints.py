@@ -1,0 +1,80 @@
+"""Checkpoints to go on from: sealed with their checksums when they are made, looked at before they are used.
+
+Ray Train neither has them on disk before it lists them, nor replaces its list at one stroke: after a power cut, or a
+kill at the wrong moment, either may be torn. So the list is made anew from the checkpoints that are whole.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from ray.train.v2._internal.constants import CHECKPOINT_MANAGER_SNAPSHOT_FILENAME
+from ray.train.v2._internal.execution.checkpoint.checkpoint_manager import _CheckpointManagerState, _TrainingResultState
+
+from raydistill.files import Folder, digest_of, parse_record
+from raydistill.run_dir import CHECKPOINTS
+
+SEAL = "sealed.json"  # in a checkpoint: what was reported with it, and the checksums of its files
+PREFIX = "checkpoint_"
+
+
+def seal(checkpoint: Path, reported: Mapping[str, Any]) -> None:
+    """Write down what a checkpoint holds, and what is reported with it: the last thing before it is handed over."""
+    digests = {}
+    for path in sorted(checkpoint.rglob("*")):
+        if path.is_file():
+            with path.open("rb") as content:
+                digests[path.relative_to(checkpoint).as_posix()] = digest_of(content)
+    (checkpoint / SEAL).write_text(json.dumps({"reported": dict(reported), "files": digests}))
+
+
+def mend_checkpoints(storage: Folder, say: Callable[[str], None]) -> None:
+    """Have Ray Train go on from the newest checkpoint that is whole; newer ones are removed, and said to be.
+
+    For when no training is at work there.
+    """
+    folder = storage.child(CHECKPOINTS)
+    found = {name: _sealed(folder.child(name)) for name in folder.folders() if name.startswith(PREFIX)}
+    whole: dict[str, dict[str, Any]] = {}
+    for name in sorted(found, reverse=True):  # by the time of their making
+        sealed = found[name]
+        # Older ones are looked at when it is their turn.
+        if sealed is not None and (whole or _is_whole(folder.child(name), sealed["files"])):
+            whole[name] = sealed["reported"]
+        else:
+            say(f"       {folder.where(name)} is not whole: removed")
+            folder.delete_tree(name)
+    if not whole:
+        storage.delete_tree(CHECKPOINTS)
+        return
+    results = [_TrainingResultState(checkpoint_dir_name=name, metrics=whole[name]) for name in sorted(whole)]
+    state = _CheckpointManagerState(
+        checkpoint_results=results,
+        checkpoint_report_indices=list(range(len(results))),
+        latest_checkpoint_result=results[-1],
+        pending_training_results=[],
+        pending_validation_specs=[],
+        current_report_index=len(results),
+        validated_checkpoint_dir_names=[],
+        timed_out_validation_checkpoint_dir_names=[],
+        failed_validation_checkpoint_dir_names=[],
+    )
+    folder.write(CHECKPOINT_MANAGER_SNAPSHOT_FILENAME, state.json().encode())
+
+
+def _sealed(checkpoint: Folder) -> dict[str, Any] | None:
+    try:
+        sealed = parse_record(checkpoint.read(SEAL))
+    except (FileNotFoundError, ValueError):
+        return None
+    return sealed if isinstance(sealed.get("files"), dict) and isinstance(sealed.get("reported"), dict) else None
+
+
+def _is_whole(checkpoint: Folder, digests: Mapping[str, str]) -> bool:
+    try:
+        return all(checkpoint.digest(name) == digest for name, digest in digests.items())
+    except FileNotFoundError:
+        return False
