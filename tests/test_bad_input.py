@@ -22,6 +22,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from mounts import needs_mounts
 from safetensors.torch import load_file, save_file
 from tiny_models import save_classifier, save_encoder
 
@@ -552,15 +553,7 @@ def test_plans_that_do_not_fit_are_one_line_and_leave_nothing(
         ray.shutdown()
 
 
-def can_mount() -> bool:
-    """Whether a process may be given mounts of its own."""
-    try:
-        return subprocess.run(["unshare", "-rm", "mount", "-t", "tmpfs", "none", "/mnt"]).returncode == 0
-    except OSError:
-        return False
-
-
-@pytest.mark.skipif(not can_mount(), reason="mounts of its own need a kernel that lets a user have them")
+@needs_mounts
 def test_a_read_only_mount_is_no_output_directory(tmp_path: Path, good: dict) -> None:
     (tmp_path / "mount").mkdir()
     options = good | {"--output-dir": str(tmp_path / "mount" / "out")}

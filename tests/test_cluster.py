@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from mounts import needs_mounts
 from ray.cluster_utils import Cluster
 
 
@@ -72,15 +73,7 @@ def run(address: str, output_dir: Path, inputs: dict[str, Path], *more: str) -> 
     )
 
 
-def can_unshare() -> bool:
-    """Whether a process may be given mounts of its own."""
-    try:
-        return subprocess.run(["unshare", "-m", "true"], capture_output=True).returncode == 0
-    except OSError:
-        return False
-
-
-@pytest.mark.skipif(not can_unshare(), reason="mounts of its own need root")
+@needs_mounts
 def test_a_node_that_does_not_see_the_output_directory_is_named_before_work_begins(
     start_cluster: Callable[..., Cluster], tmp_path: Path, inputs: dict[str, Path]
 ) -> None:
@@ -89,7 +82,7 @@ def test_a_node_that_does_not_see_the_output_directory_is_named_before_work_begi
     shared.mkdir()
     blind = subprocess.Popen(
         [
-            *("unshare", "-m", "-p", "-f", "--kill-child", "sh", "-c"),
+            *("unshare", "-rm", "-p", "-f", "--kill-child", "sh", "-c"),
             f"mount -t tmpfs none {shared} && exec {sys.executable} -m ray.scripts.scripts start "
             f"--address={cluster.address} --num-cpus=1 --block",
         ],

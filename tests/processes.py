@@ -1,0 +1,73 @@
+"""Runs in processes of their own, to be killed and stopped."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+
+from raydistill import DistillConfig
+
+
+def command(config: DistillConfig, stage: str) -> list[str]:
+    """The command line that says what a config says."""
+    file = Path(config.data_file[0]).with_suffix(f".{stage}.json")
+    file.write_text(json.dumps(config.options()))
+    return [sys.executable, "-m", "raydistill", stage, "--config", str(file)]
+
+
+def environment() -> dict[str, str]:
+    """This one's, with no GPU and no cluster to join."""
+    return {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"} | {"CUDA_VISIBLE_DEVICES": ""}
+
+
+def run(config: DistillConfig, stage: str) -> None:
+    """Run a stage to its end in a process of its own."""
+    subprocess.run(command(config, stage), check=True, capture_output=True, timeout=240, env=environment())
+
+
+def begin(config: DistillConfig, stage: str, reached: Callable[[], bool]) -> subprocess.Popen[str]:
+    """Run a stage until `reached`; it goes on."""
+    process = subprocess.Popen(
+        command(config, stage), stderr=subprocess.PIPE, text=True, start_new_session=True, env=environment()
+    )
+    deadline = time.monotonic() + 120
+    while not reached() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert reached()
+    assert process.poll() is None
+    return process
+
+
+def kill_when(reached: Callable[[], bool], config: DistillConfig, stage: str) -> None:
+    """Run a stage, and kill every process of it as soon as `reached`."""
+    process = begin(config, stage, reached)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+
+
+def stop_when(reached: Callable[[], bool], config: DistillConfig, stage: str, sent: signal.Signals) -> str:
+    """Run a stage, and ask it to stop as soon as `reached`; what it says."""
+    process = begin(config, stage, reached)
+    process.send_signal(sent)
+    said = process.communicate(timeout=60)[1]
+    assert process.returncode == 128 + sent, said
+    return said
+
+
+def workers_at(title: str, of: int | None = None) -> list[psutil.Process]:
+    """Ray's workers below a process (by default this one) that are at what a title says."""
+    found = []
+    for process in psutil.Process(of).children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            if process.cmdline() and process.cmdline()[0].startswith(f"ray::{title}"):
+                found.append(process)
+    return found

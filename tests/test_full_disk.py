@@ -1,0 +1,63 @@
+"""A disk that fills up in the midst of the work, and is given more space: on a small file system of its own."""
+
+from __future__ import annotations
+
+import json
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+from mounts import needs_mounts
+
+SCRIPT = """
+mount -t tmpfs -o size=200k none "$1" && cd "$1" || exit 99
+for size in 1m 64m stay; do
+    "$2" -m raydistill run --config "$3" > "$4/$size.txt" 2>&1
+    echo $? > "$4/$size.code"
+    ls out/labels/*.parquet > "$4/$size.parts"
+    [ $size = stay ] || mount -o remount,size=$size "$1"
+done
+"$2" -m raydistill verify out > "$4/verify.txt" || exit 98
+"""
+
+
+@needs_mounts
+def test_a_full_disk_is_one_line_and_with_more_space_the_run_goes_on(
+    tmp_path: Path, tiny_teacher_dir: Path, tiny_student_dir: Path, class_names_file: Path
+) -> None:
+    corpus, small, config = tmp_path / "corpus.txt", tmp_path / "small", tmp_path / "config.json"
+    rng = random.Random(0)
+    corpus.write_text("".join(f"text {i} {rng.randbytes(200).hex()}\n" for i in range(1200)))
+    options = {
+        "data_file": str(corpus),
+        "class_names_file": str(class_names_file),
+        "output_dir": str(small / "out"),
+        "teacher_name_or_path": str(tiny_teacher_dir),
+        "student_name_or_path": str(tiny_student_dir),
+        "teacher_max_length": 64,
+        "student_max_length": 32,
+        "block_seconds": 0.02,
+        "save_steps": 5,
+        "save_total_limit": 8,  # so that they fill it
+    }
+    config.write_text(json.dumps(options))
+    small.mkdir()
+    command = ["unshare", "-rm", "sh", "-c", SCRIPT, "sh", small, sys.executable, config, tmp_path]
+    assert subprocess.run(command, timeout=400).returncode == 0
+
+    said, codes, parts = (
+        [(tmp_path / f"{size}.{what}").read_text() for size in ("1m", "64m", "stay")]
+        for what in ("txt", "code", "parts")
+    )
+    assert [int(code) for code in codes] == [2, 2, 0], said
+    for text in said[:2]:
+        (error,) = [line for line in text.splitlines() if line.startswith("Error: ")]
+        assert "no space left on device" in error.lower()
+        assert "the same command goes on" in error
+        assert "Traceback" not in text
+    assert f"{small}/out/labels: cannot be written" in said[0]
+    assert "label  1,200 texts" in said[1]
+    assert "label  done before: 1,200 texts" in said[2]
+    assert 0 < len(parts[0].split()) < len(parts[1].split()) == len(parts[2].split())
+    assert "FAILED" not in (tmp_path / "verify.txt").read_text()
