@@ -9,6 +9,8 @@ from __future__ import annotations
 import contextlib
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from hashlib import blake2b
 from typing import TypeVar
 
@@ -21,6 +23,7 @@ from raydistill.paths import open_path
 
 T = TypeVar("T")
 
+OPENERS = 16  # files looked into at once: on an object store each takes a round trip
 SMALL_READ = 64 << 10
 PLACES = 16  # a sample is taken from so many, spread evenly over the corpus
 MOST_UNPACKED = 64 << 20  # of a sample: it may unpack to anything
@@ -37,19 +40,19 @@ def check_readable(files: Sequence[CorpusFile], text_column: str) -> None:
 
 def make_splits(files: Iterable[CorpusFile], split_bytes: int) -> list[Split]:
     """Cut every file that can be cut into pieces of about `split_bytes`. Raises CorpusError."""
-    splits = []
-    for file in files:
-        if file.format == "parquet":
-            groups = open_parquet(file).metadata
-            per_split = max(1, round(split_bytes * groups.num_row_groups / max(file.size, 1)))
-            bounds = range(0, groups.num_row_groups, per_split)
-            splits += [Split(file, start, min(start + per_split, groups.num_row_groups)) for start in bounds]
-        elif file.shows_line_ends and file.format in ("text", "jsonl"):
-            cuts = sorted({_line_start(file, at) for at in range(split_bytes, file.size, split_bytes)} | {0, file.size})
-            splits += [Split(file, start, stop) for start, stop in itertools.pairwise(cuts)]
-        else:
-            splits.append(Split(file, 0, -1))
-    return splits
+    with ThreadPoolExecutor(OPENERS) as pool:
+        return [split for splits in pool.map(partial(_cut, split_bytes=split_bytes), files) for split in splits]
+
+
+def _cut(file: CorpusFile, split_bytes: int) -> list[Split]:
+    if file.format == "parquet":
+        groups = open_parquet(file).metadata.num_row_groups
+        per_split = max(1, round(split_bytes * groups / max(file.size, 1)))
+        return [Split(file, start, min(start + per_split, groups)) for start in range(0, groups, per_split)]
+    if file.shows_line_ends and file.format in ("text", "jsonl"):
+        cuts = sorted({_line_start(file, at) for at in range(split_bytes, file.size, split_bytes)} | {0, file.size})
+        return [Split(file, start, stop) for start, stop in itertools.pairwise(cuts)]
+    return [Split(file, 0, -1)]
 
 
 def estimate_texts(files: Sequence[CorpusFile], text_column: str, sample_bytes: int = 8 << 20) -> tuple[int, bool]:
@@ -58,14 +61,16 @@ def estimate_texts(files: Sequence[CorpusFile], text_column: str, sample_bytes: 
     Where it is not, blank texts may be among them. Parquet is counted from its footers. Other files are read while they
     fit the sample; of the rest, the line ends in parts of one of each kind are counted, and the others told by size.
     """
-    total, left, exact = 0, sample_bytes, True
+    parquet = [file for file in files if file.format == "parquet"]
+    with ThreadPoolExecutor(OPENERS) as pool:
+        total = sum(pool.map(partial(_count_rows, text_column=text_column), parquet))
+    left, exact = sample_bytes, not parquet
     rates: dict[tuple[str, str | None], float] = {}
     for file in files:
         kind = (file.format, file.compression)
         if file.format == "parquet":
-            total += _count_rows(file, text_column)
-            exact = False
-        elif (size := file.likely_bytes) <= left:
+            continue
+        if (size := file.likely_bytes) <= left:
             left -= size
             total += sum(bool(clean(text)) for texts in read_split(Split(file, 0, -1), text_column) for text in texts)
         else:

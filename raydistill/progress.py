@@ -76,27 +76,33 @@ class Progress:
         self.console, self.name, self.unit, self.total = console, name, unit, total
         self.started = self._shown_at = self.moved_at = time.monotonic()
         self._first: tuple[float, dict[str, int]] | None = None  # time and amounts at the first update
-        self._amounts, self._note, self._width = {unit: 0}, "", 0
+        self._amounts, self._passed, self._note, self._width = {unit: 0}, 0, "", 0
 
     def __enter__(self) -> Progress:
         self._show("starting")
         return self
 
-    def update(self, done: int, note: str = "", work: Mapping[str, int] | None = None) -> None:
+    def update(self, done: int, note: str = "", work: Mapping[str, int] | None = None, passed: int = 0) -> None:
         """Say how far the stage is.
 
         Args:
             done: units done, of the total.
             note: shown at the end of the line.
             work: what else is done, by unit, of which the rates are shown too.
+            passed: how many of these were done before: they say nothing of how fast the work is.
         """
         if done != self._amounts[self.unit] or self._first is None:
             self.moved_at = time.monotonic()
-        self._amounts, self._note = {self.unit: done, **(work or {})}, note
+        self._amounts, self._passed, self._note = {self.unit: done, **(work or {})}, passed, note
         # Rates are taken from the first update on: what comes before it is start-up, not work.
-        self._first = self._first or (time.monotonic(), self._amounts)
+        self._first = self._first or (time.monotonic(), self._worked)
         if time.monotonic() - self._shown_at >= (LIVE_SECONDS if self.console.live else PLAIN_SECONDS):
             self._show(self._status())
+
+    @property
+    def _worked(self) -> dict[str, int]:
+        """What has been done by work."""
+        return self._amounts | {self.unit: self._amounts[self.unit] - self._passed}
 
     @property
     def seconds(self) -> float:
@@ -122,9 +128,10 @@ class Progress:
         parts = [f"{done:,} {self.unit}"]
         if self.total:
             parts[0] = f"{done:,} of {self.total:,} {self.unit} ({min(done / self.total, 1):.0%})"
-        if self.total and before[self.unit] < done < self.total:
-            parts.append(f"ETA {duration((self.total - done) * elapsed / (done - before[self.unit]))}")
-        for unit, amount in self._amounts.items():
+        worked = self._worked
+        if self.total and done < self.total and before[self.unit] < worked[self.unit]:
+            parts.append(f"ETA {duration((self.total - done) * elapsed / (worked[self.unit] - before[self.unit]))}")
+        for unit, amount in worked.items():
             if rate := (amount - before.get(unit, 0)) / elapsed:
                 parts.append(f"{rate:,.1f} {unit}/s" if rate < 100 else f"{rate:,.0f} {unit}/s")
         return " · ".join(filter(None, [*parts, self._note]))

@@ -55,6 +55,17 @@ def test_rates_leave_out_the_start_up(clock):
     assert "train  50 of 100 steps (50%) · ETA 25 s · 2.0 steps/s · loss 0.500" in console.stream.getvalue()
 
 
+def test_what_was_done_before_says_nothing_of_the_rate(clock):
+    console = Console(io.StringIO())
+    with console.stage("label", "texts", 1000) as stage:
+        stage.update(0)
+        clock.now += 1
+        stage.update(400, passed=400)
+        clock.now += 19
+        stage.update(600, passed=400)
+    assert "label  600 of 1,000 texts (60%) · ETA 40 s · 10.0 texts/s\n" in console.stream.getvalue()
+
+
 def test_a_stage_without_a_total_has_no_eta(clock):
     console = Console(io.StringIO())
     with console.stage("label", "texts") as stage:

@@ -99,7 +99,7 @@ def label_corpus(
     known_ref = ray.put(store.known_texts(earlier))
     known = ray.get(known_ref)  # in the shared memory where every task of the node sees it
     counted = np.zeros(len(known), dtype=np.int64)
-    counts = Counts()
+    counts, passed = Counts(), 0
     spec = as_planned(spec, plan)
     with (
         our_errors(),
@@ -126,7 +126,8 @@ def label_corpus(
                 if receipt["part"]:
                     merger.add(receipt["part"], receipt["part_bytes"])
                 np.add.at(counted, receipt["known_index"], receipt["known_occurrences"])
-                _show(counts, progress)
+                passed += sum(receipt["known_occurrences"])
+                _show(counts, passed, progress)
         stop.conclude()  # before what is done to a store that all texts have been met for
         merger.finish()
         for orphan in set(store.parts()) - set(earlier) - merger.parts:
@@ -154,10 +155,11 @@ def _until_stopped(receipts: Iterable[dict[str, Any]], stop: Stop) -> Iterator[d
                 return
 
 
-def _show(counts: Counts, progress: Progress) -> None:
+def _show(counts: Counts, passed: int, progress: Progress) -> None:
     effort = counts.effort
     padding = f"{1 - effort.tokens / effort.padded_tokens:.0%} padding" if effort.padded_tokens else ""
-    progress.update(counts.texts + counts.rejected, padding, work={"pairs": effort.pairs, "tokens": effort.tokens})
+    work = {"pairs": effort.pairs, "tokens": effort.tokens}
+    progress.update(counts.texts + counts.rejected, padding, work, passed)
 
 
 def block_bytes(files: Sequence[CorpusFile], spec: TeacherSpec, plan: Plan, seconds: float) -> int:

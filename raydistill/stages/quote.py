@@ -67,7 +67,7 @@ def quote_labelling(
         return None
     spec, remote = as_planned(spec, plan), teacher_task(probe_teacher, plan)
     at_once = min(plan.teacher_actors_max, PROBES)
-    with our_errors(), console.stage("probe", "teachers", at_once) as progress:
+    with our_errors(), console.stage("probe", "teachers" if at_once > 1 else "teacher", at_once) as progress:
         asked, sample = time.monotonic(), ray.put(samples)
         waiting = [remote.remote(spec, sample, number) for number in range(at_once)]
         probes, works = [], []

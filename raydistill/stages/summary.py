@@ -107,12 +107,16 @@ def describe_quote(quote: Quote, price_per_hour: float | None) -> list[tuple[str
         rows.insert(3, ("rejected", f"{quote.rejected:.1%} of the texts that were tried could not be scored"))
     if price_per_hour is not None:
         cost, low, high = (seconds / 3600 * price_per_hour for seconds in (quote.seconds, quote.low, quote.high))
-        rows.append(("cost", f"{cost:,.2f} ({low:,.2f} to {high:,.2f}) at {price_per_hour:,.2f} an hour"))
+        rows.append(("cost", f"{_money(cost)} ({_money(low)} to {_money(high)}) at {price_per_hour:,.2f} an hour"))
     return rows
 
 
 def _between(quote: dict[str, Any]) -> str:
     return f"{duration(quote['seconds'])} ({duration(quote['low'])} to {duration(quote['high'])})"
+
+
+def _money(amount: float) -> str:
+    return f"{amount:,.2f}" if amount >= 1 else f"{amount:.2g}"
 
 
 def _between_counts(least: int, most: int, noun: str) -> str:
