@@ -190,9 +190,10 @@ class DistillConfig:
     )
     teacher_backend: str = option(
         "auto",
-        "What runs the teacher: auto is PyTorch on a GPU, and on a CPU OpenVINO where it is installed and faster.",
+        "What runs the teacher: auto is PyTorch on a GPU, and on a CPU OpenVINO where it is installed and faster. "
+        "torch-compile takes a minute or so first, which long work on a GPU may be worth.",
         group=TEACHER,
-        choices=("auto", "torch", "openvino"),
+        choices=("auto", "torch", "torch-compile", "openvino"),
     )
     audit_texts: int = option(
         256,
@@ -206,8 +207,8 @@ class DistillConfig:
     )
     strict: bool = option(
         False,
-        "Stop where a reduced precision does not reach --min-agreement, or OpenVINO was asked for and cannot run the "
-        "teacher, instead of going on without.",
+        "Stop where a reduced precision does not reach --min-agreement, or the backend that was asked for cannot run "
+        "the teacher, instead of going on without.",
         group=TEACHER,
     )
     entailment_id: int | None = option(
@@ -338,8 +339,10 @@ class DistillConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 faults.append(f"{flag(name)} {value} must be 1 or more")
-        if self.teacher_precision == "int8" and self.teacher_backend == "torch":
-            faults.append("--teacher-precision int8 is done by OpenVINO: leave --teacher-backend torch out")
+        if self.teacher_precision == "int8" and self.teacher_backend.startswith("torch"):
+            faults.append(
+                f"--teacher-precision int8 is done by OpenVINO: leave --teacher-backend {self.teacher_backend} out"
+            )
         if not 0 <= self.min_agreement <= 1:
             faults.append(f"--min-agreement {self.min_agreement} must be between 0 and 1")
         if self.encoding and not is_encoding(self.encoding):

@@ -6,12 +6,14 @@ import logging
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from raydistill.engines.budget import measured_budget
 from raydistill.engines.engine import Engine, Inputs, PendingLogits, engine_name
 from raydistill.engines.load import load_engine
 from raydistill.errors import ModelError
@@ -33,7 +35,8 @@ logger = logging.getLogger(__name__)
 
 Scores = tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], dict[int, Exception]]
 
-# On a CPU a small batch stays in the cache: with teachers of 22M and 110M parameters 2,048 tokens were within a few
+# A GPU's budget is measured, in a second; a CPU would take minutes with a large teacher, and gain little. On a CPU a
+# small batch stays in the cache: with teachers of 22M and 110M parameters 2,048 tokens were within a few
 # percent of the best for PyTorch and OpenVINO alike, and 16,000 up to 1.3 times slower.
 CPU_TOKEN_BUDGET = 2048
 # What an engine is tried with: short and long pairs, with padding.
@@ -67,13 +70,17 @@ class Teacher:
         pad_token_id = ensure_pad_token(tokenizer)
         max_length = longest_input(tokenizer, skeleton(config, spec), spec.max_length)
         encoder = PairEncoder(tokenizer, make_hypotheses(spec.hypothesis_template, spec.class_names), max_length)
-        budget = spec.batch_size * max_length
+        engine, most = load_engine(spec, pad_token_id, probe_batches(encoder)), spec.batch_size * max_length
         return cls(
-            load_engine(spec, pad_token_id, probe_batches(encoder)),
+            engine,
             encoder,
             entailment_id=entailment_id,
             contradiction_id=contradiction_id,
-            token_budget=budget if spec.use_gpu else min(budget, CPU_TOKEN_BUDGET),
+            token_budget=(
+                measured_budget(engine, partial(long_batch, encoder), most)
+                if spec.use_gpu
+                else min(most, CPU_TOKEN_BUDGET)
+            ),
         )
 
     def score(
@@ -238,12 +245,16 @@ def make_hypotheses(template: str, class_names: Sequence[str]) -> list[str]:
 
 def probe_batches(encoder: PairEncoder) -> list[Inputs]:
     """A few batches of pairs: one of short and long ones together, and one of long ones alone, of about 500 tokens."""
-    num_classes = len(encoder.hypotheses)
     tokenized = encoder.tokenize(PROBE_TEXTS)
-    longest = int(encoder.lengths(tokenized.lengths)[1].max())
-    rows = np.arange(max(2, 512 // longest))
-    mixed = encoder.encode(tokenized, np.array([0, 1]), np.array([0, num_classes - 1]))
-    return [mixed, encoder.encode(tokenized, np.ones_like(rows), rows % num_classes)]
+    mixed = encoder.encode(tokenized, np.array([0, 1]), np.array([0, len(encoder.hypotheses) - 1]))
+    return [mixed, long_batch(encoder, 512)]
+
+
+def long_batch(encoder: PairEncoder, tokens: int) -> Inputs:
+    """A batch of two or more long pairs, of about so many tokens."""
+    tokenized = encoder.tokenize(PROBE_TEXTS[1:])
+    rows = np.arange(max(2, tokens // int(encoder.lengths(tokenized.lengths).max())))
+    return encoder.encode(tokenized, np.zeros_like(rows), rows % len(encoder.hypotheses))
 
 
 def teacher_config(model: ModelSpec) -> Any:

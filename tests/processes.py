@@ -60,6 +60,10 @@ def stop_when(reached: Callable[[], bool], config: DistillConfig, stage: str, se
     process.send_signal(sent)
     said = process.communicate(timeout=60)[1]
     assert process.returncode == 128 + sent, said
+    assert "stopping" in said
+    assert said.splitlines()[-1].startswith("Error: stopped.")
+    assert "the same command goes on" in said
+    assert "Traceback" not in said
     return said
 
 

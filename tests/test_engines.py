@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import multiprocessing
 import os
 import shutil
@@ -338,3 +339,26 @@ def test_importing_openvino_sends_nothing(family_dirs, cache):
 
     load(request(family_dirs["bert"]), batches_of(family_dirs["bert"]))
     assert sys.modules["openvino_telemetry"] is None
+
+
+# Compiled
+
+
+def test_a_compiled_teacher_gives_the_same_logits_for_batches_of_any_shape(family_dirs):
+    batches = batches_of(family_dirs["roberta"], (2, 5, 3, 7))
+    engine = load_engine(request(family_dirs["roberta"], backend="torch-compile"), 0, batches[:2])
+    assert engine_name(engine) == "torch-compile fp32"
+    plain = load_engine(request(family_dirs["roberta"], backend="torch"), 0, batches[:2])
+    for batch in batches:
+        np.testing.assert_allclose(engine.logits(batch), plain.logits(batch), atol=1e-5)
+
+
+def test_what_cannot_be_compiled_runs_as_it_is_or_is_an_error_with_strict(family_dirs, monkeypatch):
+    def refuse(*_, **__):
+        raise RuntimeError("no compiler is found\nand much more")
+
+    monkeypatch.setattr(torch, "compile", refuse)
+    wanted, batches = request(family_dirs["bert"], backend="torch-compile"), batches_of(family_dirs["bert"])
+    assert engine_name(load_engine(wanted, 0, batches)) == "torch fp32"
+    with pytest.raises(ModelError, match=r"^--teacher-backend torch-compile: no compiler is found\.$"):
+        load_engine(dataclasses.replace(wanted, strict=True), 0, batches)

@@ -21,7 +21,7 @@ class Engine(Protocol):
     """A sequence classifier ready to run.
 
     Attributes:
-        backend: torch or openvino.
+        backend: torch, torch-compile or openvino.
         precision: fp32, bf16, fp16 or int8.
         memory_error: what it raises where a batch is too large for the memory.
         ahead: how many batches may be started before the logits of the first are asked for.

@@ -9,7 +9,7 @@ from functools import partial
 import torch
 
 from raydistill.engines import openvino_engine, torch_engine
-from raydistill.engines.engine import EXACT, Engine, Inputs
+from raydistill.engines.engine import EXACT, TOLERANCE, Engine, Inputs, share_off
 from raydistill.engines.exported import ExportedTeacher, exported_teacher
 from raydistill.engines.torch_engine import TorchEngine
 from raydistill.errors import ConfigError, ModelError, first_line
@@ -48,11 +48,13 @@ def load_engine(spec: TeacherSpec, pad_token_id: int, batches: Sequence[Inputs])
 
     Raises:
         ConfigError: the backend or the number format cannot be had here.
-        ModelError: the teacher cannot be converted, and int8 was asked for, or OpenVINO with `strict`.
+        ModelError: the teacher cannot be converted, and int8 was asked for, or another backend with `strict`.
     """
     check_backend(spec.backend, spec.precision, use_gpu=spec.use_gpu)
     precision = resolve_precision(spec.precision, use_gpu=spec.use_gpu)
     in_torch = partial(TorchEngine.load, spec, precision, pad_token_id=pad_token_id, use_gpu=spec.use_gpu)
+    if spec.backend == "torch-compile":
+        return _compiled_engine(in_torch(), batches, strict=spec.strict)
     asked = spec.backend == "openvino" or precision == "int8"
     if spec.use_gpu or spec.backend == "torch" or not openvino_engine.installed(precision):
         return in_torch()
@@ -69,6 +71,21 @@ def load_engine(spec: TeacherSpec, pad_token_id: int, batches: Sequence[Inputs])
         logger.warning("%s; PyTorch runs the teacher", first_line(error))
         return in_torch()
     return engine if asked or entry.beats(engine, in_torch, spec.threads) else in_torch()
+
+
+def _compiled_engine(engine: TorchEngine, batches: Sequence[Inputs], *, strict: bool) -> Engine:
+    """The same engine compiled, and seen to give the same logits; or as it is, where it cannot be."""
+    try:
+        compiled = TorchEngine(engine.model, compiled=True)
+        off = max(share_off(compiled.logits(batch), engine.logits(batch)) for batch in batches)
+        if not off <= TOLERANCE[engine.precision]:
+            raise ModelError(f"as compiled its logits are off by {off:.2g} of their size.")
+        return compiled
+    except Exception as error:  # of a compiler, anything
+        if strict:
+            raise ModelError(f"--teacher-backend torch-compile: {first_line(error)}.") from None
+        logger.warning("the teacher cannot be compiled; PyTorch runs it as it is", exc_info=True)
+        return engine
 
 
 def _exported_engine(

@@ -230,10 +230,9 @@ class Job:
             console.say(f"       {counted(counts.rejected, 'text')} could not be scored: {where}")
         if not counts.texts and not counts.rejected:
             raise CorpusError(f"--data-file {self.config.data_file[0]}: holds no text but blank ones.")
-        if self.config.teacher_backend == "openvino" and any(
-            not name.startswith("openvino") for name in counts.engines
-        ):
-            console.say("       OpenVINO cannot run this teacher, so PyTorch did; the log says why")
+        asked = self.config.teacher_backend
+        if asked != "auto" and not all(name.startswith(asked) for name in counts.engines):
+            console.say(f"       {asked} cannot run this teacher, so PyTorch did; the log says why")
         if counts.known:
             console.say(f"       {counts.labelled:,} new texts; {counts.known:,} were labelled before")
         census = self.store.census(about=counts.texts)

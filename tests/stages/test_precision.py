@@ -129,7 +129,7 @@ def test_a_teacher_that_openvino_cannot_run_is_told_and_run_by_pytorch(
     teacher = {"teacher_name_or_path": str(save_classifier(tmp_path / "bart", "bart")), "teacher_backend": "openvino"}
     label(make_config(tmp_path / "out", **teacher), console)
     said = console.stream.getvalue()
-    assert "OpenVINO cannot run this teacher, so PyTorch did" in said
+    assert "openvino cannot run this teacher, so PyTorch did" in said
     assert "teacher  torch fp32;" in said
     with pytest.raises(RaydistillError, match="--teacher-backend openvino: OpenVINO cannot convert"):
         label(make_config(tmp_path / "strict", **teacher, strict=True))

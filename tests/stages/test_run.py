@@ -121,18 +121,6 @@ def test_run_json_and_the_summary_say_where_trainings_time_went(
     assert sum(map(float, shares.values())) == pytest.approx(100, abs=0.3)
 
 
-def test_a_run_whose_record_is_lost_keeps_its_labels(
-    tmp_path: Path, finished: DistillResult, make_config: MakeConfig, console: Console
-) -> None:
-    shutil.copytree(finished.output_dir, tmp_path / "out")
-    (tmp_path / "out" / "run.json").write_text("{")
-    with pytest.raises(RaydistillError, match="Remove that file and run again: its labels are kept"):
-        label(make_config(tmp_path / "out"))
-    (tmp_path / "out" / "run.json").unlink()
-    assert label(make_config(tmp_path / "out"), console).counts == finished.counts
-    assert "label  done before: " in console.stream.getvalue()
-
-
 def test_the_same_command_again_makes_nothing_anew(
     finished: DistillResult, make_config: MakeConfig, console: Console
 ) -> None:

@@ -1,0 +1,75 @@
+"""The token budget that a GPU is measured for."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import pytest
+
+from raydistill.engines.budget import LEAST, measured_budget
+from raydistill.engines.torch_engine import TorchEngine
+from raydistill.pairs import PairEncoder
+from raydistill.teacher import long_batch
+
+
+class Timed:
+    """A device that takes some time for any batch, some for each token, and has memory for so many."""
+
+    backend, precision, memory_error, ahead = "timed", "fp32", MemoryError, 0
+
+    def __init__(self, each_batch: float, each_token: float, memory: int = 1 << 40) -> None:
+        self.each_batch, self.each_token, self.memory = each_batch, each_token, memory
+        self.tried: list[int] = []
+        self.released = 0
+
+    def logits(self, inputs):
+        tokens = inputs["input_ids"].size
+        if tokens not in self.tried:
+            self.tried.append(tokens)
+        if tokens > self.memory:
+            raise MemoryError
+        time.sleep(self.each_batch + tokens * self.each_token)
+        return np.zeros((1, 3), dtype=np.float32)
+
+    def release_memory(self) -> None:
+        self.released += 1
+
+
+def tokens(budget: int) -> dict[str, np.ndarray]:
+    return {"input_ids": np.zeros((1, budget), dtype=np.int64)}
+
+
+def test_where_every_batch_costs_a_launch_large_ones_are_chosen():
+    assert measured_budget(Timed(each_batch=0.05, each_token=0), tokens, 16 * LEAST) == 16 * LEAST
+
+
+def test_where_tokens_alone_cost_a_small_one_is_chosen_and_large_ones_are_not_tried():
+    device = Timed(each_batch=0, each_token=2e-5)
+    assert measured_budget(device, tokens, 1024 * LEAST) == LEAST
+    assert max(device.tried) <= 8 * LEAST
+
+
+def test_what_does_not_fit_is_not_chosen_and_its_memory_given_back():
+    device = Timed(each_batch=0.05, each_token=0, memory=4 * LEAST)
+    assert measured_budget(device, tokens, 64 * LEAST) == 4 * LEAST
+    assert device.released == 1
+
+
+def test_the_bound_is_kept_and_a_device_without_any_room_is_left_to_scoring():
+    assert measured_budget(Timed(0.01, 0), tokens, 3 * LEAST // 2) == 3 * LEAST // 2
+    assert measured_budget(Timed(0.01, 0), tokens, LEAST // 4) == LEAST // 4
+    assert measured_budget(Timed(0, 0, memory=1), tokens, 8 * LEAST) == LEAST
+
+
+@pytest.mark.parametrize("budget", [10, 1000, 5000])
+def test_a_real_model_is_measured_with_real_pairs(budget, tiny_teacher_dir):
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    encoder = PairEncoder(AutoTokenizer.from_pretrained(tiny_teacher_dir), ["about sport", "about art"], 64)
+    batch = long_batch(encoder, budget)
+    rows, width = batch["input_ids"].shape
+    assert rows == max(2, budget // width)
+    assert batch["attention_mask"].mean() > 0.9
+    engine = TorchEngine(AutoModelForSequenceClassification.from_pretrained(tiny_teacher_dir))
+    assert measured_budget(engine, lambda size: long_batch(encoder, size), budget) <= budget
