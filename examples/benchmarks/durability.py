@@ -9,7 +9,6 @@ Prints a Markdown table: medians, least and most in brackets.
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import io
 import os
@@ -22,6 +21,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from tables import benchmark_parser, publish
 
 from raydistill.corpus_files import find_files
 from raydistill.label_store import SCHEMA, LabelStore
@@ -61,7 +61,7 @@ def labelled(kind: type[LabelStore], corpus: Path, folder: str, spec: TeacherSpe
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = benchmark_parser(__doc__)
     parser.add_argument("--texts", type=int, default=3000)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--block-seconds", type=float, default=1.0, help="shorter than by default: more files")
@@ -83,9 +83,9 @@ def main() -> None:
                 for kind in kinds
             }
             ratios.append(took[LabelStore] / took[CarelessStore])
-    print("| label stage | times the same without durability |\n| --- | --- |")
+    what = f"{arguments.texts:,} texts, blocks of about {arguments.block_seconds:g} s"
     found = f"{statistics.median(ratios):.3f} ({min(ratios):.3f}–{max(ratios):.3f})"
-    print(f"| {arguments.texts:,} texts, blocks of about {arguments.block_seconds:g} s | {found} |")
+    publish([{"label stage": what, "times the same without durability": found}], arguments)
 
 
 if __name__ == "__main__":

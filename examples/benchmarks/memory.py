@@ -9,7 +9,6 @@ processes share and which has a bound of its own, is left out. Linux only: reads
 
 from __future__ import annotations
 
-import argparse
 import re
 import subprocess
 import sys
@@ -17,6 +16,8 @@ import tempfile
 import time
 from collections import defaultdict
 from pathlib import Path
+
+from tables import benchmark_parser, publish
 
 KINDS = {  # the beginnings of the titles that Ray gives its processes
     "ray::MapWorker": "teacher actor",
@@ -80,7 +81,7 @@ def measure(teacher: Path, student: Path, texts: int) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = benchmark_parser(__doc__)
     parser.add_argument("--sizes", type=int, nargs=2, default=[2000, 200_000])
     arguments = parser.parse_args()
     sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
@@ -90,9 +91,16 @@ def main() -> None:
         teacher, student = save_classifier(Path(folder, "teacher")), save_encoder(Path(folder, "student"))
         small, large = (measure(teacher, student, size) for size in arguments.sizes)
     first, second = (f"{size:,} texts" for size in arguments.sizes)
-    print(f"| process | {first} | {second} | ratio |\n| --- | --- | --- | --- |")
-    for kind in sorted(small.keys() & large.keys()):
-        print(f"| {kind} | {small[kind]:.0f} MB | {large[kind]:.0f} MB | {large[kind] / small[kind]:.2f} |")
+    rows = [
+        {
+            "process": kind,
+            first: f"{small[kind]:.0f} MB",
+            second: f"{large[kind]:.0f} MB",
+            "ratio": f"{large[kind] / small[kind]:.2f}",
+        }
+        for kind in sorted(small.keys() & large.keys())
+    ]
+    publish(rows, arguments)
 
 
 if __name__ == "__main__":

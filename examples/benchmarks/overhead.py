@@ -8,13 +8,14 @@ libraries, planning, and writing labels and student. Prints when each line of th
 
 from __future__ import annotations
 
-import argparse
 import resource
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
+
+from tables import benchmark_parser, publish
 
 
 def cpu_seconds(command: list[str]) -> float:
@@ -26,7 +27,7 @@ def cpu_seconds(command: list[str]) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = benchmark_parser(__doc__)
     parser.add_argument("--texts", type=int, default=1000)
     arguments = parser.parse_args()
     sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
@@ -49,10 +50,12 @@ def main() -> None:
             print(f"{time.monotonic() - started:5.1f} s  {line.rstrip()}")
         assert process.wait() == 0
         wall = time.monotonic() - started
-    print("\n| what | figure |\n| --- | --- |")
-    print(f"| wall clock of a run over {arguments.texts:,} texts with tiny models | {wall:.1f} s |")
+    rows = [{"what": f"wall clock of a run over {arguments.texts:,} texts with tiny models", "figure": f"{wall:.1f} s"}]
     for flags in (["--help"], ["run", "--help"]):
-        print(f"| CPU time of `raydistill {' '.join(flags)}` | {cpu_seconds([*raydistill, *flags]):.2f} s |")
+        figure = f"{cpu_seconds([*raydistill, *flags]):.2f} s"
+        rows.append({"what": f"CPU time of `raydistill {' '.join(flags)}`", "figure": figure})
+    print()
+    publish(rows, arguments)
 
 
 if __name__ == "__main__":

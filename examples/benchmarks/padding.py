@@ -11,6 +11,7 @@ from __future__ import annotations
 import tempfile
 
 import numpy as np
+from tables import benchmark_parser, publish
 
 from raydistill.pairs import PairEncoder, budget_batches
 from raydistill.pretrained import load_tokenizer
@@ -40,6 +41,7 @@ def unsorted(lengths: np.ndarray) -> float:
 
 
 def main() -> None:
+    arguments = benchmark_parser(__doc__).parse_args()
     rng = np.random.default_rng(0)
     with tempfile.TemporaryDirectory() as folder:
         files, _ = prepare_demo(folder, texts=1825)
@@ -50,12 +52,14 @@ def main() -> None:
     encoder = PairEncoder(tokenizer, make_hypotheses(TEMPLATE, CLASSES), MAX_LENGTH)
     budgets = {"CPU": CPU_TOKEN_BUDGET, "GPU": BATCH_SIZE * MAX_LENGTH}
     names = [f"{block:,} texts, {device}" for device in budgets for block in BLOCKS]
-    print(f"| corpus | seed's loop | {' | '.join(names)} |\n|{' --- |' * (len(names) + 2)}")
+    rows = []
     for name, texts in {"first sentences": sentences, "whole documents": documents, "10 to 1,000 words": mixed}.items():
         counted = encoder.count_tokens(texts)
         lengths = encoder.lengths(rng.choice(counted, TEXTS))
         shares = [padding(lengths, block, budget) for budget in budgets.values() for block in BLOCKS]
-        print(f"| {name} | {unsorted(lengths):.1%} | {' | '.join(f'{share:.1%}' for share in shares)} |")
+        ours = dict(zip(names, (f"{share:.1%}" for share in shares), strict=True))
+        rows.append({"corpus": name, "seed's loop": f"{unsorted(lengths):.1%}", **ours})
+    publish(rows, arguments)
 
 
 if __name__ == "__main__":

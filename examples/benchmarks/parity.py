@@ -7,7 +7,6 @@ Runs on the demo's texts, teacher and student; prints a Markdown table.
 
 from __future__ import annotations
 
-import argparse
 import csv
 import tempfile
 from pathlib import Path
@@ -16,6 +15,7 @@ import numpy as np
 import pandas as pd
 from plain_trainer import train_plainly
 from seed_method import seed_logits, seed_soft_labels
+from tables import benchmark_parser, publish
 
 from raydistill import DistillConfig, label, soft_labels, train
 from raydistill.stages.demo import TEMPLATE, prepare_demo
@@ -39,7 +39,7 @@ def compare_labels(store: pd.DataFrame, logits: dict[str, np.ndarray], rows: lis
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = benchmark_parser(__doc__)
     parser.add_argument("--texts", type=int, default=1825)
     parser.add_argument("--folder", type=Path, default=None, help="where to work; a temporary folder by default")
     arguments = parser.parse_args()
@@ -79,9 +79,7 @@ def main() -> None:
             agreement = np.mean(predict(model, tokenizer, corpus).argmax(-1) == targets.argmax(-1))
             accuracy = np.mean(predict(model, tokenizer, [row["text"] for row in held_out]).argmax(-1) == truth)
             rows.append((f"student, {name}", f"agreement {agreement:.1%}, held-out accuracy {accuracy:.1%}"))
-    print("| what | figure |\n| --- | --- |")
-    for name, figure in rows:
-        print(f"| {name} | {figure} |")
+    publish([{"what": name, "figure": figure} for name, figure in rows], arguments)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ comes back to the last; start-up is what comes before, less the first block's ow
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import io
 import os
@@ -20,6 +19,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
+
+from tables import benchmark_parser, publish
 
 from raydistill.corpus_files import find_files
 from raydistill.label_store import LabelStore
@@ -68,7 +69,7 @@ def through_ray(spec: TeacherSpec, corpus: Path, store: Path, plan: Plan) -> tup
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = benchmark_parser(__doc__)
     parser.add_argument("--texts", type=int, default=4000)
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
@@ -93,11 +94,15 @@ def main() -> None:
                 alone = statistics.mean([before, in_process(spec, texts[: len(texts) // 4])])
                 ratios[actors].append(rate / alone)
                 starts[actors].append(first)
-    print("| label stage | steady state, of the teacher alone | start-up |\n| --- | --- | --- |")
-    for actors, found in ratios.items():
-        ratio = f"{statistics.median(found):.2f} ({min(found):.2f}–{max(found):.2f})"
-        what = f"{actors} actor{'s' * (actors > 1)} on {cores} cores"
-        print(f"| {what} | {ratio} | {statistics.median(starts[actors]):.1f} s |")
+    rows = [
+        {
+            "label stage": f"{actors} actor{'s' * (actors > 1)} on {cores} cores",
+            "steady state, of the teacher alone": f"{statistics.median(found):.2f} ({min(found):.2f}–{max(found):.2f})",
+            "start-up": f"{statistics.median(starts[actors]):.1f} s",
+        }
+        for actors, found in ratios.items()
+    ]
+    publish(rows, arguments)
 
 
 if __name__ == "__main__":

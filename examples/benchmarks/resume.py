@@ -9,7 +9,6 @@ in all, with the peak memory of its processes. Tiny random models. Prints a Mark
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import subprocess
@@ -22,6 +21,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 from memory import peak_memory
+from tables import benchmark_parser, publish
 
 from raydistill.corpus import text_id
 from raydistill.label_store import SCHEMA, LabelStore, logits_column
@@ -85,19 +85,24 @@ def measure(texts: int) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = benchmark_parser(__doc__)
     parser.add_argument("--texts", type=int, nargs="+", default=[20_000, 5_000_000])
     arguments = parser.parse_args()
     sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
     os.environ |= {"HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
-    print("| finished texts | to the first new label file | in all | peak: driver | peak: other tasks |")
-    print("| --- | --- | --- | --- | --- |")
+    rows = []
     for texts in arguments.texts:
         found = measure(texts)
-        print(
-            f"| {texts:,} | {found['first']:.0f} s | {found['whole']:.0f} s | {found['driver']:.0f} MB | "
-            f"{found['read, write and data tasks']:.0f} MB |"
+        rows.append(
+            {
+                "finished texts": f"{texts:,}",
+                "to the first new label file": f"{found['first']:.0f} s",
+                "in all": f"{found['whole']:.0f} s",
+                "peak: driver": f"{found['driver']:.0f} MB",
+                "peak: other tasks": f"{found['read, write and data tasks']:.0f} MB",
+            }
         )
+    publish(rows, arguments)
 
 
 if __name__ == "__main__":

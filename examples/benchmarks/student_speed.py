@@ -11,18 +11,16 @@ is asked. Prints a Markdown table; --json keeps it.
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
 import statistics
 import tempfile
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
 from seed_method import seed_score
+from tables import benchmark_parser, publish
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
 from raydistill.specs import ModelSpec, TeacherSpec
@@ -74,12 +72,11 @@ def spread(values: list[float], style: str = ".1f") -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = benchmark_parser(__doc__)
     parser.add_argument("--texts", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--classes", type=int, nargs="+", default=[2, 5, 20])
     parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument("--json", type=Path, default=None)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     rows: list[dict[str, Any]] = []
@@ -109,11 +106,7 @@ def main() -> None:
                         "times the teacher in raydistill": spread(engine),
                     }
                 )
-    print("| " + " | ".join(rows[0]) + " |\n|" + " --- |" * len(rows[0]))
-    for row in rows:
-        print("| " + " | ".join(map(str, row.values())) + " |")
-    if arguments.json:
-        arguments.json.write_text(json.dumps({"arguments": vars(arguments), "rows": rows}, indent=2, default=str))
+    publish(rows, arguments)
 
 
 if __name__ == "__main__":

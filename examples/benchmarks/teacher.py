@@ -13,10 +13,8 @@ threads, in turn, several rounds; medians, and least and most in brackets. Print
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import functools
-import json
 import os
 import statistics
 import tempfile
@@ -28,6 +26,7 @@ from typing import Any
 import numpy as np
 import torch
 from seed_method import seed_score
+from tables import benchmark_parser, publish
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertConfig, RobertaConfig
 
 from raydistill import soft_labels
@@ -53,7 +52,7 @@ SHAPES = {
 }
 ENGINES = {
     "cpu": [("torch", "fp32"), ("openvino", "fp32"), ("torch", "bf16"), ("openvino", "bf16"), ("openvino", "int8")],
-    "cuda": [("torch", "fp32"), ("torch", "fp16"), ("torch", "bf16")],
+    "cuda": [("torch", "fp32"), ("torch", "fp16"), ("torch", "bf16"), ("torch-compile", "bf16")],
 }
 # The number format of the matrix products that engines are held against, and the rows of one.
 GEMM = {"cpu": (torch.float32, "fp32", 2048), "cuda": (torch.bfloat16, "bf16", 16384)}
@@ -102,7 +101,7 @@ def timed(work: Callable[..., Any], *given: Any) -> tuple[float, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = benchmark_parser(__doc__)
     parser.add_argument("--shape", choices=["demo", *SHAPES], default="demo")
     parser.add_argument("--device", choices=list(ENGINES), default="cpu")
     parser.add_argument("--rounds", type=int, default=5)
@@ -110,7 +109,6 @@ def main() -> None:
     parser.add_argument("--sentences", type=int, default=150, help="first sentences a round")
     parser.add_argument("--agreement-texts", type=int, default=1000)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument("--json", type=Path, default=None)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     with tempfile.TemporaryDirectory() as temporary:
@@ -174,12 +172,7 @@ def main() -> None:
                 if row["method"] in engines and row["texts"] == "first sentences":
                     found = engines[row["method"]].score(sentences)[0].argmax(1)
                     row[f"same class, {len(sentences):,} sentences"] = f"{(found == exact).mean():.1%}"
-    columns = list(dict.fromkeys(name for row in rows for name in row))
-    print("| " + " | ".join(columns) + " |\n|" + " --- |" * len(columns))
-    for row in rows:
-        print("| " + " | ".join(str(row.get(name, "")) for name in columns) + " |")
-    if arguments.json:
-        arguments.json.write_text(json.dumps({"arguments": vars(arguments), "rows": rows}, indent=2, default=str))
+    publish(rows, arguments)
 
 
 if __name__ == "__main__":
