@@ -273,6 +273,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(error.format_message(), error.exit_code)
     except RaydistillError as error:
         return _fail(str(error), 2)
+    except OSError as error:
+        from raydistill.files import disk_refusal
+
+        if refusal := disk_refusal(error):
+            return _fail(str(refusal), 2)
+        raise
     except (KeyboardInterrupt, click.Abort):
         return _fail("stopped. What is finished is kept: the same command goes on from there.", 128 + stop)
     return result if isinstance(result, int) else 0

@@ -79,7 +79,7 @@ def _expand(entry: str) -> list[CorpusFile]:
     scheme = uri[: uri.index("://") + 3] if is_uri(entry) else ""
     settings = question + settings
     try:
-        fs, path = open_path(quote(uri, safe="/:@%") + settings if scheme else entry)
+        fs, path = open_path(entry)
         info = fs.get_file_info(path)
         if info.type == pafs.FileType.File:
             return [_describe(uri if scheme else path, info, settings)]

@@ -26,6 +26,7 @@ from raydistill.errors import RunDirError, first_line
 from raydistill.paths import is_uri, open_path
 
 FULL, READ_ONLY = (errno.ENOSPC, errno.EDQUOT), (errno.EROFS,)
+OS_ERROR = re.compile(r"\b(?:os error|errno)[ :]+(\d+)", re.IGNORECASE)  # as libraries in Rust and C++ quote it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -257,28 +258,34 @@ class Folder:
         for name in self.hidden("", ".tmp"):
             self.delete(name)
 
-    @contextlib.contextmanager
-    def refusals(self, fault: str, name: str | None = None, *, but: type[OSError] | tuple[()] = ()) -> Iterator[None]:
-        """Raise what the system refuses within, `but` what passes as it is, as RunDirError."""
-        try:
-            yield
-        except but:
-            raise
-        except OSError as error:
-            where = self._uri if name is None or name.startswith(".") else self.where(name)
-            mend = "Free some space there" if error.errno in FULL else "Mend that"
-            raise RunDirError(f"{where}: {fault} ({_reason(error)}). {mend}, and the same command goes on.") from error
+    def refusals(self, fault: str, name: str | None = None, *, but: type[OSError] | tuple[()] = ()) -> Any:
+        """`refusals` of this folder, or of a file in it that has a name for people."""
+        return refusals(self._uri if name is None or name.startswith(".") else self.where(name), fault, but=but)
+
+
+@contextlib.contextmanager
+def refusals(where: str, fault: str, *, but: type[OSError] | tuple[()] = ()) -> Iterator[None]:
+    """Raise what the system refuses within, `but` what passes as it is, as RunDirError."""
+    try:
+        yield
+    except but:
+        raise
+    except OSError as error:
+        mend = "Free some space there" if error.errno in FULL else "Mend that"
+        raise RunDirError(f"{where}: {fault} ({_reason(error)}). {mend}, and the same command goes on.") from error
 
 
 def disk_refusal(error: BaseException) -> RunDirError | None:
     """What a disk that is full, or read-only, says through a library; None for any other error."""
-    reason = next((reason for reason in map(os.strerror, FULL + READ_ONLY) if reason in str(error)), None)
-    if reason is None:
+    number = error.errno if isinstance(error, OSError) else None
+    if number is None and (said := OS_ERROR.search(str(error))):
+        number = int(said[1])
+    if number not in FULL + READ_ONLY:
         return None
     named = error.filename if isinstance(error, OSError) else None
-    anywhere = f"the output directory, or {tempfile.gettempdir()} of a node, where training and Ray work"
-    where = named or anywhere
-    return RunDirError(f"{where}: {reason[0].lower()}{reason[1:]}. Mend that, and the same command goes on.")
+    where = named or f"the output directory, {tempfile.gettempdir()}, /dev/shm or a cache of a node"
+    reason = os.strerror(number).lower()
+    return RunDirError(f"{where}: {reason}. Mend that, and the same command goes on; the log says what met with it.")
 
 
 def _reason(error: Exception) -> str:

@@ -2,8 +2,9 @@
 
 A part holds one row for each distinct text of one block; `occurrences` says how often the text stands in the corpus,
 so that training counts it as often. Parts are written whole or not at all, are never changed, and have their checksum
-in their name: any part that is there is good, and a run that was killed keeps them. Where parts take the place of
-others, a plan says so first. What makes a store *complete* is the last step of a pass over the corpus, `complete`,
+in their name: a part that is there is good unless the disk has torn it, which its checksum tells, and a run that was
+killed keeps them. Where parts take the place of others, a plan says so first. What makes a store *complete* is the last
+step of a pass over the corpus, `complete`,
 which sets right the occurrences of texts that earlier passes had labelled.
 """
 
@@ -12,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import json
 import re
+import tempfile
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,10 +26,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from raydistill.errors import DamagedError, RunDirError, first_line
-from raydistill.files import Folder, digest_of, parse_record
+from raydistill.files import Folder, digest_of, parse_record, refusals
 from raydistill.known_texts import Census, KnownTexts, take_census
 
 RECORD, PLAN = "_labels.json", "_replace-"
+SOURCES = b"raydistill.replaces"  # in the metadata of a part
 PART_NAME = re.compile(r"part-(?P<digest>[0-9a-f]{32})-[0-9a-f]{16}\.parquet")
 SCHEMA_VERSION = 2
 LISTERS = 16  # parts opened at once: on an object store each takes a round trip
@@ -88,8 +91,8 @@ class LabelStore:
             record = {}
         if not isinstance(record.get("labelling"), dict):
             raise DamagedError(
-                f"{self.folder.where(RECORD)} is damaged. Run `raydistill label` again: run.json still says how "
-                "these labels were made. Where that is gone too, remove the folder."
+                f"{self.folder.where(RECORD)} is damaged. Run `raydistill label` again, which mends it from "
+                "run.json; without that, remove the folder."
             )
         if record.get("schema_version") != SCHEMA_VERSION:
             raise RunDirError(
@@ -164,7 +167,7 @@ class LabelStore:
     def _opened(self, name: str) -> Iterator[pq.ParquetFile]:
         try:
             with self.folder.open(name) as source:
-                part = pq.ParquetFile(source)
+                part = pq.ParquetFile(source, page_checksum_verification=True)
                 held = part.schema_arrow
                 # Types are looked at too: a column of Ray's pickled objects would run code as its values are read.
                 if not all(
@@ -184,9 +187,13 @@ class LabelStore:
             return RunDirError(f"{where}: is gone. Run `raydistill label` again to make its labels anew.")
         except RunDirError as fault:
             return fault
-        if named is None or named["digest"] == digest:
-            return RunDirError(f"{where}: is not a label part ({first_line(error)}). Move it elsewhere.")
-        return DamagedError(f"{where}: is damaged. Run `raydistill label` again to make its labels anew.")
+        if named and named["digest"] != digest:
+            return DamagedError(f"{where}: is damaged. Run `raydistill label` again to make its labels anew.")
+        if named and isinstance(error, OSError):
+            return RunDirError(
+                f"{where}: cannot be read ({first_line(error)}). Mend that, and the same command goes on."
+            )
+        return RunDirError(f"{where}: is not a label part ({first_line(error)}). Move it elsewhere.")
 
     def merge_parts(self, names: Sequence[str]) -> tuple[str, int]:
         """Put one part in the place of several; return its name and its bytes."""
@@ -200,19 +207,21 @@ class LabelStore:
         """
         parts, ended = set(self.parts()), []
         for plan in self.folder.names(".json"):
-            if plan.startswith(PLAN):
-                made_name = plan.removeprefix(PLAN).removesuffix(".json")
-                try:
-                    replaced = parse_record(self.folder.read(plan))["sources"]
-                except (ValueError, LookupError):  # torn; at worst the labels of this part are made anew
-                    self.folder.delete(made_name)
-                    self.folder.delete(plan)
-                    continue
-                made = made_name in parts
-                if made:
-                    ended.append((made_name, replaced))
-                self._end_replacement(plan, [name for name in replaced if made and name in parts])
+            made = plan.removeprefix(PLAN).removesuffix(".json")
+            if plan.startswith(PLAN) and PART_NAME.fullmatch(made):
+                sources: list[str] = []
+                if made in parts and self.is_whole(made):
+                    sources = self._sources(made)
+                    ended.append((made, sources))
+                else:  # torn by a power cut, or never there
+                    self.folder.delete(made)
+                self._end_replacement(plan, [name for name in sources if name in parts])
         return ended
+
+    def _sources(self, name: str) -> list[str]:
+        """The parts that a part was written in the place of."""
+        with self._opened(name) as part:
+            return json.loads((part.metadata.metadata or {}).get(SOURCES, b"[]"))
 
     def _end_replacement(self, plan: str, sources: Iterable[str]) -> None:
         for name in sources:
@@ -222,19 +231,21 @@ class LabelStore:
     def _write_rows(self, tables: Iterable[pa.Table], sources: Sequence[str] = ()) -> tuple[str, int]:
         """Write a part, in the place of others if there are any.
 
-        What is to be replaced is written down before the new part is there, so that `finish_replacements` can end it
-        after a kill: until then rows may stand twice, and none is ever lost.
+        The new part says what it replaces, and a file that it is to do so is there before it: so `finish_replacements`
+        can end that after a kill. Until then rows may stand twice, and none is ever lost.
         """
         with self.folder.draft() as draft:
-            with pq.ParquetWriter(draft.sink, SCHEMA, compression="zstd") as writer:
+            with pq.ParquetWriter(draft.sink, SCHEMA, compression="zstd", write_page_checksum=True) as writer:
                 for table in tables:
                     writer.write_table(table)
+                if sources:
+                    writer.add_key_value_metadata({SOURCES: json.dumps(list(sources))})
             size = draft.sink.tell()
             # Blocks that are alike, as where a file is named twice, make parts that are.
             name = f"part-{digest_of(draft.sink)}-{uuid.uuid4().hex[:16]}.parquet"
             plan = f"{PLAN}{name}.json"
             if sources:
-                self.folder.write(plan, json.dumps({"sources": list(sources)}).encode())
+                self.folder.write(plan, b"{}")
             draft.publish(name)
         if sources and plan not in self.folder.names(".json"):  # given up meanwhile, as of a task that was lost
             self.folder.delete(name)
@@ -249,21 +260,28 @@ class LabelStore:
 
     def damaged_parts(self) -> list[str]:
         """The parts whose content is not what their names say, as after a power cut. Reads all of the store."""
+
+        def is_damaged(name: str) -> bool:
+            try:
+                return not self.is_whole(name)
+            except FileNotFoundError:  # a shared file system may still list what is gone
+                return False
+
         names = [name for name in self.parts() if PART_NAME.fullmatch(name)]
         with ThreadPoolExecutor(LISTERS) as pool:
-            return [name for name, whole in zip(names, pool.map(self.is_whole, names), strict=True) if not whole]
+            return [name for name, damaged in zip(names, pool.map(is_damaged, names), strict=True) if damaged]
 
     def known_texts(self, parts: Sequence[str]) -> KnownTexts:
         """The ids in some parts, each once, with their occurrences added up."""
         sizes, wanted = self.folder.sizes(".parquet"), set(parts)
         about = sum(size for name, size in sizes.items() if name in wanted) // LEAST_ROW_BYTES
         folder = self.folder.local if wanted else None  # a store that is not there yet has none
-        with self.folder.refusals("cannot hold the ids of its texts"):
+        with refusals(folder or tempfile.gettempdir(), "cannot hold the ids of the texts"):
             return KnownTexts.gathered(self._ids(parts), about, folder)
 
     def census(self, about: int) -> Census:
         """Count what the store holds of the corpus, of `about` so many ids."""
-        with self.folder.refusals("cannot hold the ids of its texts"):
+        with refusals(self.folder.local or tempfile.gettempdir(), "cannot hold the ids of the texts"):
             return take_census(self._ids(self.parts()), about, self.folder.local)
 
     def count_texts(self) -> int:

@@ -76,13 +76,16 @@ class Progress:
         self.console, self.name, self.unit, self.total = console, name, unit, total
         self.started = self._shown_at = self.moved_at = time.monotonic()
         self._first: tuple[float, dict[str, int]] | None = None  # time and amounts at the first update
-        self._amounts, self._passed, self._note, self._width = {unit: 0}, 0, "", 0
+        self._amounts, self._note, self._width = {unit: 0}, "", 0
+        self._passed = self._to_pass = 0
 
     def __enter__(self) -> Progress:
         self._show("starting")
         return self
 
-    def update(self, done: int, note: str = "", work: Mapping[str, int] | None = None, passed: int = 0) -> None:
+    def update(
+        self, done: int, note: str = "", work: Mapping[str, int] | None = None, *, passed: int = 0, to_pass: int = 0
+    ) -> None:
         """Say how far the stage is.
 
         Args:
@@ -90,10 +93,12 @@ class Progress:
             note: shown at the end of the line.
             work: what else is done, by unit, of which the rates are shown too.
             passed: how many of these were done before: they say nothing of how fast the work is.
+            to_pass: how many of the others were, about.
         """
         if done != self._amounts[self.unit] or self._first is None:
             self.moved_at = time.monotonic()
-        self._amounts, self._passed, self._note = {self.unit: done, **(work or {})}, passed, note
+        self._amounts, self._note = {self.unit: done, **(work or {})}, note
+        self._passed, self._to_pass = passed, to_pass
         # Rates are taken from the first update on: what comes before it is start-up, not work.
         self._first = self._first or (time.monotonic(), self._worked)
         if time.monotonic() - self._shown_at >= (LIVE_SECONDS if self.console.live else PLAIN_SECONDS):
@@ -130,7 +135,8 @@ class Progress:
             parts[0] = f"{done:,} of {self.total:,} {self.unit} ({min(done / self.total, 1):.0%})"
         worked = self._worked
         if self.total and done < self.total and before[self.unit] < worked[self.unit]:
-            parts.append(f"ETA {duration((self.total - done) * elapsed / (worked[self.unit] - before[self.unit]))}")
+            left = max(self.total - done - self._to_pass, 0)
+            parts.append(f"ETA {duration(left * elapsed / (worked[self.unit] - before[self.unit]))}")
         for unit, amount in worked.items():
             if rate := (amount - before.get(unit, 0)) / elapsed:
                 parts.append(f"{rate:,.1f} {unit}/s" if rate < 100 else f"{rate:,.0f} {unit}/s")

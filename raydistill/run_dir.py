@@ -19,14 +19,18 @@ from raydistill.label_store import LabelStore
 RECORD, LOG, LABELS, CHECKPOINTS = "run.json", "raydistill.log", "labels", "checkpoints"
 # What a checkpoint holds: Trainer's own one, and its best one if that is another; or the student and what came of it.
 TRAINER, BEST, MODEL, RESULT = "trainer", "best", "model", "result.json"
-WEIGHTS = ".safetensors"
 
 
 class RunDir:
-    """An output directory, on a disk or an object store, that this run may use. Made by `claim`."""
+    """An output directory, on a disk or an object store, that this run may use. Made by `claim`.
 
-    def __init__(self, folder: Folder, record: dict[str, Any]) -> None:
-        self.folder, self.record = folder, record
+    Attributes:
+        record: what `run.json` says.
+        torn: whether there is one that says nothing any more.
+    """
+
+    def __init__(self, folder: Folder, record: dict[str, Any], *, torn: bool = False) -> None:
+        self.folder, self.record, self.torn = folder, record, torn
 
     @classmethod
     def claim(cls, config: DistillConfig, products: Sequence[str]) -> RunDir:
@@ -55,7 +59,7 @@ class RunDir:
             ) from None
         except ValueError:
             if _holds_labels(folder):
-                return cls(folder, {})  # as well
+                return cls(folder, {}, torn=True)  # as well
             raise RunDirError(
                 f"--output-dir {folder.path}: its {RECORD} is damaged. Start anew with --overwrite-output-dir."
             ) from None
@@ -160,13 +164,28 @@ class RunDir:
         for name in names:
             self.folder.copy(model, name)
 
-    def lacks(self) -> str | None:
-        """Which file of the student is gone or empty, or holds other weights than were put there; None if none does."""
-        sizes = self.folder.sizes()
-        for name, digest in dict(self.record.get("published", {})).items():
-            if not sizes.get(name) or (name.endswith(WEIGHTS) and self.folder.digest(name) != digest):
+    def damaged(self) -> str | None:
+        """Which file of the student is gone or damaged; None if none is."""
+        return damaged_file(self.folder, self.record.get("published"))
+
+
+def damaged_file(folder: Folder, published: Any) -> str | None:
+    """Which of the files that were put into a folder is gone or is not what was written; None if none is.
+
+    What is JSON may have been changed by its owner, and need only be such.
+
+    Args:
+        published: their checksums by name; all else tells nothing.
+    """
+    for name, digest in published.items() if isinstance(published, dict) else ():
+        try:
+            if name.endswith(".json"):
+                json.loads(folder.read(name))
+            elif folder.digest(name) != digest:
                 return name
-        return None
+        except (FileNotFoundError, ValueError):
+            return name
+    return None
 
 
 def versions() -> dict[str, str]:

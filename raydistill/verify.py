@@ -21,7 +21,7 @@ from raydistill.files import Folder, parse_record
 from raydistill.known_texts import Census, take_census
 from raydistill.label_store import LabelStore, logits_matrix
 from raydistill.rejected import REJECTED
-from raydistill.run_dir import LABELS, RECORD, WEIGHTS
+from raydistill.run_dir import LABELS, RECORD, damaged_file
 from raydistill.specs import TeacherSpec
 
 LEAST_SAMPLED = 32
@@ -252,15 +252,11 @@ def _verify_student(folder: Folder, run: dict[str, Any]) -> str:
 
     if not run.get("stages", {}).get("train", {}).get("finished"):
         raise ValueError("its training is not finished. Run the same command again to go on")
-    for name, digest in dict(run["published"]).items():
-        try:
-            if folder.digest(name) != digest:
-                raise ValueError(f"its {name} is not what was written")
-        except FileNotFoundError:
-            raise ValueError(f"its {name} is gone") from None
+    if damaged := damaged_file(folder, run.get("published")):
+        raise ValueError(f"its {damaged} is gone or damaged. Run the same command again to make it anew")
     classes = json.loads(folder.read("config.json"))["id2label"].values()
     number = 0
-    for file in folder.names(WEIGHTS):
+    for file in folder.names(".safetensors"):
         try:
             weights = load(folder.read(file))
         except Exception as error:  # safetensors has its own

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import uuid
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -577,3 +578,59 @@ def test_a_folder_may_be_named_by_a_uri(tmp_path):
     Folder(f"file://{tmp_path}").write("x", b"one")
     assert (tmp_path / "x").read_bytes() == b"one"
     assert [path.name for path in tmp_path.iterdir()] == ["x"]
+
+
+# Replacements
+
+
+@pytest.mark.parametrize("torn", [False, True])
+def test_a_replacement_that_a_kill_interrupted_is_ended_or_undone_if_the_disk_has_torn_it(store, torn, monkeypatch):
+    names = [store.write_part(part({f"text {i}": 1, f"more {i}": 2}))[0] for i in range(3)]
+    monkeypatch.setattr(LabelStore, "_end_replacement", lambda *_: None)  # killed before
+    made, _ = store.merge_parts(names)
+    monkeypatch.undo()
+    assert len(store.parts()) == 4
+    if torn:
+        path = Path(store.path, made)
+        path.write_bytes(path.read_bytes()[:-50])
+    ended = store.finish_replacements()
+    assert ended == ([] if torn else [(made, names)])
+    assert store.parts() == (sorted(names) if torn else [made])
+    assert store.damaged_parts() == []
+    assert store.count_texts() == 9
+    assert store.folder.names(".json") == []
+
+
+def test_what_no_replacement_of_ours_is_named_like_is_left_alone(store):
+    store.folder.write("_replace-notes.txt.json", b"")
+    store.folder.write("notes.txt", b"mine")
+    assert store.finish_replacements() == []
+    assert set(store.folder.names()) == {"_replace-notes.txt.json", "notes.txt"}
+
+
+def test_a_part_of_which_any_stretch_is_blotted_is_never_read_as_if_it_were_good(store):
+    texts = {f"text {i} {hash(str(i))}": 1 for i in range(2000)}
+    name, _ = store.write_part(part(texts))
+    good = read(store, name)
+    path = Path(store.path, name)
+    content = path.read_bytes()
+    for at in range(0, len(content), 997):
+        path.write_bytes(content[:at] + bytes(200) + content[at + 200 :])
+        if path.read_bytes() == content:
+            continue
+        try:
+            found = read(store, name)
+        except DamagedError:
+            continue
+        assert found == good, at  # what was blotted is no data
+
+
+def test_a_part_that_is_whole_but_cannot_be_read_just_now_is_not_called_foreign(store, monkeypatch):
+    name, _ = store.write_part(part({"a text": 1}))
+
+    def refuse(*_):
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr(Folder, "open", refuse)
+    with pytest.raises(RunDirError, match=r"cannot be read \(Too many open files\)\. .*the same command goes on"):
+        read(store, name)

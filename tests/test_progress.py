@@ -63,7 +63,13 @@ def test_what_was_done_before_says_nothing_of_the_rate(clock):
         stage.update(400, passed=400)
         clock.now += 19
         stage.update(600, passed=400)
-    assert "label  600 of 1,000 texts (60%) · ETA 40 s · 10.0 texts/s\n" in console.stream.getvalue()
+    with console.stage("label", "texts", 1000) as stage:
+        stage.update(0, to_pass=700)
+        clock.now += 20
+        stage.update(200, passed=100, to_pass=600)
+    said = console.stream.getvalue()
+    assert "label  600 of 1,000 texts (60%) · ETA 40 s · 10.0 texts/s\n" in said
+    assert "label  200 of 1,000 texts (20%) · ETA 40 s · 5.0 texts/s\n" in said
 
 
 def test_a_stage_without_a_total_has_no_eta(clock):

@@ -315,7 +315,7 @@ def test_the_record_is_readable_utf_8(tmp_path):
 # Publishing
 
 
-MODEL = {"config.json": "new config", "model.safetensors": "new weights", "tokenizer.json": "new tokenizer"}
+MODEL = {"config.json": '{"new": "config"}', "model.safetensors": "new weights", "tokenizer.json": "{}"}
 
 
 @pytest.fixture
@@ -341,20 +341,21 @@ def test_publishing_copies_every_file_of_the_model(model, tmp_path):
         ("model.safetensors", "new w\0\0\0\0\0\0", True),
         ("model.safetensors", "", True),
         ("tokenizer.json", "", True),
+        ("tokenizer.json", '{"half', True),
         ("config.json", None, True),
-        ("config.json", "with a word of the user's", False),
+        ("config.json", '{"a word": "of the owner"}', False),
         ("README.md", "of the user's own", False),
     ],
 )
 def test_a_student_that_is_not_as_it_was_published_is_known(name, content, lacking, model, tmp_path):
     run_dir = begun(tmp_path / "out")
     run_dir.publish(model)
-    assert run_dir.lacks() is None
+    assert run_dir.damaged() is None
     if content is None:
         (tmp_path / "out" / name).unlink()
     else:
         (tmp_path / "out" / name).write_text(content)
-    assert run_dir.lacks() == (name if lacking else None)
+    assert run_dir.damaged() == (name if lacking else None)
 
 
 @pytest.mark.parametrize("there_before", [False, True])

@@ -7,6 +7,7 @@ kill at the wrong moment, either may be torn. So the list is made anew from the 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -23,34 +24,33 @@ PREFIX = "checkpoint_"
 
 def seal(checkpoint: Path, reported: Mapping[str, Any]) -> None:
     """Write down what a checkpoint holds, and what is reported with it: the last thing before it is handed over."""
-    digests = {}
+    files = {}
     for path in sorted(checkpoint.rglob("*")):
-        if path.is_file():
+        if path.is_file() and path != checkpoint / SEAL:
             with path.open("rb") as content:
-                digests[path.relative_to(checkpoint).as_posix()] = digest_of(content)
-    (checkpoint / SEAL).write_text(json.dumps({"reported": dict(reported), "files": digests}))
+                files[path.relative_to(checkpoint).as_posix()] = [path.stat().st_size, digest_of(content)]
+    (checkpoint / SEAL).write_text(json.dumps({"reported": dict(reported), "files": files}))
 
 
 def mend_checkpoints(storage: Folder, say: Callable[[str], None]) -> None:
-    """Have Ray Train go on from the newest checkpoint that is whole; newer ones are removed, and said to be.
+    """Have Ray Train go on from the newest checkpoint that is whole; others that are not are removed, and said to be.
 
     For when no training is at work there.
     """
     folder = storage.child(CHECKPOINTS)
-    found = {name: _sealed(folder.child(name)) for name in folder.folders() if name.startswith(PREFIX)}
     whole: dict[str, dict[str, Any]] = {}
-    for name in sorted(found, reverse=True):  # by the time of their making
-        sealed = found[name]
-        # Older ones are looked at when it is their turn.
-        if sealed is not None and (whole or _is_whole(folder.child(name), sealed["files"])):
-            whole[name] = sealed["reported"]
+    found = {name: _sealed(folder.child(name)) for name in folder.folders() if name.startswith(PREFIX)}
+    for name in sorted(found, key=lambda name: _age(name, found[name]), reverse=True):
+        # Of older ones the sizes will do: each is looked at when it is its turn.
+        if found[name] and _is_whole(folder.child(name), found[name]["files"], every_byte=not whole):
+            whole[name] = found[name]["reported"]
         else:
             say(f"       {folder.where(name)} is not whole: removed")
             folder.delete_tree(name)
     if not whole:
         storage.delete_tree(CHECKPOINTS)
         return
-    results = [_TrainingResultState(checkpoint_dir_name=name, metrics=whole[name]) for name in sorted(whole)]
+    results = [_TrainingResultState(checkpoint_dir_name=name, metrics=whole[name]) for name in reversed(whole)]
     state = _CheckpointManagerState(
         checkpoint_results=results,
         checkpoint_report_indices=list(range(len(results))),
@@ -65,16 +65,28 @@ def mend_checkpoints(storage: Folder, say: Callable[[str], None]) -> None:
     folder.write(CHECKPOINT_MANAGER_SNAPSHOT_FILENAME, state.json().encode())
 
 
-def _sealed(checkpoint: Folder) -> dict[str, Any] | None:
+def _sealed(checkpoint: Folder) -> dict[str, Any]:
+    """What the seal says; nothing where there is none that can be read."""
     try:
         sealed = parse_record(checkpoint.read(SEAL))
     except (FileNotFoundError, ValueError):
-        return None
-    return sealed if isinstance(sealed.get("files"), dict) and isinstance(sealed.get("reported"), dict) else None
+        return {}
+    return sealed if isinstance(sealed.get("files"), dict) and isinstance(sealed.get("reported"), dict) else {}
 
 
-def _is_whole(checkpoint: Folder, digests: Mapping[str, str]) -> bool:
+def _age(name: str, sealed: dict[str, Any]) -> tuple[float, str]:
+    """By updates, the student that is finished last; names are times of day of whichever node made them."""
+    return sealed["reported"].get("updates", math.inf) if sealed else -1, name
+
+
+def _is_whole(checkpoint: Folder, files: Mapping[str, Any], *, every_byte: bool) -> bool:
     try:
-        return all(checkpoint.digest(name) == digest for name, digest in digests.items())
+        for name, (size, digest) in files.items():
+            above, _, base = name.rpartition("/")
+            if (checkpoint.child(above) if above else checkpoint).sizes().get(base) != size:
+                return False
+            if every_byte and checkpoint.digest(name) != digest:
+                return False
     except FileNotFoundError:
         return False
+    return True

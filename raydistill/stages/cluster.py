@@ -192,7 +192,11 @@ def expect_shared(folder: Folder) -> None:
             for number, node in enumerate(nodes)
         }
         for ref, node in asked.items():
-            if fault := ray.get(ref):
+            try:
+                fault = ray.get(ref)
+            except (*DEATHS, ray.exceptions.TaskUnschedulableError):
+                continue  # it has gone meanwhile; where it comes back, its tasks say themselves what they lack
+            if fault:
                 raise ResourceError(
                     f"--output-dir {folder.path}: node {nodes[node]} cannot use it ({fault}). Give a folder on a file "
                     "system that all nodes share, or an object store that all may read and write, or leave --address "
@@ -278,6 +282,7 @@ def our_errors() -> Iterator[None]:
         if ours is error:
             raise
         if ours:
+            logger.error("ended by: %s", ours, exc_info=error)
             raise type(ours)(str(ours).split("\n")[0]) from None  # Ray adds lines of advice on its own retries
         death = next((one for one in _within(error) if _is_death(one)), None)
         if death is None:
@@ -293,8 +298,17 @@ def find_ours(error: BaseException | None) -> RaydistillError | None:
     """What the user can mend: what a worker said in our own words, or a disk's refusal, within an error of Ray's."""
     # Ray's own exceptions also inherit from the cause; the bare one has the bare message.
     ours = (one for one in _within(error) if isinstance(one, RaydistillError))
-    found = next((one for one in ours if not isinstance(one, ray.exceptions.RayError)), None)
-    return found or next((refusal for one in _within(error) if (refusal := disk_refusal(one))), None)
+    found: RaydistillError | None = next((one for one in ours if not isinstance(one, ray.exceptions.RayError)), None)
+    return found or next((refusal for one in _within(error) if (refusal := _disk_refusal(one))), None)
+
+
+def _disk_refusal(error: BaseException) -> RunDirError | None:
+    if isinstance(error, ray.exceptions.OutOfDiskError):
+        return RunDirError(
+            "the disk with Ray's temporary folder (/tmp/ray, or what RAY_TMPDIR names) is nearly full. Free some space "
+            "there, and the same command goes on."
+        )
+    return disk_refusal(error)
 
 
 def _is_death(error: BaseException) -> bool:
@@ -312,5 +326,5 @@ def _within(error: BaseException | None) -> Iterator[Any]:
             continue
         seen.add(id(current))
         yield current
-        waiting += [getattr(current, "cause", None), current.__cause__]
+        waiting += [getattr(current, name, None) for name in ("cause", "__cause__", "controller_failure")]
         waiting += list(getattr(current, "worker_failures", {}).values())

@@ -121,6 +121,8 @@ class Job:
             )
             if LABEL in self.stages:
                 check_backend(self.teacher_spec.backend, self.teacher_spec.precision, use_gpu=plan.teacher_gpus > 0)
+            if self.run_dir.torn:
+                console.say("       run.json is damaged: it is written anew, and the student is trained anew")
             if LABEL in self.stages:
                 console.say(f"corpus {describe_work(self.texts, len(self.class_names), len(self.files))}")
             console.say(f"plan   {describe_plan(plan, label=LABEL in self.stages, train=TRAIN in self.stages)}")
@@ -149,7 +151,8 @@ class Job:
         with hold(folder, console.say) if folder.is_there() else contextlib.nullcontext():
             if not fresh and self._labelled_before(console):
                 return None
-            known = self.store.known_texts([] if fresh else self.store.parts())
+            parts = [] if fresh else self.store.parts()
+            known = self.store.known_texts(sorted(set(parts) - set(self.store.damaged_parts() if parts else [])))
             scoring = {} if fresh else _held_record(self.store, self.run_dir).get("scoring", {})
         spec = dataclasses.replace(self.teacher_spec, precision=scoring.get("precision", self.teacher_spec.precision))
         quote = quote_labelling(
@@ -183,23 +186,23 @@ class Job:
     def _labelled_before(self, console: Console) -> dict[str, Any] | None:
         """What a complete store says of this very corpus; also to the console."""
         earlier = _held_record(self.store, self.run_dir).get("complete") or {}
-        if earlier.get("corpus") != self._corpus or self.store.damaged_parts():
+        if earlier.get("corpus") != self._corpus:
             return None
-        if self.store.count_texts() != earlier["texts"]:
-            return None
-        console.say(f"label  done before: {earlier['texts']:,} texts in {self.store.path}")
-        return earlier
+        with contextlib.suppress(DamagedError):
+            if self.store.count_texts() == earlier["texts"] and not self.store.damaged_parts():
+                console.say(f"label  done before: {earlier['texts']:,} texts in {self.store.path}")
+                return earlier
+        return None
 
     def _label(self, plan: Plan, console: Console) -> None:
+        record = _held_record(self.store, self.run_dir)
         if earlier := self._labelled_before(console):
-            self.run_dir.update(counts=_counts(earlier))
+            self.run_dir.update(counts=_counts(earlier), labelling=record["labelling"], scoring=record["scoring"])
             return
         from raydistill.stages.audit import choose_precision
 
         # Once chosen, a precision stays: the labels of a store are all of one kind.
-        scoring = _held_record(self.store, self.run_dir).get("scoring") or choose_precision(
-            self.config, self.teacher_spec, self._sample, plan, console
-        )
+        scoring = record.get("scoring") or choose_precision(self.config, self.teacher_spec, self._sample, plan, console)
         with hold(self.store.folder, console.say):
             self._make_labels(scoring, plan, console)
 
@@ -276,8 +279,8 @@ class Job:
         earlier = self.run_dir.record.get("stages", {}).get(TRAIN, {})
         folder = self.run_dir.folder
         finished = earlier.get("finished") and earlier.get("labels") == labels["id"]
-        if finished and (lacking := self.run_dir.lacks()):
-            console.say(f"train  {folder.where(lacking)} is damaged or gone: the student is made anew")
+        if finished and (damaged := self.run_dir.damaged()):
+            console.say(f"train  {folder.where(damaged)} is damaged or gone: the student is made anew")
             finished = False
         if finished:
             console.say(f"train  done before: {folder.path}")
@@ -289,9 +292,10 @@ class Job:
             elif earlier.get("revision", spec.revision) != spec.revision and folder.has(CHECKPOINTS):
                 console.say(f"train  begins anew: {spec.name_or_path} has changed on the hub")
                 folder.delete_tree(CHECKPOINTS)
-            elif folder.has(CHECKPOINTS):
-                workers = earlier["workers"]  # updates and schedule are those it was begun with
-            mend_checkpoints(folder, console.say)
+            else:
+                mend_checkpoints(folder, console.say)
+                if folder.has(CHECKPOINTS):
+                    workers = earlier["workers"]  # updates and schedule are those it was begun with
             begun = {"labels": labels["id"], "workers": workers, "revision": spec.revision, "finished": False}
             self.run_dir.update(stages={TRAIN: begun})
             with console.stage("train", "steps") as progress:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import time
+import uuid
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any
@@ -99,8 +100,9 @@ def label_corpus(
     known_ref = ray.put(store.known_texts(earlier))
     known = ray.get(known_ref)  # in the shared memory where every task of the node sees it
     counted = np.zeros(len(known), dtype=np.int64)
-    counts, passed = Counts(), 0
+    counts, passed, at_rest = Counts(), 0, int(known.occurrences.sum())
     spec = as_planned(spec, plan)
+    actor = type(f"{actor.__name__}-{uuid.uuid4().hex[:8]}", (actor,), {})  # to tell its actors from those of others
     with (
         our_errors(),
         no_actor_left(actor.__name__),
@@ -127,7 +129,7 @@ def label_corpus(
                     merger.add(receipt["part"], receipt["part_bytes"])
                 np.add.at(counted, receipt["known_index"], receipt["known_occurrences"])
                 passed += sum(receipt["known_occurrences"])
-                _show(counts, passed, progress)
+                _show(counts, passed, at_rest - passed, progress)
         stop.conclude()  # before what is done to a store that all texts have been met for
         merger.finish()
         for orphan in set(store.parts()) - set(earlier) - merger.parts:
@@ -155,11 +157,11 @@ def _until_stopped(receipts: Iterable[dict[str, Any]], stop: Stop) -> Iterator[d
                 return
 
 
-def _show(counts: Counts, passed: int, progress: Progress) -> None:
+def _show(counts: Counts, passed: int, to_pass: int, progress: Progress) -> None:
     effort = counts.effort
     padding = f"{1 - effort.tokens / effort.padded_tokens:.0%} padding" if effort.padded_tokens else ""
     work = {"pairs": effort.pairs, "tokens": effort.tokens}
-    progress.update(counts.texts + counts.rejected, padding, work, passed)
+    progress.update(counts.texts + counts.rejected, padding, work, passed=passed, to_pass=max(to_pass, 0))
 
 
 def block_bytes(files: Sequence[CorpusFile], spec: TeacherSpec, plan: Plan, seconds: float) -> int:

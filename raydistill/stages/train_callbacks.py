@@ -58,9 +58,9 @@ class ReportCheckpoints(TrainerCallback):
         with tempfile.TemporaryDirectory(dir=args.output_dir) as folder:
             # Links: Trainer may want its own copy back at the end, to load the best one.
             last, best = get_last_checkpoint(args.output_dir), state.best_model_checkpoint
-            shutil.copytree(last, Path(folder, TRAINER), copy_function=_link)
+            shutil.copytree(last, Path(folder, TRAINER), copy_function=link)
             if best and args.load_best_model_at_end and best != last:
-                shutil.copytree(best, Path(folder, BEST), copy_function=_link)
+                shutil.copytree(best, Path(folder, BEST), copy_function=link)
             seal(Path(folder), metrics)
             ray.train.report(metrics, checkpoint=Checkpoint.from_directory(folder))
 
@@ -130,7 +130,7 @@ class TellBoard(TrainerCallback):
             self.board.write.remote(loss=float(logs["loss"]))
 
 
-def _link(source: str, target: str) -> None:
+def link(source: str, target: str) -> None:
     """Link a file, or copy it to another file system."""
     try:
         os.link(source, target)

@@ -27,14 +27,14 @@ from raydistill.errors import RunDirError, first_line
 from raydistill.run_dir import BEST, MODEL, RESULT, TRAINER
 from raydistill.specs import StudentSpec
 from raydistill.stages.checkpoints import seal
-from raydistill.stages.train_callbacks import KeepPace, KeepTime, ReportCheckpoints, SeedUpdates, TellBoard
+from raydistill.stages.train_callbacks import KeepPace, KeepTime, ReportCheckpoints, SeedUpdates, TellBoard, link
 from raydistill.stopwatch import Stopwatch
 from raydistill.student import Batch, DistillationTrainer, EpochStream, load_student
 from raydistill.student_rows import StudentRows, pad_rows
 from raydistill.training_arguments import count_updates, share_update, training_arguments
 
 GROUPED_BATCHES = 50  # that are made together, to be of like length
-TORCH_CANNOT_WRITE = ("iostream error", "inline_container", "PytorchStreamWriter")
+TORCH_CANNOT_WRITE = ("iostream error", "unexpected pos", "PytorchStreamWriter")
 
 
 def train_worker(loop: dict[str, Any], watch: Stopwatch) -> None:
@@ -118,7 +118,7 @@ def train_worker(loop: dict[str, Any], watch: Stopwatch) -> None:
         )
         if arguments.do_train and not earlier:
             with _full_disk_told(folder):
-                trainer.train(resume_from_checkpoint=str(_with_best(checkpoint)) if checkpoint else None)
+                trainer.train(resume_from_checkpoint=str(_with_best(checkpoint, Path(folder))) if checkpoint else None)
             if pace.stopped:
                 return
             if arguments.load_best_model_at_end and world > 1:
@@ -209,7 +209,7 @@ def _full_disk_told(folder: str) -> Iterator[None]:
         free = shutil.disk_usage(folder).free / 1e6
         raise RunDirError(
             f"{folder}: a checkpoint cannot be written ({first_line(error)}; {free:,.1f} MB are free there). Free some "
-            "space or set TMPDIR, and the same command goes on."
+            "space, and the same command goes on."
         ) from error
 
 
@@ -229,12 +229,19 @@ def _epoch(checkpoint: Path | None) -> int:
     return int(json.loads((checkpoint / TRAINER / "trainer_state.json").read_text())["epoch"])
 
 
-def _with_best(checkpoint: Path) -> Path:
-    """Trainer's checkpoint, with the best one so far named where it lies now."""
-    folder = checkpoint / TRAINER
-    state = json.loads((folder / "trainer_state.json").read_text())
-    if state.get("best_model_checkpoint"):
-        best = checkpoint / BEST
-        state["best_model_checkpoint"] = str(best if best.is_dir() else folder)
-        (folder / "trainer_state.json").write_text(json.dumps(state))
-    return folder
+def _with_best(checkpoint: Path, folder: Path) -> Path:
+    """Trainer's checkpoint; where it speaks of a best one, a copy in `folder` that says where that lies now.
+
+    The best one comes along: Ray Train may remove the checkpoint that it lies in.
+    """
+    trainer, best = checkpoint / TRAINER, checkpoint / BEST
+    state = json.loads((trainer / "trainer_state.json").read_text())
+    if not state.get("best_model_checkpoint"):
+        return trainer
+    copied = shutil.copytree(trainer, folder / "resumed" / TRAINER, copy_function=link)
+    if best.is_dir():
+        shutil.copytree(best, folder / "resumed" / BEST, copy_function=link)
+    state["best_model_checkpoint"] = str(folder / "resumed" / (BEST if best.is_dir() else TRAINER))
+    (copied / "trainer_state.json").unlink()  # which may be a link
+    (copied / "trainer_state.json").write_text(json.dumps(state))
+    return copied
