@@ -13,7 +13,7 @@ SCRIPT = Path(__file__).parents[1] / "examples" / "benchmarks" / "chaos.py"
 
 
 def test_kills_of_every_kind_lose_and_double_nothing(tmp_path: Path) -> None:
-    size = ["--texts", "3000", "--epochs", "2", "--kills", "8", "--seed", "1", "--pause", "0.5", "3"]
+    size = ["--texts", "3000", "--epochs", "2", "--kills", "6", "--seed", "1", "--pause", "0.5", "3"]
     done = subprocess.run(
         [sys.executable, str(SCRIPT), *size, "--json", str(tmp_path / "chaos.json")],
         capture_output=True,
@@ -23,5 +23,5 @@ def test_kills_of_every_kind_lose_and_double_nothing(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stdout + done.stderr[-4000:]
     kills = json.loads((tmp_path / "chaos.json").read_text())["kills"]
-    assert Counter(kill["kind"] for kill in kills) == dict.fromkeys(("actor", "task", "node", "driver"), 2)
+    assert Counter(kill["kind"] for kill in kills) == {"actor": 2, "task": 2, "node": 1, "driver": 1}
     assert {kill["stage"] for kill in kills} == {"label", "train"}

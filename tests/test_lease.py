@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import signal
@@ -16,7 +15,6 @@ from raydistill import lease
 from raydistill.errors import RunDirError
 from raydistill.files import Folder
 from raydistill.lease import Owner, hold
-from raydistill.stopping import orderly_stop
 
 HOLDER = """
 import sys, time
@@ -153,32 +151,40 @@ def test_a_lock_is_renewed_while_it_is_held(folder, monkeypatch):
         assert time.time() - folder.modified(own) < 10
 
 
-@pytest.mark.parametrize("in_stage", [False, True])
-def test_a_run_that_has_lost_its_folder_ends_with_an_error(in_stage, folder, monkeypatch):
-    monkeypatch.setattr(lease, "HEARTBEAT_SECONDS", 0.05)
-    began = time.monotonic()
-
-    def work():
-        with hold(folder, print), orderly_stop(print, grace=30) if in_stage else contextlib.nullcontext():
-            folder.delete(locks(folder)[0])
-            time.sleep(60)
-
-    with pytest.raises(RunDirError, match="another one has taken its place"):
-        work()
-    assert time.monotonic() - began < 20
+LOSER = """
+import contextlib, sys, time
+from raydistill import lease
+from raydistill.files import Folder
+from raydistill.stopping import orderly_stop
+folder, in_stage, heartbeat, dead = Folder(sys.argv[1]), sys.argv[2] == "in a stage", *map(float, sys.argv[3:])
+lease.HEARTBEAT_SECONDS, lease.DEAD_SECONDS = heartbeat, dead
+with lease.hold(folder, print), orderly_stop(print, grace=30) if in_stage else contextlib.nullcontext():
+    print("held", flush=True)
+    time.sleep(60)
+"""
 
 
-def test_a_run_that_slept_gives_way_to_one_that_came_meanwhile(folder, monkeypatch):
-    monkeypatch.setattr(lease, "HEARTBEAT_SECONDS", 0.5)
-    monkeypatch.setattr(lease, "DEAD_SECONDS", 0.1)  # each time it finds that it has slept
+def lose(folder, what, *seconds, where="between stages"):
+    """What a process says at its end that holds a folder, and then what befalls it. It is sent a signal by itself."""
+    command = [sys.executable, "-c", LOSER, folder.path, where, *map(str, seconds)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "held\n"
+        what()
+        said = process.communicate(timeout=30)[1]
+        assert process.returncode == 1, said
+    return said.strip().splitlines()[-1]
 
-    def work():
-        with hold(folder, print):
-            leave_lock(folder, -60)
-            time.sleep(60)
 
-    with pytest.raises(RunDirError, match="another one has taken its place"):
-        work()
+@pytest.mark.parametrize("where", ["between stages", "in a stage"])
+def test_a_run_that_has_lost_its_folder_ends_with_an_error(where, folder):
+    said = lose(folder, lambda: folder.delete(locks(folder)[0]), 0.05, 60, where=where)
+    assert "RunDirError" in said
+    assert "another one has taken its place" in said
+
+
+def test_a_run_that_slept_gives_way_to_one_that_came_meanwhile(folder):
+    said = lose(folder, lambda: leave_lock(folder, -60), 0.5, 0.1)  # each time it finds that it has slept
+    assert "another one has taken its place" in said
     assert locks(folder) == [".lock-0.json"]
 
 

@@ -30,7 +30,7 @@ class TorchEngine:
         self.model = model.eval()
         self.backend = "torch-compile" if compiled else "torch"
         # One program for batches of any shape: they are sorted by length, so nearly each has its own.
-        self._run = torch.compile(self.model, dynamic=True) if compiled else self.model
+        self._compiled = torch.compile(self.model, dynamic=True) if compiled else None
         self.precision = next(name for name, dtype in DTYPES.items() if dtype == model.dtype)
         self.ahead = 1 if model.device.type == "cuda" else 0  # a GPU computes while the next batch is put together
 
@@ -51,7 +51,7 @@ class TorchEngine:
         tensors = {name: torch.from_numpy(array) for name, array in inputs.items()}
         if device.type == "cuda":
             tensors = {name: tensor.pin_memory().to(device, non_blocking=True) for name, tensor in tensors.items()}
-        found = self._run(**tensors).logits.float()
+        found = (self.model if self._compiled is None else self._compiled)(**tensors).logits.float()
         return lambda: found.cpu().numpy()
 
     def release_memory(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import os
@@ -25,8 +26,14 @@ MakeConfig = Callable[..., DistillConfig]
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory, make_config: MakeConfig) -> DistillResult:
-    return distill(make_config(tmp_path_factory.mktemp("run") / "out"))
+def told() -> Console:
+    """What the run of `finished` had to say."""
+    return Console(io.StringIO())
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, make_config: MakeConfig, told: Console) -> DistillResult:
+    return distill(make_config(tmp_path_factory.mktemp("run") / "out", save_strategy="epoch"), told)
 
 
 def store_of(folder: Path | str) -> pd.DataFrame:
@@ -105,17 +112,13 @@ def test_run_json_says_how_the_run_went(finished: DistillResult, corpus_counts) 
     assert {"ray", "torch", "transformers"} <= record["versions"].keys()
 
 
-def test_run_json_and_the_summary_say_where_trainings_time_went(
-    tmp_path: Path, make_config: MakeConfig, finished: DistillResult, console: Console
-) -> None:
-    options = {"num_train_epochs": 1, "save_strategy": "epoch"}
-    train(make_config(tmp_path, labels=finished.labels, **options), console)
-    stage = json.loads((tmp_path / "run.json").read_text())["stages"]["train"]
+def test_run_json_and_the_summary_say_where_trainings_time_went(finished: DistillResult, told: Console) -> None:
+    stage = json.loads(Path(finished.output_dir, "run.json").read_text())["stages"]["train"]
     parts = stage["worker_seconds"]
     assert parts.keys() == {"loading", "data", "steps", "between", "evaluation", "checkpoints"}
     assert min(parts.values()) > 0
     assert sum(parts.values()) < stage["seconds"]
-    line = next(line for line in console.stream.getvalue().splitlines() if line.startswith("  training"))
+    line = next(line for line in told.stream.getvalue().splitlines() if line.startswith("  training"))
     shares = dict(re.findall(r"([a-z-]+) ([0-9.]+)%", line))
     assert float(shares["steps"]) == pytest.approx(100 * parts["steps"] / stage["seconds"], abs=0.06)
     assert sum(map(float, shares.values())) == pytest.approx(100, abs=0.3)
@@ -127,7 +130,7 @@ def test_the_same_command_again_makes_nothing_anew(
     before = {
         p: p.stat().st_mtime_ns for p in Path(finished.output_dir).rglob("*") if p.name != "run.json" and p.is_file()
     }
-    again = distill(make_config(Path(finished.output_dir)), console)
+    again = distill(make_config(Path(finished.output_dir), save_strategy="epoch"), console)
     after = {
         p: p.stat().st_mtime_ns for p in Path(finished.output_dir).rglob("*") if p.name != "run.json" and p.is_file()
     }
@@ -145,7 +148,7 @@ def test_training_that_was_begun_on_another_commit_of_the_student_begins_anew(
     (folder / "run.json").write_text(json.dumps(record))
     (folder / "checkpoints").mkdir()
     (folder / "checkpoints" / "of the other").touch()
-    train(make_config(folder), console)
+    train(make_config(folder, save_strategy="epoch"), console)
     assert "begins anew" in console.stream.getvalue()
     assert not (folder / "checkpoints").exists()
     assert json.loads((folder / "run.json").read_text())["stages"]["train"]["revision"] is None
@@ -155,22 +158,17 @@ def test_other_options_in_the_same_directory_are_refused_and_listed(
     finished: DistillResult, make_config: MakeConfig
 ) -> None:
     with pytest.raises(RaydistillError, match=r"--temperature was 1.0, now 2.0; --learning-rate was 0.001, now 0.1"):
-        distill(make_config(Path(finished.output_dir), temperature=2.0, learning_rate=0.1))
+        distill(make_config(Path(finished.output_dir), save_strategy="epoch", temperature=2.0, learning_rate=0.1))
 
 
 def test_another_temperature_never_touches_the_teacher(
-    tmp_path: Path, make_config: MakeConfig, tiny_teacher_dir: Path
+    tmp_path: Path, make_config: MakeConfig, finished: DistillResult
 ) -> None:
-    teacher = tmp_path / "teacher"
-    shutil.copytree(tiny_teacher_dir, teacher)
-    label(make_config(tmp_path / "labelled", teacher_name_or_path=str(teacher)))
-    shutil.rmtree(teacher)
     config = make_config(
-        tmp_path / "out", labels=str(tmp_path / "labelled" / "labels"), temperature=2.0, data_file=None, max_steps=1
+        tmp_path, labels=finished.labels, temperature=2.0, data_file=None, teacher_name_or_path="/gone", max_steps=1
     )
-    result = train(config)
-    assert result.figures["loss"] > 0
-    assert not (tmp_path / "out" / "labels").exists()
+    assert train(config).figures["loss"] > 0
+    assert not (tmp_path / "labels").exists()
 
 
 def test_model_folders_may_be_named_relatively(
@@ -180,11 +178,13 @@ def test_model_folders_may_be_named_relatively(
     shutil.copytree(tiny_student_dir, tmp_path / "student")
     monkeypatch.chdir(tmp_path)  # workers stay where they are
     models = {"teacher_name_or_path": "teacher", "student_name_or_path": "./student"}
-    result = distill(make_config(Path("out"), max_steps=1, **models))
-    assert (tmp_path / "out" / "model.safetensors").is_file()
-    assert result.output_dir == str(tmp_path / "out")
-    again = train(make_config(Path("again"), labels="out/labels", max_steps=1, **models))
-    assert again.figures["loss"] == pytest.approx(result.figures["loss"], abs=1e-5)
+    labelled = label(make_config(Path("out"), **models))
+    assert labelled.labels == str(tmp_path / "out" / "labels")
+    result = train(make_config(Path("again"), labels="out/labels", num_train_epochs=1, **models))
+    assert result.output_dir == str(tmp_path / "again")
+    assert (tmp_path / "again" / "model.safetensors").is_file()
+    updates = json.loads((tmp_path / "again" / "run.json").read_text())["stages"]["train"]["updates"]
+    assert updates == math.ceil(labelled.counts["texts"] / 16)
 
 
 def test_training_that_was_stopped_goes_on_with_other_workers_and_makes_as_many_updates(
@@ -231,29 +231,21 @@ def test_multi_label_student_learns_each_class_by_itself(
     assert [scores[model.config.id2label[i]] for i in range(5)] == pytest.approx(given[0].tolist(), abs=1e-5)
 
 
-def test_two_workers_share_the_rows_and_count_their_steps(
-    tmp_path: Path, make_config: MakeConfig, finished: DistillResult, corpus_counts
-) -> None:
-    result = train(make_config(tmp_path / "out", labels=finished.labels, train_workers=2, do_eval=True))
-    record = json.loads(Path(result.output_dir, "run.json").read_text())
-    assert record["stages"]["train"]["updates"] == 2 * math.ceil(corpus_counts.texts // 2 / 16)
-    assert 0 <= result.figures["agreement"] <= 1
-    assert result.figures["agreement"] * corpus_counts.texts == pytest.approx(
-        round(result.figures["agreement"] * corpus_counts.texts)  # over all texts: none left out, none twice
-    )
-
-
-def test_batches_of_like_length_are_as_many_and_less_padded(
+def test_two_workers_share_the_rows_and_their_batches_of_like_length_are_less_padded(
     tmp_path: Path, make_config: MakeConfig, finished: DistillResult, corpus_counts
 ) -> None:
     import ray.data
 
     from raydistill.stages.train_worker import _batches
 
-    options = {"train_sampling_strategy": "group_by_length", "dataloader_drop_last": True}
+    options = {"train_sampling_strategy": "group_by_length", "dataloader_drop_last": True, "train_workers": 2}
     result = train(make_config(tmp_path, labels=finished.labels, **options))
     updates = json.loads(Path(result.output_dir, "run.json").read_text())["stages"]["train"]["updates"]
-    assert updates == 2 * (corpus_counts.texts // 16)
+    assert updates == 2 * (corpus_counts.texts // 2 // 16)
+    assert 0 <= result.figures["agreement"] <= 1
+    assert result.figures["agreement"] * corpus_counts.texts == pytest.approx(
+        round(result.figures["agreement"] * corpus_counts.texts)  # over all texts: none left out, none twice
+    )
 
     rows = [{"input_ids": [i] * (1 + i % 7)} for i in range(70)]
     shards = {"train": ray.data.from_items(rows)}

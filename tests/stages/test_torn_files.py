@@ -117,12 +117,6 @@ def test_the_record_of_the_run(torn: Path, rerun: Rerun) -> None:
     assert "train  done before" not in said
 
 
-def test_the_student(torn: Path, rerun: Rerun) -> None:
-    blot(torn / "model.safetensors")
-    said = rerun(torn)
-    assert f"{torn}/model.safetensors is damaged or gone: the student is made anew" in said
-
-
 def test_checkpoints_and_the_list_of_them(torn: Path, rerun: Rerun) -> None:
     empty(torn / "config.json")
     empty(torn / "checkpoints" / "checkpoint_manager_snapshot.json")
@@ -134,6 +128,7 @@ def test_checkpoints_and_the_list_of_them(torn: Path, rerun: Rerun) -> None:
         if folder != of_trainer[0]:
             tear(next(folder.rglob("*.safetensors")))
     said = rerun(torn)
+    assert f"{torn}/config.json is damaged or gone: the student is made anew" in said
     removed = [folder for folder in checkpoints if f"{folder} is not whole: removed" in said]
     assert removed == checkpoints[1:]
     assert "of 25 steps" in said
