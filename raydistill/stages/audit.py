@@ -15,7 +15,7 @@ from raydistill.errors import ModelError
 from raydistill.progress import Console
 from raydistill.resources import Plan
 from raydistill.specs import TeacherSpec
-from raydistill.stages.cluster import our_errors
+from raydistill.stages.faults import our_errors
 from raydistill.stages.teacher_actor import as_planned, teacher_task
 
 

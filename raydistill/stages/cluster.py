@@ -1,4 +1,4 @@
-"""Ray itself: start or join it, see what it has, and find our own errors in what it raises."""
+"""Ray itself: start or join it, and see what it has."""
 
 from __future__ import annotations
 
@@ -23,31 +23,17 @@ import ray.data
 import ray.exceptions
 from ray._private import ray_constants
 from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
-from ray._private.state import (  # no public call tells what a single node has free, or of actors without a dashboard
-    available_resources_per_node,
-    state,
-)
+from ray._private.state import available_resources_per_node  # no public call tells what a single node has free
 from ray._private.utils import read_ray_address
-from ray._private.worker import global_worker
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 import raydistill
-from raydistill.errors import FaultError, RaydistillError, ResourceError, RunDirError, first_line
-from raydistill.files import Folder, disk_refusal
+from raydistill.errors import ResourceError, RunDirError, first_line
+from raydistill.files import Folder
 from raydistill.resources import Node
-
-logger = logging.getLogger(__name__)
+from raydistill.stages.faults import DEATHS
 
 CONNECT_SECONDS = 10
-DEATHS = (
-    ray.exceptions.ActorDiedError,
-    ray.exceptions.ActorUnavailableError,
-    ray.exceptions.LocalRayletDiedError,
-    ray.exceptions.NodeDiedError,
-    ray.exceptions.ObjectLostError,
-    ray.exceptions.OutOfMemoryError,
-    ray.exceptions.WorkerCrashedError,
-)
 CLIENT_SCHEME = "ray://"
 # The head starts a server for each client, which now and then hangs in its fork; the next one does well.
 CLIENT_ATTEMPTS, STARTUP_FAULT = 3, "Initialization failure from server"
@@ -238,93 +224,3 @@ def data_settings(**settings: Any) -> Iterator[None]:
     finally:
         for name, value in before.items():
             setattr(context, name, value)
-
-
-def job_actors() -> list[dict[str, Any]]:
-    """This job's actors as the cluster sees them."""
-    return list(state.actor_table(None, job_id=ray.get_runtime_context().job_id).values())
-
-
-@contextlib.contextmanager
-def no_actor_left(name: str) -> Iterator[None]:
-    """Kill the actors of a class that an error within leaves at work.
-
-    Ray Data lets them end what they are at, for which one that hangs takes its CPU or GPU for ever.
-    """
-
-    def at_work() -> set[str]:
-        return {
-            actor["ActorID"] for actor in job_actors() if name in actor["ActorClassName"] and actor["State"] != "DEAD"
-        }
-
-    before = at_work()
-    try:
-        yield
-    except BaseException:
-        with contextlib.suppress(Exception):  # the cluster may be gone; what ended the work is what is to be told
-            worker: Any = global_worker
-            for actor in at_work() - before:
-                # As ray.kill, which wants a handle.
-                worker.core_worker.kill_actor(ray.ActorID(bytes.fromhex(actor)), True)
-        raise
-
-
-@contextlib.contextmanager
-def our_errors() -> Iterator[None]:
-    """Raise what a worker said in our own words as itself, not wrapped in Ray's, and as FaultError what died too often.
-
-    All else passes as it is.
-    """
-    try:
-        yield
-    except Exception as error:
-        ours = find_ours(error)
-        if ours is error:
-            raise
-        if ours:
-            logger.error("ended by: %s", ours, exc_info=error)
-            raise type(ours)(str(ours).split("\n")[0]) from None  # Ray adds lines of advice on its own retries
-        death = next((one for one in _within(error) if _is_death(one)), None)
-        if death is None:
-            raise
-        logger.error("a process of the cluster died", exc_info=error)
-        raise FaultError(
-            f"a process of the cluster died more often than --max-failures allows ({first_line(death)}). What is "
-            "finished is kept: the same command goes on from there. The log has more."
-        ) from None
-
-
-def find_ours(error: BaseException | None) -> RaydistillError | None:
-    """What the user can mend: what a worker said in our own words, or a disk's refusal, within an error of Ray's."""
-    # Ray's own exceptions also inherit from the cause; the bare one has the bare message.
-    ours = (one for one in _within(error) if isinstance(one, RaydistillError))
-    found: RaydistillError | None = next((one for one in ours if not isinstance(one, ray.exceptions.RayError)), None)
-    return found or next((refusal for one in _within(error) if (refusal := _disk_refusal(one))), None)
-
-
-def _disk_refusal(error: BaseException) -> RunDirError | None:
-    if isinstance(error, ray.exceptions.OutOfDiskError):
-        return RunDirError(
-            "the disk with Ray's temporary folder (/tmp/ray, or what RAY_TMPDIR names) is nearly full. Free some space "
-            "there, and the same command goes on."
-        )
-    return disk_refusal(error)
-
-
-def _is_death(error: BaseException) -> bool:
-    """Whether it says that a process is gone, and not that its constructor raised something."""
-    return isinstance(error, DEATHS) and not getattr(error, "actor_init_failed", False)
-
-
-def _within(error: BaseException | None) -> Iterator[Any]:
-    """An error and all that it has come from."""
-    seen: set[int] = set()
-    waiting: list[Any] = [error]
-    while waiting:
-        current = waiting.pop()
-        if current is None or id(current) in seen:
-            continue
-        seen.add(id(current))
-        yield current
-        waiting += [getattr(current, name, None) for name in ("cause", "__cause__", "controller_failure")]
-        waiting += list(getattr(current, "worker_failures", {}).values())

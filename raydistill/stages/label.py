@@ -24,7 +24,8 @@ from raydistill.progress import Progress
 from raydistill.rejected import rejected_line, set_aside
 from raydistill.resources import Plan
 from raydistill.specs import Effort, TeacherSpec, Tolerance
-from raydistill.stages.cluster import data_settings, no_actor_left, our_errors
+from raydistill.stages.cluster import data_settings
+from raydistill.stages.faults import no_actor_left, our_errors
 from raydistill.stages.ingest import CorpusSource, unpack
 from raydistill.stages.merging import Merger
 from raydistill.stages.teacher_actor import TeacherActor, as_planned

@@ -18,7 +18,7 @@ from raydistill.progress import Console
 from raydistill.quote import Probe, Quote, Stretch, Work, make_quote
 from raydistill.resources import Plan
 from raydistill.specs import Effort, TeacherSpec
-from raydistill.stages.cluster import our_errors
+from raydistill.stages.faults import our_errors
 from raydistill.stages.label import block_bytes
 from raydistill.stages.teacher_actor import as_planned, teacher_task
 

@@ -17,7 +17,8 @@ from ray.exceptions import RayError
 from ray.util import client
 
 from raydistill.progress import Chatter, Console
-from raydistill.stages.cluster import CLIENT_SCHEME, connection, our_errors
+from raydistill.stages.cluster import CLIENT_SCHEME, connection
+from raydistill.stages.faults import our_errors
 
 POLL_SECONDS = 0.2
 T = TypeVar("T")

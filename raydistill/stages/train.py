@@ -21,7 +21,8 @@ from raydistill.resources import Plan
 from raydistill.run_dir import CHECKPOINTS, MODEL, RESULT
 from raydistill.specs import StudentSpec, Tolerance
 from raydistill.stages.board import followed_board
-from raydistill.stages.cluster import data_settings, our_errors
+from raydistill.stages.cluster import data_settings
+from raydistill.stages.faults import our_errors
 from raydistill.stages.label_rows import EvenOrWhole, label_rows
 from raydistill.stages.process_group import ProcessGroup
 from raydistill.stages.train_policies import GoOnFromCheckpoint, RoomForTasks

@@ -20,7 +20,7 @@ from ray.train.v2.api.exceptions import WorkerGroupError
 from raydistill.files import Folder
 from raydistill.resources import Node, Size, places
 from raydistill.run_dir import CHECKPOINTS
-from raydistill.stages.cluster import find_ours
+from raydistill.stages.faults import find_ours
 
 LONGEST_PAUSE = 30.0  # seconds
 RELEASE_SECONDS = 10.0  # that the resources of workers that failed may take to be free

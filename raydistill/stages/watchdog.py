@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 
 from raydistill.errors import FaultError
 from raydistill.progress import Progress, duration
-from raydistill.stages.cluster import job_actors
+from raydistill.stages.faults import job_actors
 from raydistill.stopping import Stop
 
 LOOK_SECONDS = 2.0
