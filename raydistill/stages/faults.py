@@ -59,7 +59,10 @@ def find_ours(error: BaseException | None) -> RaydistillError | None:
     # Ray's own exceptions also inherit from the cause; the bare one has the bare message.
     ours = (one for one in _within(error) if isinstance(one, RaydistillError))
     found: RaydistillError | None = next((one for one in ours if not isinstance(one, ray.exceptions.RayError)), None)
-    return found or next((refusal for one in _within(error) if (refusal := _disk_refusal(one))), None)
+    if found:
+        return found
+    refusals = [refusal for one in _within(error) if (refusal := _disk_refusal(one))]
+    return refusals[-1] if refusals else None  # the innermost one knows the file; those around it quote it
 
 
 def _disk_refusal(error: BaseException) -> RunDirError | None:

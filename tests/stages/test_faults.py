@@ -1,0 +1,60 @@
+"""What can be mended is found within what Ray raises, and nothing else is taken for it. No Ray is started."""
+
+from __future__ import annotations
+
+import errno
+
+import pytest
+import ray.exceptions
+from ray.train import ControllerError, WorkerGroupError
+
+from raydistill.errors import ConfigError, FaultError, RunDirError
+from raydistill.stages.faults import find_ours, our_errors
+
+
+@pytest.fixture(scope="module", autouse=True)
+def shared_ray() -> None:
+    """None."""
+
+
+FULL = "no space left on device. Mend that, and the same command goes on"
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device", "/data/x"), f"/data/x: {FULL}"),
+        (OSError("[Errno 28] Error writing bytes to file. Detail: [errno 28] No space left on device"), FULL),
+        (RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)"), FULL),
+        (OSError(errno.EROFS, "Read-only file system", "/data/x"), "/data/x: read-only file system."),
+        (ray.exceptions.OutOfDiskError("Local disk is full"), "Ray's temporary folder"),
+    ],
+)
+def test_a_full_disk_is_known_whoever_says_so_and_wherever(error: Exception, said: str) -> None:
+    for raised in (error, WorkerGroupError("training failed", {1: error}), ControllerError(error)):
+        with pytest.raises(RunDirError) as found, our_errors():
+            raise raised
+        assert said in str(found.value)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ValueError("a text of the corpus: No space left on device"),
+        OSError(errno.ENOENT, "No such file or directory", "/data/No space left on device"),
+        RuntimeError("error 28 of 30"),
+    ],
+)
+def test_what_only_speaks_of_one_passes_as_it_is(error: Exception) -> None:
+    assert find_ours(error) is None
+    with pytest.raises(type(error)) as found, our_errors():
+        raise error
+    assert found.value is error
+
+
+def test_our_own_words_are_found_and_deaths_are_told_apart() -> None:
+    ours = ConfigError("one line.")
+    assert find_ours(ControllerError(ours)) is ours
+    assert find_ours(WorkerGroupError("failed", {0: ValueError(), 1: ours})) is ours
+    with pytest.raises(FaultError, match="--max-failures"), our_errors():
+        raise ray.exceptions.WorkerCrashedError
