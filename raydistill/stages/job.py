@@ -121,8 +121,6 @@ class Job:
             )
             if LABEL in self.stages:
                 check_backend(self.teacher_spec.backend, self.teacher_spec.precision, use_gpu=plan.teacher_gpus > 0)
-            if self.run_dir.torn:
-                console.say("       run.json is damaged: it is written anew, and the student is trained anew")
             if LABEL in self.stages:
                 console.say(f"corpus {describe_work(self.texts, len(self.class_names), len(self.files))}")
             console.say(f"plan   {describe_plan(plan, label=LABEL in self.stages, train=TRAIN in self.stages)}")
@@ -132,6 +130,10 @@ class Job:
             products = [PRODUCTS[stage] for stage in self.stages]
             with hold(folder, console.say):
                 expect_shared(folder)
+                if self.run_dir.torn:
+                    console.say(
+                        "       run.json is damaged: it is written anew, and the student is no longer known by it"
+                    )
                 self.run_dir.begin(self.config, products, versions=versions(), plan=dataclasses.asdict(plan))
                 with self.run_dir.log(console.say) if chatter else contextlib.nullcontext() as log:
                     if chatter and log:

@@ -113,6 +113,7 @@ def test_labels_and_their_record(torn: Path, rerun: Rerun) -> None:
 def test_the_record_of_the_run(torn: Path, rerun: Rerun) -> None:
     empty(torn / "run.json")
     said = rerun(torn)
+    assert "run.json is damaged: it is written anew" in said
     assert "label  done before" in said
     assert "train  done before" not in said
 
