@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
@@ -102,3 +103,9 @@ def good(
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Exports of tiny teachers stay out of the user's cache; Ray's workers inherit it."""
     os.environ["RAYDISTILL_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
+def pytest_testnodedown(node: Any, error: object) -> None:
+    """Say how a pytest process ended that should not have: by which signal (negative), or with which exit status."""
+    if error:
+        print(f"\n{node.gateway.id} ended with {node.gateway._io.popen.wait(timeout=10)}")

@@ -5,12 +5,9 @@ from __future__ import annotations
 import io
 import json
 import math
-import os
 import re
 import shutil
 import signal
-import threading
-import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from processes import stop_when
 
 from raydistill import DistillConfig, DistillResult, RaydistillError, distill, label, soft_labels, train
 from raydistill.progress import Console
@@ -192,14 +190,8 @@ def test_training_that_was_stopped_goes_on_with_other_workers_and_makes_as_many_
 ) -> None:
     options = {"labels": finished.labels, "save_steps": 20, "num_train_epochs": 60}
 
-    def stop() -> None:
-        while not list(tmp_path.glob("checkpoints/checkpoint_*")):
-            time.sleep(0.02)
-        os.kill(os.getpid(), signal.SIGINT)
-
-    threading.Thread(target=stop, daemon=True).start()
-    with pytest.raises(KeyboardInterrupt):
-        train(make_config(tmp_path, **options))
+    config = make_config(tmp_path, **options)
+    stop_when(lambda: bool(list(tmp_path.glob("checkpoints/checkpoint_*"))), config, "train", signal.SIGINT)
     assert not (tmp_path / "model.safetensors").exists()
 
     train(make_config(tmp_path, train_workers=2, **options), console)
