@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
+import signal
 import socket
 import subprocess
 import sys
@@ -14,7 +14,9 @@ from typing import Any
 
 import pytest
 from mounts import needs_mounts
+from processes import environment, workers_at
 from ray.cluster_utils import Cluster
+from tiny_models import sentences
 
 
 @pytest.fixture
@@ -60,17 +62,24 @@ def inputs(
     }
 
 
-def run(address: str, output_dir: Path, inputs: dict[str, Path], *more: str) -> subprocess.CompletedProcess[str]:
+def command(address: str, output_dir: Path, inputs: dict[str, Path], *more: str) -> list[str]:
     flags = {**inputs, "--output-dir": output_dir, "--address": address}
     tokens = [str(token) for pair in flags.items() for token in pair]
-    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    return [sys.executable, "-m", "raydistill", "run", *tokens, *more]
+
+
+def run(address: str, output_dir: Path, inputs: dict[str, Path], *more: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "raydistill", "run", *tokens, *more],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        env=environment,
+        command(address, output_dir, inputs, *more), capture_output=True, text=True, timeout=300, env=environment()
     )
+
+
+def wait_for(what: Callable[[], bool], process: subprocess.Popen[str], said: Path) -> None:
+    deadline = time.monotonic() + 180
+    while not what():
+        assert process.poll() is None, said.read_text()
+        assert time.monotonic() < deadline, said.read_text()
+        time.sleep(0.1)
 
 
 @needs_mounts
@@ -128,6 +137,48 @@ def test_a_cluster_that_is_there_does_the_work_and_is_left_running(
     assert record["plan"]["train_workers"] == len(cpus)
     assert (tmp_path / "out" / "model.safetensors").exists()
     assert not [process for node in cluster.list_all_nodes() for process in node.dead_processes()]
+
+
+def test_a_lost_node_shrinks_the_group_of_train_workers_and_a_returning_one_grows_it(
+    start_cluster: Callable[..., Cluster], tmp_path: Path, inputs: dict[str, Path]
+) -> None:
+    cluster = start_cluster(1, 1)
+    (second,) = cluster.worker_nodes
+    out, said, corpus = tmp_path / "out", tmp_path / "said", tmp_path / "corpus.txt"
+    corpus.write_text("".join(f"{text} {i}\n" for i in range(10) for text in sentences()))
+    flags = ["--train-workers", "1:2", "--per-device-train-batch-size", "8", "--max-steps", "1000000"]
+    flags += ["--save-steps", "50"]
+
+    def workers() -> int:
+        return len(workers_at("RayTrainWorker"))
+
+    def checkpoints() -> set[str]:
+        return {path.name for path in out.glob("checkpoints/checkpoint_*")}
+
+    with said.open("w") as stream:
+        process = subprocess.Popen(
+            command(cluster.address, out, inputs | {"--data-file": corpus}, *flags),
+            stderr=stream,
+            text=True,
+            env=environment(),
+            start_new_session=True,
+        )
+    try:
+        wait_for(lambda: workers() == 2 and bool(checkpoints()), process, said)
+        cluster.remove_node(second, allow_graceful=False)
+        wait_for(
+            lambda: "1 at work, begun with 2: an update sees 16 texts, as before" in said.read_text(), process, said
+        )
+        assert workers() == 1
+
+        before = checkpoints()
+        cluster.add_node(num_cpus=1, include_dashboard=False)
+        wait_for(lambda: workers() == 2 and not before & checkpoints(), process, said)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=60) == 130
+    finally:
+        process.kill()
+    assert "the same command goes on" in said.read_text().splitlines()[-1]
 
 
 def test_behind_a_ray_client_the_run_and_its_errors_come_through(

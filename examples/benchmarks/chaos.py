@@ -4,9 +4,10 @@
 
 Two raylets on this machine are the cluster. The corpus is labelled and a student trained on it undisturbed; then once
 more while teacher actors, train workers, tasks, the second node and the driver itself are killed (SIGKILL) at random
-times, some while labels are made and some while the student is trained. A node that was lost comes back after some
-seconds; a driver that was lost is started again with the same command. Then both runs are compared: every text of the
-corpus must be there as often as it occurs, with the same logits, and the student must have had as many updates.
+times, half of them while labels are made and half while the student is trained; one in ten hits a task that writes. A
+node that was lost comes back after some seconds; a driver that was lost is started again with the same command. Then
+both runs are compared: every text of the corpus must be there as often as it occurs, with the same logits, and the
+student must have had as many updates.
 
 The models are tiny and random: what is tried is the road, not the models. --s3 puts everything into a bucket of a local
 S3 server. Prints a Markdown table; --json keeps the kills too. Exit code 1 if anything is not as it must be.
@@ -17,6 +18,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import math
 import os
 import random
 import signal
@@ -39,9 +41,11 @@ from raydistill.files import Folder
 from raydistill.label_store import LabelStore, logits_matrix
 
 KINDS = ("actor", "task", "node", "driver")
+WRITE = "write"  # a task as well, killed while it writes labels; one kill in ten
 # What a process of Ray's calls itself while it is at that.
 ACTORS = {"label": ("MapWorker",), "train": ("RayTrainWorker", "TrainWorker")}
 TASKS = ("ReadCorpusSource", "write_block", "merge_parts", "ReadLabelSource", "StudentRows", "MapBatches")
+WRITES = ("write_block", "merge_parts")
 CLASSES = ("sport", "politics", "money", "art", "technology")
 PATIENCE = 120.0  # seconds
 
@@ -120,15 +124,17 @@ class Run:
             time.sleep(0.5)
 
 
-def workers_at(titles: tuple[str, ...]) -> list[psutil.Process]:
-    """Ray's worker processes under this one's nodes that are at one of these."""
-    found = []
-    for process in psutil.Process().children(recursive=True):
-        with contextlib.suppress(psutil.Error):
-            title = " ".join(process.cmdline())
-            if title.startswith("ray::") and any(name in title for name in titles):
-                found.append(process)
-    return found
+def workers() -> list[psutil.Process]:
+    """Ray's worker processes under this one's nodes."""
+    return [process for process in psutil.Process().children(recursive=True) if _title(process).startswith("ray::")]
+
+
+def _title(process: psutil.Process) -> str:
+    """What it calls itself: what it is at, if it is one of Ray's workers. Fast, where psutil is not."""
+    try:
+        return Path(f"/proc/{process.pid}/cmdline").read_bytes().split(b"\0")[0].decode(errors="replace")
+    except OSError:
+        return ""
 
 
 def strike(kind: str, run: Run, nodes: Nodes, rng: random.Random) -> str | None:
@@ -142,31 +148,54 @@ def strike(kind: str, run: Run, nodes: Nodes, rng: random.Random) -> str | None:
             return None
         nodes.lose(rng.uniform(2, 10))
         return "node"
-    victims = workers_at(ACTORS[run.stage] if kind == "actor" else TASKS)
+    if kind == WRITE:
+        return _strike_write(rng)
+    titles = ACTORS[run.stage] if kind == "actor" else TASKS
+    victims = [(process, title) for process in workers() if any(name in (title := _title(process)) for name in titles)]
     if kind == "task":
-        victims = [process for process in victims if "MapWorker" not in " ".join(process.cmdline())]
+        victims = [(process, title) for process, title in victims if "MapWorker" not in title]
     if not victims:
         return None
-    victim = rng.choice(victims)
-    title = victim.cmdline()[0]
+    victim, title = rng.choice(victims)
     victim.kill()
     return title
 
 
+def _strike_write(rng: random.Random) -> str | None:
+    """Look out for a write, which lasts milliseconds, and kill what is at it some moments into it."""
+    processes, until = workers(), time.monotonic() + 1
+    while time.monotonic() < until:
+        for process in processes:
+            if any(name in (title := _title(process)) for name in WRITES):
+                time.sleep(rng.uniform(0, 0.004))
+                process.kill()
+                return title
+        time.sleep(0.0005)
+    return None
+
+
+def planned(kills: int, rng: random.Random) -> dict[str, list[str]]:
+    """What is to be killed in each stage: half of the kills, those that aim at writing while labels are made."""
+    writes = math.ceil(kills / 10)
+    others = [KINDS[i % len(KINDS)] for i in range(kills - writes)]
+    rng.shuffle(others)
+    in_label = others[: kills // 2 - writes] + [WRITE] * writes
+    rng.shuffle(in_label)
+    return {"label": in_label, "train": others[kills // 2 - writes :]}
+
+
 def disturb(run: Run, nodes: Nodes, kills: int, rng: random.Random, pause: tuple[float, float]) -> list[dict[str, Any]]:
-    """Run to the end under so many kills, half of them, if it lasts, in each stage."""
-    plan = [KINDS[i % len(KINDS)] for i in range(kills)]
-    rng.shuffle(plan)
+    """Run to the end under so many kills."""
+    plan = planned(kills, rng)
     struck: list[dict[str, Any]] = []
     begun = time.monotonic()
     run.start()
-    while plan:
+    while any(plan.values()):
         wait_until = time.monotonic() + rng.uniform(*pause)
         while time.monotonic() < wait_until and not run.done():
             nodes.restore()
             time.sleep(0.05)
-        in_label = sum(kill["stage"] == "label" for kill in struck)
-        if run.stage == "label" and in_label >= kills // 2:
+        if run.stage == "label" and not plan["label"]:
             continue
         deadline = time.monotonic() + PATIENCE
         while True:
@@ -174,13 +203,20 @@ def disturb(run: Run, nodes: Nodes, kills: int, rng: random.Random, pause: tuple
                 return struck
             run.done()
             nodes.restore()
-            stage, what = run.stage, strike(plan[-1], run, nodes, rng)
+            stage = run.stage
+            if stage == "train" and plan["label"]:  # labels were made faster than they could be disturbed
+                plan["train"] += ["task" if kind == WRITE else kind for kind in plan.pop("label")]
+                plan["label"] = []
+            if not plan[stage]:
+                break
+            what = strike(plan[stage][-1], run, nodes, rng)
             if what:
-                struck.append({"kind": plan.pop(), "stage": stage, "what": what, "at": time.monotonic() - begun})
+                kind = plan[stage].pop()
+                struck.append({"kind": kind, "stage": stage, "what": what, "at": time.monotonic() - begun})
                 print(f"{struck[-1]['at']:6.0f} s  {len(struck):3}  {stage:5}  {what}", file=sys.stderr, flush=True)
                 break
             if time.monotonic() > deadline:
-                rng.shuffle(plan)
+                rng.shuffle(plan[stage])
                 deadline = time.monotonic() + PATIENCE
             time.sleep(0.02)
     while not run.done():
@@ -329,7 +365,7 @@ def main() -> int:
     kinds, stages = (Counter(kill[key] for kill in struck) for key in ("kind", "stage"))
     report |= {
         "pairs labelled again, undisturbed / disturbed": " / ".join(twice),
-        "kills": f"{len(struck)}: {', '.join(f'{kinds[kind]} {kind}' for kind in KINDS)}",
+        "kills": f"{len(struck)}: {', '.join(f'{kinds[kind]} {kind}' for kind in (*KINDS, WRITE))}",
         "of these while labels were made / while the student was trained": f"{stages['label']} / {stages['train']}",
         "drivers started / that gave up by themselves": f"{disturbed.started} / {disturbed.gave_up}",
         "`raydistill verify`": "passed" if verified.returncode == 0 else verified.stdout,

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raydistill.progress import Progress
 from raydistill.stopping import Stop
@@ -30,7 +31,10 @@ class Board:
 @contextlib.contextmanager
 def followed_board(progress: Progress, stop: Stop) -> Iterator[Any]:
     """A board, and a thread that shows on the console what is written there, and passes a wish to stop on."""
-    board: Any = ray.remote(num_cpus=0)(Board).remote()
+    # Beside the driver, without which there is nothing to tell, and started again: no worker is to fail for it.
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    lasting: dict[str, Any] = {"num_cpus": 0, "scheduling_strategy": here, "max_restarts": -1, "max_task_retries": -1}
+    board: Any = ray.remote(**lasting)(Board).remote()
     over = threading.Event()
 
     def follow() -> None:

@@ -65,6 +65,23 @@ def mend_checkpoints(storage: Folder, say: Callable[[str], None]) -> None:
     folder.write(CHECKPOINT_MANAGER_SNAPSHOT_FILENAME, state.json().encode())
 
 
+def remove_unlisted(storage: Folder) -> None:
+    """Remove what workers that were lost have uploaded and Ray Train has not listed: nothing else would in this run.
+
+    For when no worker reports, and none that reported is left.
+    """
+    folder = storage.child(CHECKPOINTS)
+    try:
+        snapshot = parse_record(folder.read(CHECKPOINT_MANAGER_SNAPSHOT_FILENAME))
+    except (FileNotFoundError, ValueError):
+        return
+    results = [*snapshot["checkpoint_results"], *snapshot["pending_training_results"]]
+    listed = {result["checkpoint_dir_name"] for result in [*results, snapshot["latest_checkpoint_result"]] if result}
+    for name in folder.folders():
+        if name.startswith(PREFIX) and name not in listed:
+            folder.delete_tree(name)
+
+
 def _sealed(checkpoint: Folder) -> dict[str, Any]:
     """What the seal says; nothing where there is none that can be read."""
     try:

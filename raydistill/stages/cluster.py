@@ -21,6 +21,7 @@ os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
 import ray
 import ray.data
 import ray.exceptions
+from ray._private import node as ray_node
 from ray._private import ray_constants
 from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
 from ray._private.state import available_resources_per_node  # no public call tells what a single node has free
@@ -50,6 +51,8 @@ PRIVATE_ENVIRONMENT = {
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # nobody drains a private Ray
 }
 
+_private = False
+
 
 @contextlib.contextmanager
 def connection(address: str | None, *, worker_output: bool = False) -> Iterator[None]:
@@ -68,13 +71,15 @@ def connection(address: str | None, *, worker_output: bool = False) -> Iterator[
     if ray.is_initialized():
         yield
         return
+    global _private
     on_terminate = signal.getsignal(signal.SIGTERM)
     settings: dict[str, Any] = {"log_to_driver": worker_output, "logging_level": logging.WARNING}
     if address in (None, "local"):
         for name, value in (PRIVATE_ENVIRONMENT | WORKER_ENVIRONMENT).items():
             os.environ.setdefault(name, value)
-        with _on_loopback():
+        with _started_lean():
             ray.init(address="local", include_dashboard=False, **settings)
+        _private = True
     else:
         assert address is not None
         place = _expect_listener(address)
@@ -97,22 +102,36 @@ def connection(address: str | None, *, worker_output: bool = False) -> Iterator[
     try:
         yield
     finally:
+        _private = False
         ray.shutdown()
 
 
-@contextlib.contextmanager
-def _on_loopback() -> Iterator[None]:
-    """Have a Ray that is started within listen on the loopback interface alone, as it does on Windows and macOS.
+def ends_with_run() -> bool:
+    """Whether Ray was started by `connection` for this very run, so that nothing can be left behind in it."""
+    return _private
 
-    Nobody else can so much as try its token. Ray has no setting for it: in place of the address 127.0.0.1, where it is
-    asked for, it takes one that other machines reach.
+
+@contextlib.contextmanager
+def _started_lean() -> Iterator[None]:
+    """Have a Ray that is started within listen on the loopback interface alone, and start no process it can do without.
+
+    Ray has no setting for either. In place of the address 127.0.0.1, where it is asked for, it takes one that other
+    machines reach; on Windows and macOS it does not, and so nobody else can so much as try its token. The servers of
+    the dashboard and of the autoscaler start even where there is none, and take two seconds of CPU.
     """
-    before = ray_constants.ENABLE_RAY_CLUSTER
-    ray_constants.ENABLE_RAY_CLUSTER = False
+    replaced = (
+        (ray_constants, "ENABLE_RAY_CLUSTER", False),
+        (ray_node.Node, "start_api_server", lambda *_, **__: None),
+        (ray_node.Node, "start_monitor", lambda *_: None),
+    )
+    before = [(holder, name, getattr(holder, name)) for holder, name, _ in replaced]
     try:
+        for holder, name, value in replaced:
+            setattr(holder, name, value)
         yield
     finally:
-        ray_constants.ENABLE_RAY_CLUSTER = before
+        for holder, name, value in before:
+            setattr(holder, name, value)
 
 
 def _expect_listener(address: str) -> str:

@@ -12,6 +12,7 @@ import ray
 import ray.train
 from ray.train import CheckpointConfig, RunConfig
 from ray.train.torch import TorchTrainer
+from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 from ray.train.v2.api.config import ScalingConfig
 
 from raydistill.files import Folder
@@ -21,7 +22,7 @@ from raydistill.resources import Plan
 from raydistill.run_dir import CHECKPOINTS, MODEL, RESULT
 from raydistill.specs import StudentSpec, Tolerance
 from raydistill.stages.board import followed_board
-from raydistill.stages.cluster import data_settings
+from raydistill.stages.cluster import data_settings, ends_with_run
 from raydistill.stages.faults import our_errors
 from raydistill.stages.label_rows import EvenOrWhole, label_rows
 from raydistill.stages.process_group import ProcessGroup
@@ -43,6 +44,12 @@ class _Trainer(TorchTrainer):
 
     def _initialize_and_run_controller(self, **controller: Any) -> Any:
         return super()._initialize_and_run_controller(**{**controller, **self.policies})  # type: ignore[misc]
+
+    def _create_default_callbacks(self) -> list[Any]:
+        callbacks = super()._create_default_callbacks()  # type: ignore[misc]
+        if ends_with_run():  # a process that cleans up after a dead controller has nothing to clean there
+            callbacks = [callback for callback in callbacks if not isinstance(callback, PlacementGroupCleanerCallback)]
+        return callbacks
 
     def _register_sigint_handler(self, controller: Any) -> None:
         self.controller = controller
@@ -125,6 +132,7 @@ def train_student(
                 "texts": texts,
                 "rows": rows,
                 "board": board,
+                "storage": storage,
                 "begun_with": begun_with,
                 "checkpoint_seconds": tolerance.checkpoint_seconds,
                 "threads": plan.train_threads,

@@ -5,7 +5,9 @@ Runs in Ray Train's controller too, so it imports neither torch nor transformers
 
 from __future__ import annotations
 
+import socket
 import time
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -23,7 +25,8 @@ from raydistill.run_dir import CHECKPOINTS
 from raydistill.stages.faults import find_ours
 
 LONGEST_PAUSE = 30.0  # seconds
-RELEASE_SECONDS = 10.0  # that the resources of workers that failed may take to be free
+RELEASE_SECONDS = 10.0  # that what is held by those who are gone may take to be free
+ANSWER_SECONDS = 2.0
 
 
 def last_report(storage: Folder) -> dict[str, Any]:
@@ -66,30 +69,45 @@ class RoomForTasks(ElasticScalingPolicy):
 
     def __init__(self, scaling_config: ScalingConfig, cpus: float, gpus: float) -> None:
         super().__init__(scaling_config)
-        self._size, self._at_work = Size(cpus, gpus), 0
+        self._size = Size(cpus, gpus)
+        self._held: Counter[str] = Counter()  # workers of the group that there is, or that has failed, on each node
         self._patient_until: float | None = None
 
     def make_decision_for_non_running_worker_group(self) -> ScalingDecision:
-        self._at_work = 0
         now = time.monotonic()
         self._patient_until = self._patient_until or now + RELEASE_SECONDS
         if self._count_possible_workers({}) < self.scaling_config.max_workers and now < self._patient_until:
-            return NoopDecision()  # what those that failed had may not be free yet
+            return NoopDecision()  # what an earlier driver held may not be free yet, or a node may be back soon
         return super().make_decision_for_non_running_worker_group()
 
     def make_decision_for_running_worker_group(self, worker_group_state: Any, worker_group_status: Any) -> Any:
-        self._at_work, self._patient_until = worker_group_state.num_workers, None
+        self._held = Counter(worker.metadata.node_id for worker in worker_group_state.workers)
+        self._patient_until = None
         return super().make_decision_for_running_worker_group(worker_group_state, worker_group_status)
+
+    def _get_resize_decision(self, num_workers: int) -> Any:
+        self._held.clear()  # the group is dissolved by it, and not before
+        return super()._get_resize_decision(num_workers)
 
     def _get_reserved_resources(self) -> Any:
         return {}
 
     def _count_possible_workers(self, reserved_resources: Any) -> int:
         free = available_resources_per_node()
-        alive = [node for node in ray.nodes() if node["Alive"] and node["NodeID"] in free]
+        alive = [node for node in ray.nodes() if node["Alive"] and node["NodeID"] in free and _answers(node)]
         room = places([_node(node["Resources"]) for node in alive], self._size)
         now = places([_node(free[node["NodeID"]]) for node in alive], self._size, beside_tasks=False)
-        return min(self.scaling_config.max_workers, room, self._at_work + now)
+        now += sum(self._held[node["NodeID"]] for node in alive)
+        return min(self.scaling_config.max_workers, room, now)
+
+
+def _answers(node: Mapping[str, Any]) -> bool:
+    """Whether its raylet is there: the cluster takes a while to notice that it is not."""
+    try:
+        socket.create_connection((node["NodeManagerAddress"], node["NodeManagerPort"]), ANSWER_SECONDS).close()
+        return True
+    except OSError:
+        return False
 
 
 def _node(resources: Mapping[str, float]) -> Node:

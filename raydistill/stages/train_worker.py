@@ -26,7 +26,7 @@ from raydistill.engines.first_token import narrow_last_layer
 from raydistill.errors import RunDirError, first_line
 from raydistill.run_dir import BEST, MODEL, RESULT, TRAINER
 from raydistill.specs import StudentSpec
-from raydistill.stages.checkpoints import seal
+from raydistill.stages.checkpoints import remove_unlisted, seal
 from raydistill.stages.train_callbacks import KeepPace, KeepTime, ReportCheckpoints, SeedUpdates, TellBoard, link
 from raydistill.stopwatch import Stopwatch
 from raydistill.student import Batch, DistillationTrainer, EpochStream, load_student
@@ -48,6 +48,8 @@ def train_worker(loop: dict[str, Any], watch: Stopwatch) -> None:
     context = ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
     torch.set_num_threads(loop["threads"])
+    if rank == 0:
+        remove_unlisted(loop["storage"])
     with tempfile.TemporaryDirectory() as folder, _downloaded(ray.train.get_checkpoint()) as checkpoint:
         earlier = read_result(checkpoint) if checkpoint and (checkpoint / MODEL).is_dir() else None
         if earlier and "figures" in earlier:

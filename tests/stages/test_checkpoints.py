@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from raydistill.files import Folder
-from raydistill.stages.checkpoints import SEAL, mend_checkpoints, seal
+from raydistill.stages.checkpoints import SEAL, mend_checkpoints, remove_unlisted, seal
 from raydistill.stages.train_policies import last_report
 
 
@@ -79,6 +79,16 @@ def test_an_older_one_is_removed_if_a_file_is_gone_or_short(tmp_path: Path) -> N
     kept(tmp_path, "3", {"updates": 30})
     assert mended(tmp_path).count("is not whole") == 2
     assert names(tmp_path) == ["3"]
+
+
+def test_what_lost_workers_have_uploaded_and_nobody_has_listed_is_removed(tmp_path: Path) -> None:
+    remove_unlisted(Folder(str(tmp_path)))
+    for updates in (1, 2):
+        kept(tmp_path, str(updates), {"epoch": 0, "updates": updates})
+    assert mended(tmp_path) == ""
+    kept(tmp_path, "3", {"epoch": 0, "updates": 3})
+    remove_unlisted(Folder(str(tmp_path)))
+    assert names(tmp_path) == ["1", "2"]
 
 
 def test_where_none_is_whole_training_begins_anew(tmp_path: Path) -> None:
