@@ -211,15 +211,15 @@ class LabelStore:
             if plan.startswith(PLAN) and PART_NAME.fullmatch(made):
                 sources: list[str] = []
                 if made in parts and self.is_whole(made):
-                    sources = self._sources(made)
+                    sources = self.sources(made)
                     ended.append((made, sources))
                 else:  # torn by a power cut, or never there
                     self.folder.delete(made)
                 self._end_replacement(plan, [name for name in sources if name in parts])
         return ended
 
-    def _sources(self, name: str) -> list[str]:
-        """The parts that a part was written in the place of."""
+    def sources(self, name: str) -> list[str]:
+        """The parts that a part was written in the place of; none where it is of a block."""
         with self._opened(name) as part:
             return json.loads((part.metadata.metadata or {}).get(SOURCES, b"[]"))
 

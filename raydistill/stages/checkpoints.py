@@ -6,6 +6,7 @@ kill at the wrong moment, either may be torn. So the list is made anew from the 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 from collections.abc import Callable, Mapping
@@ -15,6 +16,7 @@ from typing import Any
 from ray.train.v2._internal.constants import CHECKPOINT_MANAGER_SNAPSHOT_FILENAME
 from ray.train.v2._internal.execution.checkpoint.checkpoint_manager import _CheckpointManagerState, _TrainingResultState
 
+from raydistill.errors import RunDirError
 from raydistill.files import Folder, digest_of, parse_record
 from raydistill.run_dir import CHECKPOINTS
 
@@ -79,7 +81,8 @@ def remove_unlisted(storage: Folder) -> None:
     listed = {result["checkpoint_dir_name"] for result in [*results, snapshot["latest_checkpoint_result"]] if result}
     for name in folder.folders():
         if name.startswith(PREFIX) and name not in listed:
-            folder.delete_tree(name)
+            with contextlib.suppress(RunDirError):  # someone who was cut off may be writing there still
+                folder.delete_tree(name)
 
 
 def _sealed(checkpoint: Folder) -> dict[str, Any]:

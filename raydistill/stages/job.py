@@ -341,14 +341,19 @@ class Job:
 
 
 def _held_record(store: LabelStore, run_dir: RunDir) -> dict[str, Any]:
-    """What a label store says of itself, or, if that is damaged, `run.json` of it; nothing where there is none."""
+    """What a label store says of itself, or, if that is damaged or gone, `run.json` of it; nothing where nothing is."""
+    torn: DamagedError | None = None
     try:
-        return store.record() or {}
-    except DamagedError:
-        spare = run_dir.record
-        if not {"labelling", "scoring"} <= spare.keys():
-            raise
+        if record := store.record():
+            return record
+    except DamagedError as error:
+        torn = error
+    spare = run_dir.record
+    if {"labelling", "scoring"} <= spare.keys() and (torn or store.parts()):
         return {"labelling": spare["labelling"], "scoring": spare["scoring"]}
+    if torn:
+        raise torn
+    return {}
 
 
 def _counts(complete: dict[str, Any]) -> dict[str, int]:

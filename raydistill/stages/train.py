@@ -26,7 +26,7 @@ from raydistill.stages.cluster import data_settings, ends_with_run
 from raydistill.stages.faults import our_errors
 from raydistill.stages.label_rows import EvenOrWhole, label_rows
 from raydistill.stages.process_group import ProcessGroup
-from raydistill.stages.train_policies import GoOnFromCheckpoint, RoomForTasks
+from raydistill.stages.train_policies import GoOnFromCheckpoint, KnowGroup, RoomForTasks
 from raydistill.stages.watchdog import watched
 from raydistill.stopping import orderly_stop
 from raydistill.stopwatch import Stopwatch
@@ -49,7 +49,7 @@ class _Trainer(TorchTrainer):
         callbacks = super()._create_default_callbacks()  # type: ignore[misc]
         if ends_with_run():  # a process that cleans up after a dead controller has nothing to clean there
             callbacks = [callback for callback in callbacks if not isinstance(callback, PlacementGroupCleanerCallback)]
-        return callbacks
+        return [KnowGroup(), *callbacks]  # first: others may fail while a group starts
 
     def _register_sigint_handler(self, controller: Any) -> None:
         self.controller = controller

@@ -5,17 +5,20 @@ Runs in Ray Train's controller too, so it imports neither torch nor transformers
 
 from __future__ import annotations
 
+import logging
 import socket
 import time
 from collections import Counter
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import ray
 from ray._private.state import available_resources_per_node
 from ray.train import Result
+from ray.train.v2._internal.execution.callback import WorkerGroupCallback
 from ray.train.v2._internal.execution.failure_handling import DefaultFailurePolicy, FailureDecision
 from ray.train.v2._internal.execution.scaling_policy import ElasticScalingPolicy, NoopDecision, ScalingDecision
+from ray.train.v2._internal.execution.worker_group.placement_group_handle import PlacementGroupHandle
 from ray.train.v2.api.config import FailureConfig, ScalingConfig
 from ray.train.v2.api.exceptions import WorkerGroupError
 
@@ -24,9 +27,11 @@ from raydistill.resources import Node, Size, places
 from raydistill.run_dir import CHECKPOINTS
 from raydistill.stages.faults import find_ours
 
+logger = logging.getLogger(__name__)
+
 LONGEST_PAUSE = 30.0  # seconds
 RELEASE_SECONDS = 10.0  # that what is held by those who are gone may take to be free
-ANSWER_SECONDS = 2.0
+LOOK_SECONDS, ANSWER_SECONDS = 0.5, 2.0
 
 
 def last_report(storage: Folder) -> dict[str, Any]:
@@ -51,7 +56,11 @@ class GoOnFromCheckpoint(DefaultFailurePolicy):
     def make_decision(self, training_failed_error: Any) -> FailureDecision:
         if find_ours(training_failed_error):
             return FailureDecision.RAISE
-        reached = last_report(self._storage)
+        try:
+            reached = last_report(self._storage)
+        except Exception:
+            logger.warning("checkpoints cannot be looked at", exc_info=True)
+            reached = self._reached
         if reached != self._reached:
             self._reached, self._worker_group_failures = reached, 0
         decision = super().make_decision(training_failed_error)
@@ -60,8 +69,17 @@ class GoOnFromCheckpoint(DefaultFailurePolicy):
         return decision
 
 
+class KnowGroup(WorkerGroupCallback):
+    """Notes what the group of workers holds, as soon as there is one. Runs in the controller, as do policies."""
+
+    places: ClassVar[PlacementGroupHandle | None] = None
+
+    def after_worker_group_start(self, worker_group: Any) -> None:
+        KnowGroup.places = worker_group.get_worker_group_state().placement_group_handle
+
+
 class RoomForTasks(ElasticScalingPolicy):
-    """As many workers as there is room for at the time, beside the tasks that feed them.
+    """As many workers as there is room for at the time, beside the tasks that feed them. Wants `KnowGroup` beside it.
 
     Ray's own policy gives them all that a node has, so that those who remain after a loss would wait for data for ever;
     and it goes by reservations, which a driver that was killed leaves behind for minutes.
@@ -70,35 +88,41 @@ class RoomForTasks(ElasticScalingPolicy):
     def __init__(self, scaling_config: ScalingConfig, cpus: float, gpus: float) -> None:
         super().__init__(scaling_config)
         self._size = Size(cpus, gpus)
-        self._held: Counter[str] = Counter()  # workers of the group that there is, or that has failed, on each node
+        self._at_work: Counter[str] = Counter()  # on each node
         self._patient_until: float | None = None
 
     def make_decision_for_non_running_worker_group(self) -> ScalingDecision:
+        self._at_work = Counter()
+        if KnowGroup.places:  # of a group that has failed: it would keep them until there is room elsewhere
+            KnowGroup.places.shutdown()
+            KnowGroup.places = None
         now = time.monotonic()
         self._patient_until = self._patient_until or now + RELEASE_SECONDS
-        if self._count_possible_workers({}) < self.scaling_config.max_workers and now < self._patient_until:
-            return NoopDecision()  # what an earlier driver held may not be free yet, or a node may be back soon
-        return super().make_decision_for_non_running_worker_group()
+        room = self._count_possible_workers({})
+        least = self.scaling_config.max_workers if now < self._patient_until else self.scaling_config.min_workers
+        if room >= least:
+            return self._get_resize_decision(room)
+        time.sleep(LOOK_SECONDS)  # the controller asks again at once
+        return NoopDecision()
 
     def make_decision_for_running_worker_group(self, worker_group_state: Any, worker_group_status: Any) -> Any:
-        self._held = Counter(worker.metadata.node_id for worker in worker_group_state.workers)
+        self._at_work = Counter(worker.metadata.node_id for worker in worker_group_state.workers)
         self._patient_until = None
         return super().make_decision_for_running_worker_group(worker_group_state, worker_group_status)
-
-    def _get_resize_decision(self, num_workers: int) -> Any:
-        self._held.clear()  # the group is dissolved by it, and not before
-        return super()._get_resize_decision(num_workers)
 
     def _get_reserved_resources(self) -> Any:
         return {}
 
     def _count_possible_workers(self, reserved_resources: Any) -> int:
         free = available_resources_per_node()
-        alive = [node for node in ray.nodes() if node["Alive"] and node["NodeID"] in free and _answers(node)]
-        room = places([_node(node["Resources"]) for node in alive], self._size)
-        now = places([_node(free[node["NodeID"]]) for node in alive], self._size, beside_tasks=False)
-        now += sum(self._held[node["NodeID"]] for node in alive)
-        return min(self.scaling_config.max_workers, room, now)
+        room = self._at_work.total()  # a group that is well is not made smaller
+        for node in ray.nodes():
+            if node["Alive"] and node["NodeID"] in free and _answers(node):
+                at_work = self._at_work[node["NodeID"]]
+                most = places([_node(node["Resources"])], self._size)
+                now = at_work + places([_node(free[node["NodeID"]])], self._size, beside_tasks=False)
+                room += max(0, min(most, now) - at_work)
+        return min(self.scaling_config.max_workers, room)
 
 
 def _answers(node: Mapping[str, Any]) -> bool:

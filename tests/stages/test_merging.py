@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -77,6 +79,34 @@ def test_a_pass_merges_what_it_writes_and_what_lay_there(
     assert len(names) < len(sizes)  # of twice as many
     assert all(map(store.is_whole, names))
     assert label(store, corpus, tiny_teacher_dir, console, target) == 0
+
+
+class MergesSilently(LabelStore):
+    """Its merges are done, and whoever has done them is gone before it could say so."""
+
+    def merge_parts(self, names: Sequence[str]) -> tuple[str, int]:
+        super().merge_parts(names)
+        raise ConnectionError("gone")
+
+
+def test_what_a_merge_has_made_that_could_not_say_so_stays(
+    store: LabelStore, tmp_path: Path, tiny_teacher_dir: Path, console: Console
+) -> None:
+    module = sys.modules[__name__]
+    ray.cloudpickle.register_pickle_by_value(module)  # workers cannot import this file
+    corpus = tmp_path / "corpus.txt"
+    texts = [f"a text {i} of some more words than one or two" for i in range(3000)]
+    corpus.write_text("".join(f"{text}\n" for text in texts))
+    assert label(store, corpus, tiny_teacher_dir, console, 1 << 30) == 3000
+    target = sum(store.folder.sizes(".parquet").values()) * 2 // 3
+    for name in store.parts():
+        store.folder.delete(name)
+    try:
+        assert label(MergesSilently(store.path), corpus, tiny_teacher_dir, console, target) == 3000
+    finally:
+        ray.cloudpickle.unregister_pickle_by_value(module)
+    assert any(store.sources(name) for name in store.parts())
+    assert held(store) == dict.fromkeys(texts, 1)
 
 
 def test_a_merge_that_fails_leaves_its_parts(store: LabelStore, small_parts: dict[str, int]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 from safetensors.torch import load_file
 
 from raydistill import DistillConfig, distill
-from raydistill.errors import DamagedError
+from raydistill.errors import DamagedError, RunDirError
 from raydistill.label_store import PLAN, LabelStore
 from raydistill.progress import Console
 from raydistill.verify import verify_run
@@ -108,6 +109,19 @@ def test_labels_and_their_record(torn: Path, rerun: Rerun) -> None:
         assert f"{part} is damaged: its labels are made anew" in said
     assert not set(labels.glob("*.json")) - {labels / "_labels.json"}
     assert "train  done before" in said
+
+
+def test_without_their_record_labels_are_still_those_of_their_classes(
+    torn: Path, make_config: Callable[..., DistillConfig], options: dict, tmp_path: Path
+) -> None:
+    (torn / "labels" / "_labels.json").unlink()
+    classes = tmp_path / "others.txt"
+    classes.write_text("one\ntwo\nthree\nfour\nfive\n")
+    record = json.loads((torn / "run.json").read_text())
+    record["options"]["class_names_file"] = record["made_with"]["labels"]["class_names_file"] = str(classes)
+    (torn / "run.json").write_text(json.dumps(record))
+    with pytest.raises(RunDirError, match="class_names was"):
+        distill(make_config(torn, **options, class_names_file=str(classes)), Console(io.StringIO()))
 
 
 def test_the_record_of_the_run(torn: Path, rerun: Rerun) -> None:
