@@ -180,9 +180,10 @@ def planned(kills: int, rng: random.Random) -> dict[str, list[str]]:
     writes = math.ceil(kills / 10)
     others = [KINDS[i % len(KINDS)] for i in range(kills - writes)]
     rng.shuffle(others)
-    in_label = others[: kills // 2 - writes] + [WRITE] * writes
-    rng.shuffle(in_label)
-    return {"label": in_label, "train": others[kills // 2 - writes :]}
+    in_label, in_train = others[: kills // 2 - writes], others[kills // 2 - writes :]
+    first = in_label[:writes] + [WRITE] * writes  # before labels are made in spite of it all
+    rng.shuffle(first)
+    return {"label": in_label[writes:] + first, "train": in_train}  # each from its end
 
 
 def disturb(run: Run, nodes: Nodes, kills: int, rng: random.Random, pause: tuple[float, float]) -> list[dict[str, Any]]:
