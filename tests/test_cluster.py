@@ -139,7 +139,7 @@ def test_a_cluster_that_is_there_does_the_work_and_is_left_running(
     assert not [process for node in cluster.list_all_nodes() for process in node.dead_processes()]
 
 
-def test_a_lost_node_shrinks_the_group_of_train_workers_and_a_returning_one_grows_it(
+def test_a_lost_node_leaves_a_smaller_group_of_train_workers_that_goes_on(
     start_cluster: Callable[..., Cluster], tmp_path: Path, inputs: dict[str, Path]
 ) -> None:
     cluster = start_cluster(1, 1)
@@ -172,8 +172,7 @@ def test_a_lost_node_shrinks_the_group_of_train_workers_and_a_returning_one_grow
         assert workers() == 1
 
         before = checkpoints()
-        cluster.add_node(num_cpus=1, include_dashboard=False)
-        wait_for(lambda: workers() == 2 and not before & checkpoints(), process, said)
+        wait_for(lambda: bool(checkpoints() - before), process, said)
         process.send_signal(signal.SIGINT)
         assert process.wait(timeout=60) == 130
     finally:

@@ -89,10 +89,11 @@ class RoomForTasks(ElasticScalingPolicy):
         super().__init__(scaling_config)
         self._size = Size(cpus, gpus)
         self._at_work: Counter[str] = Counter()  # on each node
+        self._most_free: dict[str, Node] = {}  # of each node since the last look: tasks come and go
         self._patient_until: float | None = None
 
     def make_decision_for_non_running_worker_group(self) -> ScalingDecision:
-        self._at_work = Counter()
+        self._at_work, self._most_free = Counter(), {}
         if KnowGroup.places:  # of a group that has failed: it would keep them until there is room elsewhere
             KnowGroup.places.shutdown()
             KnowGroup.places = None
@@ -108,6 +109,8 @@ class RoomForTasks(ElasticScalingPolicy):
     def make_decision_for_running_worker_group(self, worker_group_state: Any, worker_group_status: Any) -> Any:
         self._at_work = Counter(worker.metadata.node_id for worker in worker_group_state.workers)
         self._patient_until = None
+        for name, free in available_resources_per_node().items():
+            self._most_free[name] = max(_node(free), self._most_free.get(name, Node(0.0, 0.0)), key=lambda n: n.cpus)
         return super().make_decision_for_running_worker_group(worker_group_state, worker_group_status)
 
     def _get_reserved_resources(self) -> Any:
@@ -120,8 +123,10 @@ class RoomForTasks(ElasticScalingPolicy):
             if node["Alive"] and node["NodeID"] in free and _answers(node):
                 at_work = self._at_work[node["NodeID"]]
                 most = places([_node(node["Resources"])], self._size)
-                now = at_work + places([_node(free[node["NodeID"]])], self._size, beside_tasks=False)
+                most_free = self._most_free.get(node["NodeID"]) or _node(free[node["NodeID"]])
+                now = at_work + places([most_free], self._size, beside_tasks=False)
                 room += max(0, min(most, now) - at_work)
+        self._most_free = {}
         return min(self.scaling_config.max_workers, room)
 
 
