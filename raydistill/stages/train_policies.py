@@ -97,6 +97,7 @@ class RoomForTasks(ElasticScalingPolicy):
         if KnowGroup.places:  # of a group that has failed: it would keep them until there is room elsewhere
             KnowGroup.places.shutdown()
             KnowGroup.places = None
+        self._maybe_send_resource_request()  # so that a cluster that can grow does
         now = time.monotonic()
         self._patient_until = self._patient_until or now + RELEASE_SECONDS
         room = self._count_possible_workers({})
