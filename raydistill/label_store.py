@@ -196,11 +196,20 @@ class LabelStore:
         return RunDirError(f"{where}: is not a label part ({first_line(error)}). Move it elsewhere.")
 
     def merge_parts(self, names: Sequence[str]) -> tuple[str, int]:
-        """Put one part in the place of several; return its name and its bytes."""
+        """Write one part that is to take the place of several; return its name and its bytes.
+
+        The others go with `end_replacement`: by whoever hears of the new one, and has not given it up.
+        """
         return self._write_rows(_gathered(group for name in names for group in self.read_part(name)), names)
 
+    def end_replacement(self, name: str, sources: Iterable[str]) -> None:
+        """Remove what a part has been written in the place of. Once begun, it may be done again, by anyone."""
+        for source in sources:
+            self.folder.delete(source)
+        self.folder.delete(f"{PLAN}{name}.json")
+
     def finish_replacements(self) -> list[tuple[str, list[str]]]:
-        """End or undo the replacements that a kill has interrupted. For when nobody else is at work in the store.
+        """End or undo the replacements that a kill has interrupted. For when nobody ends any in the store.
 
         Returns:
             those that took effect: the new part, and its sources.
@@ -209,30 +218,25 @@ class LabelStore:
         for plan in self.folder.names(".json"):
             made = plan.removeprefix(PLAN).removesuffix(".json")
             if plan.startswith(PLAN) and PART_NAME.fullmatch(made):
-                sources: list[str] = []
                 if made in parts and self.is_whole(made):
-                    sources = self.sources(made)
+                    sources = self._sources(made)
+                    self.end_replacement(made, [name for name in sources if name in parts])
                     ended.append((made, sources))
-                else:  # torn by a power cut, or never there
+                else:  # torn by a power cut, or not there (yet: its task may be cut off, but alive)
+                    self.folder.delete(plan)
                     self.folder.delete(made)
-                self._end_replacement(plan, [name for name in sources if name in parts])
         return ended
 
-    def sources(self, name: str) -> list[str]:
-        """The parts that a part was written in the place of; none where it is of a block."""
+    def _sources(self, name: str) -> list[str]:
         with self._opened(name) as part:
             return json.loads((part.metadata.metadata or {}).get(SOURCES, b"[]"))
 
-    def _end_replacement(self, plan: str, sources: Iterable[str]) -> None:
-        for name in sources:
-            self.folder.delete(name)
-        self.folder.delete(plan)
-
     def _write_rows(self, tables: Iterable[pa.Table], sources: Sequence[str] = ()) -> tuple[str, int]:
-        """Write a part, in the place of others if there are any.
+        """Write a part, to take the place of others if there are any.
 
         The new part says what it replaces, and a file that it is to do so is there before it: so `finish_replacements`
-        can end that after a kill. Until then rows may stand twice, and none is ever lost.
+        can end that after a kill. Until then rows may stand twice, and none is ever lost: whoever gives a replacement
+        up removes that file and then the part, and whoever writes the part looks for that file afterwards.
         """
         with self.folder.draft() as draft:
             with pq.ParquetWriter(draft.sink, SCHEMA, compression="zstd", write_page_checksum=True) as writer:
@@ -249,8 +253,6 @@ class LabelStore:
             draft.publish(name)
         if sources and plan not in self.folder.names(".json"):  # given up meanwhile, as of a task that was lost
             self.folder.delete(name)
-        elif sources:
-            self._end_replacement(plan, sources)
         return name, size
 
     def is_whole(self, name: str) -> bool:
@@ -331,7 +333,8 @@ class LabelStore:
             return table.set_column(index, SCHEMA.field(index), pa.array(occurrences, pa.int64()))
 
         for name in to_mend:
-            self._write_rows(map(mended, self.read_part(name)), [name])
+            replaced, _ = self._write_rows(map(mended, self.read_part(name)), [name])
+            self.end_replacement(replaced, [name])
         return int(wrong.sum())
 
 

@@ -265,6 +265,7 @@ class Job:
     def _train(self, plan: Plan, console: Console) -> None:
         from raydistill.stages.checkpoints import mend_checkpoints
         from raydistill.stages.train import train_student
+        from raydistill.stages.train_policies import last_report
         from raydistill.training_arguments import checked_arguments
 
         spec = self.models.student
@@ -298,6 +299,8 @@ class Job:
                 mend_checkpoints(folder, console.say)
                 if folder.has(CHECKPOINTS):
                     workers = earlier["workers"]  # updates and schedule are those it was begun with
+                    if updates := last_report(folder).get("updates"):
+                        console.say(f"train  goes on after {counted(updates, 'update')}")
             begun = {"labels": labels["id"], "workers": workers, "revision": spec.revision, "finished": False}
             self.run_dir.update(stages={TRAIN: begun})
             with console.stage("train", "steps") as progress:

@@ -133,11 +133,8 @@ def label_corpus(
                 _show(counts, passed, at_rest - passed, progress)
         stop.conclude()  # before what is done to a store that all texts have been met for
         merger.finish()
-        present = set(store.parts())
-        for orphan in present - set(earlier) - merger.parts:
-            # One that a task has merged and died before it could say so is all there is of what went into it.
-            if not any(source in merger.parts and source not in present for source in store.sources(orphan)):
-                store.folder.delete(orphan)  # left by a task that died after writing and was run again
+        for orphan in set(store.parts()) - set(earlier) - merger.parts:
+            store.folder.delete(orphan)  # left by a task that died after writing and was run again
         store.correct_occurrences(earlier, known, counted)
         for name, size in store.folder.sizes(".parquet").items():  # of earlier passes, and what has replaced such
             if name not in merger.parts:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import ray
 
@@ -27,13 +27,14 @@ class Merger:
 
     def __init__(self, store: LabelStore, target_bytes: int, task_cpus: float) -> None:
         self._store, self._target = store, target_bytes
-        # A task that is lost leaves its merge half-done on disk, where trying again would not find its sources.
         remote: Any = ray.remote(num_cpus=task_cpus, max_retries=0)
         self._merge: Any = remote(cast(Any, LabelStore.merge_parts))
+        # Asked for only once a merge has been heard of: a task that was taken for lost removes nothing.
+        self._end: Any = remote(cast(Any, LabelStore.end_replacement))
         self.parts: set[str] = set()
         self._small: dict[str, int] = {}
         self._small_bytes = 0
-        self._running: dict[Any, list[str]] = {}
+        self._running: dict[Any, _Step] = {}
 
     def add(self, name: str, size: int) -> None:
         """Take a part in."""
@@ -63,7 +64,7 @@ class Merger:
         self._small_bytes += size
         if self._small_bytes >= self._target:
             names = list(self._small)
-            self._running[self._merge.remote(self._store, names)] = names
+            self._running[self._merge.remote(self._store, names)] = _Step(names)
             self._small, self._small_bytes = {}, 0
 
     def _gather(self, timeout: float | None) -> None:
@@ -72,11 +73,22 @@ class Merger:
             return
         done, _ = ray.wait(list(self._running), num_returns=1, timeout=timeout)
         for ref in done:
-            names = self._running.pop(ref)
+            step = self._running.pop(ref)
             try:
-                merged, size = ray.get(ref)
+                answer = ray.get(ref)
             except Exception as error:
-                logger.warning("%d label files stay as they are: merging them failed (%s)", len(names), error)
+                logger.warning("%d label files stay as they are: merging them failed (%s)", len(step.sources), error)
                 continue
-            self.parts -= set(names)
-            self._take(merged, size)
+            if step.merged is None:
+                end = self._end.remote(self._store, answer[0], step.sources)
+                self._running[end] = _Step(step.sources, answer)
+            else:
+                self.parts -= set(step.sources)
+                self._take(*step.merged)
+
+
+class _Step(NamedTuple):
+    """Of a merge: its sources are being put together or, once there is a name and a size, removed."""
+
+    sources: list[str]
+    merged: tuple[str, int] | None = None

@@ -15,6 +15,7 @@ import ray
 
 from raydistill.corpus import text_id
 from raydistill.corpus_files import find_files
+from raydistill.files import Folder
 from raydistill.known_texts import KnownTexts
 from raydistill.label_store import SCHEMA, LabelStore, logits_column
 from raydistill.progress import Console
@@ -105,7 +106,7 @@ def test_what_a_merge_has_made_that_could_not_say_so_stays(
         assert label(MergesSilently(store.path), corpus, tiny_teacher_dir, console, target) == 3000
     finally:
         ray.cloudpickle.unregister_pickle_by_value(module)
-    assert any(store.sources(name) for name in store.parts())
+    assert any(store._sources(name) for name in store.parts())
     assert held(store) == dict.fromkeys(texts, 1)
 
 
@@ -137,20 +138,36 @@ def test_a_merge_that_is_stopped_leaves_nothing_at_work(store: LabelStore, small
     assert store.folder.names() == store.parts()
 
 
-def test_a_merge_whose_plan_was_given_up_undoes_itself(
-    store: LabelStore, small_parts: dict[str, int], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("when", ["before it has published", "after it has published", "when it has done"])
+def test_a_merge_that_was_given_up_while_it_lives_costs_nothing(
+    when: str, store: LabelStore, small_parts: dict[str, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    publish = LabelStore.parts
-    names = publish(store)
-    write = type(store.folder).write
+    names = store.parts()
+    folder = type(store.folder)
+    real_names, real_write = folder.names, folder.write
 
-    def written_and_given_up(folder: object, name: str, content: bytes) -> None:
-        write(folder, name, content)  # type: ignore[arg-type]
-        store.finish_replacements()  # as a driver does who takes this task for lost
+    def give_up() -> None:  # as a driver does who takes its task for lost, and has looked for parts before
+        monkeypatch.undo()
+        monkeypatch.setattr(LabelStore, "parts", lambda _: names)
+        store.finish_replacements()
+        monkeypatch.undo()
 
-    monkeypatch.setattr(type(store.folder), "write", written_and_given_up)
+    def write_and_be_given_up(self: Folder, name: str, content: bytes) -> None:
+        real_write(self, name, content)
+        give_up()
+
+    def be_given_up_and_look(self: Folder, suffix: str = "") -> list[str]:
+        give_up()
+        return real_names(self, suffix)
+
+    if when == "before it has published":
+        monkeypatch.setattr(folder, "write", write_and_be_given_up)
+    elif when == "after it has published":
+        monkeypatch.setattr(folder, "names", be_given_up_and_look)
     store.merge_parts(names)
-    assert store.parts() == names
+    if when == "when it has done":
+        give_up()
+    assert store.folder.names() == names
     assert held(store) == small_parts
 
 
