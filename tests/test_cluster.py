@@ -74,6 +74,10 @@ def run(address: str, output_dir: Path, inputs: dict[str, Path], *more: str) -> 
     )
 
 
+# A run that looks for room every two seconds.
+LOOKS_OFTEN = "from raydistill.stages import train; train.RESIZE_SECONDS = 2; from raydistill.cli import entry; entry()"
+
+
 def wait_for(what: Callable[[], bool], process: subprocess.Popen[str], said: Path) -> None:
     deadline = time.monotonic() + 180
     while not what():
@@ -139,7 +143,7 @@ def test_a_cluster_that_is_there_does_the_work_and_is_left_running(
     assert not [process for node in cluster.list_all_nodes() for process in node.dead_processes()]
 
 
-def test_a_lost_node_leaves_a_smaller_group_of_train_workers_that_goes_on(
+def test_a_lost_node_leaves_a_smaller_group_of_train_workers_and_one_that_returns_a_larger(
     start_cluster: Callable[..., Cluster], tmp_path: Path, inputs: dict[str, Path]
 ) -> None:
     cluster = start_cluster(1, 1)
@@ -148,6 +152,10 @@ def test_a_lost_node_leaves_a_smaller_group_of_train_workers_that_goes_on(
     corpus.write_text("".join(f"{text} {i}\n" for i in range(10) for text in sentences()))
     flags = ["--train-workers", "1:2", "--per-device-train-batch-size", "8", "--max-steps", "1000000"]
     flags += ["--save-steps", "50"]
+    tokens = command(cluster.address, out, inputs | {"--data-file": corpus}, *flags)
+    tokens[1:3] = ["-c", LOOKS_OFTEN]
+
+    smaller = "1 at work, begun with 2: an update sees 16 texts, as before"
 
     def workers() -> int:
         return len(workers_at("RayTrainWorker"))
@@ -157,7 +165,7 @@ def test_a_lost_node_leaves_a_smaller_group_of_train_workers_that_goes_on(
 
     with said.open("w") as stream:
         process = subprocess.Popen(
-            command(cluster.address, out, inputs | {"--data-file": corpus}, *flags),
+            tokens,
             stderr=stream,
             text=True,
             env=environment(),
@@ -166,11 +174,13 @@ def test_a_lost_node_leaves_a_smaller_group_of_train_workers_that_goes_on(
     try:
         wait_for(lambda: workers() == 2 and bool(checkpoints()), process, said)
         cluster.remove_node(second, allow_graceful=False)
-        wait_for(
-            lambda: "1 at work, begun with 2: an update sees 16 texts, as before" in said.read_text(), process, said
-        )
+        wait_for(lambda: smaller in said.read_text(), process, said)
         assert workers() == 1
+        before = checkpoints()
+        wait_for(lambda: bool(checkpoints() - before), process, said)
 
+        cluster.add_node(num_cpus=1, include_dashboard=False)
+        wait_for(lambda: workers() == 2, process, said)
         before = checkpoints()
         wait_for(lambda: bool(checkpoints() - before), process, said)
         process.send_signal(signal.SIGINT)
