@@ -12,16 +12,16 @@ if TYPE_CHECKING:
     from raydistill.config import DistillConfig as DistillConfig
     from raydistill.distillation import soft_labels as soft_labels
     from raydistill.errors import RaydistillError as RaydistillError
+    from raydistill.result import DistillResult as DistillResult
     from raydistill.stages.run import distill as distill
     from raydistill.stages.run import label as label
     from raydistill.stages.run import train as train
-    from raydistill.stages.summary import DistillResult as DistillResult
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "DistillConfig": "config",
-    "DistillResult": "stages.summary",
+    "DistillResult": "result",
     "RaydistillError": "errors",
     "distill": "stages.run",
     "label": "stages.run",

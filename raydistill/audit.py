@@ -12,8 +12,6 @@ from raydistill.engines.engine import engine_name
 from raydistill.errors import ModelError
 from raydistill.specs import Effort, TeacherSpec
 
-WARM_UP = 8  # texts scored before the clock runs: first passes compile and fill caches
-
 Logits = tuple[Floats, Floats]
 
 
@@ -71,7 +69,7 @@ def audit_teacher(
     for spec in (exact, reduced):
         teacher, effort = Teacher.load(spec), Effort()
         precision, name = teacher.engine.precision, engine_name(teacher.engine)
-        teacher.score_some(texts[:WARM_UP], Effort())
+        teacher.warm_up(texts)
         scores.append(teacher.score_some(texts, effort))
         seconds.append(effort.busy_seconds)
         del teacher  # two models at a time may not fit a GPU

@@ -33,7 +33,5 @@ def read_class_names(path: str | None) -> list[str]:
         raise CorpusError(f"--class-names-file {path}: holds no class name. Write one per line.")
     doubled = [name for name, times in Counter(names).items() if times > 1]
     if doubled:
-        raise CorpusError(
-            f"--class-names-file {path}: {shown(doubled[0])} stands there more than once. Keep one of each."
-        )
+        raise CorpusError(f"--class-names-file {path}: {shown(doubled[0])} is listed more than once. Keep one of each.")
     return names

@@ -13,6 +13,7 @@ from typing import Any
 
 import click
 
+from raydistill.chatter import Chatter
 from raydistill.config import (
     ESSENTIALS,
     FORMER_NAMES,
@@ -26,7 +27,7 @@ from raydistill.config import (
     suggest,
 )
 from raydistill.errors import ConfigError, RaydistillError
-from raydistill.progress import Chatter, Console
+from raydistill.progress import Console
 
 SETTINGS = {
     "token_normalize_func": lambda name: name.replace("_", "-"),
@@ -105,11 +106,11 @@ def _help_all(ctx: click.Context, parameter: click.Parameter, asked: bool) -> No
         return
     from transformers import TrainingArguments
 
-    from raydistill.training_arguments import SEED_DEFAULTS, field_names
+    from raydistill.training_arguments import REFUSED, SEED_DEFAULTS, field_names
 
     click.echo(ctx.get_help() + "\n\nTrainingArguments:")
     fields = {field.name: field for field in dataclasses.fields(TrainingArguments)}
-    for name in field_names():
+    for name in (name for name in field_names() if name not in REFUSED):
         default = SEED_DEFAULTS.get(name, fields[name].default)
         shown = (
             ""
@@ -188,6 +189,8 @@ def training_flags(leftover: Sequence[str]) -> dict[str, Any]:
             if token.startswith("-") and len(token) > 1:
                 raise ConfigError(f"No such option: {token}.")
             near = suggest(token.replace("-", "_"), (field.name for field in option_fields()))
+            if token.endswith((".json", ".yaml", ".yml")):
+                near = " A file of options is given with --config."
             raise ConfigError(f"Unexpected argument {token!r}: options begin with --.{near}")
         name, equals, value = token[2:].partition("=")
         name = name.replace("-", "_")
@@ -203,9 +206,9 @@ def training_flags(leftover: Sequence[str]) -> dict[str, Any]:
 @cli.command("demo", context_settings=SETTINGS | {"ignore_unknown_options": False, "allow_extra_args": False})
 @click.option("--output-dir", default="raydistill-demo", show_default=True, help="Where the demo is laid out.")
 @click.option("--address", default=None, help="Ray cluster to join, as for run.")
-@click.option("--texts", default=1000, show_default=True, help="How many news texts to distil on, 1,825 at most.")
+@click.option("--texts", default=1000, show_default=True, type=click.IntRange(1, 1825), help="News texts to distil on.")
 def demo(output_dir: str, address: str | None, texts: int) -> None:
-    """A real run, offline, in about two minutes: BBC News texts, a bundled teacher, a student from all-MiniLM-L6-v2."""
+    """A real run, offline, in a minute or two: BBC News texts, a bundled teacher, a student from all-MiniLM-L6-v2."""
     from raydistill.stages.demo import prepare_demo, run_demo
     from raydistill.stages.job import Job
 

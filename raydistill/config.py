@@ -10,7 +10,6 @@ import dataclasses
 import difflib
 import json
 import math
-import os
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -53,7 +52,7 @@ def option(default: Any, help: str, *, group: str, changes: str | None = None, c
 
     Args:
         default: the value when nothing is given.
-        help: one sentence for `--help`, the README's table and the class's documentation.
+        help: one sentence or two for `--help` and the README's table.
         group: the heading it stands under in `--help`.
         changes: the product that another value would change ("labels" or "student"): it may not differ when a run
             continues in its output directory. None where it only changes how the work is done.
@@ -66,12 +65,14 @@ def option(default: Any, help: str, *, group: str, changes: str | None = None, c
 
 @dataclasses.dataclass(init=False, eq=True)
 class DistillConfig:
-    """All that one run is told. Keyword arguments are the options by name, `TrainingArguments` fields among them:
+    """All that one run is told. Keyword arguments are the options by name, as in the README's table and `raydistill run
+    --help`, and `TrainingArguments` fields:
 
     >>> DistillConfig(data_file="corpus.txt", class_names_file="classes.txt", output_dir="out", learning_rate=3e-5)
 
     Text values are converted to the option's type, as on the command line. Raises ConfigError for a value that cannot
-    be converted; `check` says whether the values make sense together.
+    be converted; `check` says whether the values make sense together. A name that is none of both is refused when the
+    run begins.
     """
 
     data_file: tuple[str, ...] = option(
@@ -118,13 +119,13 @@ class DistillConfig:
     )
     address: str | None = option(
         None,
-        "Ray cluster to join: auto, host:port or ray://host:port. Without it, a private Ray is started here and "
-        "stopped at the end.",
+        "Ray cluster to join: auto, host:port or ray://host:port. Without it, or with local, a private Ray is started "
+        "here and stopped at the end.",
         group=ESSENTIALS,
     )
 
     text_column: str = option(
-        "text", "Column with the text, for CSV, JSON lines and Parquet.", group=BEHAVIOUR, changes=LABELS_PRODUCT
+        "text", "Column with the text, for CSV, TSV, JSON lines and Parquet.", group=BEHAVIOUR, changes=LABELS_PRODUCT
     )
     encoding: str = option(
         "utf-8",
@@ -156,11 +157,11 @@ class DistillConfig:
     )
     dry_run: bool = option(
         False,
-        "Print the plan and a quote (the teacher is probed for some seconds): what its stage will take; and exit.",
+        "Print the plan and a quote of the label stage, for which the teacher is probed for some seconds, and exit.",
         group=BEHAVIOUR,
     )
     price_per_hour: float | None = option(
-        None, "What an hour of all the machines planned costs, to have the quote in money too.", group=BEHAVIOUR
+        None, "What an hour of all the machines planned costs: the quote is in money too.", group=BEHAVIOUR
     )
 
     teacher_revision: str | None = option(
@@ -172,7 +173,7 @@ class DistillConfig:
     teacher_batch_size: int = option(
         32,
         "Bounds the memory of a forward pass: at most this many pairs of full length, so more pairs when texts are "
-        "shorter.",
+        "shorter. On a CPU a pass is small anyway.",
         group=TEACHER,
     )
     teacher_max_length: int | None = option(
@@ -256,7 +257,9 @@ class DistillConfig:
     teacher_gpus_per_actor: float | None = option(
         None, "GPUs for each teacher actor; 0.5 puts two on a GPU, 0 uses the CPU.", group=RESOURCES
     )
-    teacher_cpus_per_actor: float | None = option(None, "CPUs for each teacher actor.", group=RESOURCES)
+    teacher_cpus_per_actor: float | None = option(
+        None, "CPUs for each teacher actor. By default up to 4, or a GPU's share up to 1.", group=RESOURCES
+    )
     train_workers: str | None = option(
         None,
         "Workers that train the student: N, or MIN:MAX for as many as there is room for at the time. By default one "
@@ -264,7 +267,11 @@ class DistillConfig:
         group=RESOURCES,
     )
     gpus_per_train_worker: float | None = option(None, "GPUs for each train worker, 0 or 1.", group=RESOURCES)
-    cpus_per_train_worker: float | None = option(None, "CPUs for each train worker.", group=RESOURCES)
+    cpus_per_train_worker: float | None = option(
+        None,
+        "CPUs for each train worker. By default what its node has left, or a GPU's share up to 1.",
+        group=RESOURCES,
+    )
     use_cpu: bool = option(False, "Leave GPUs alone, for teacher and student (formerly --no_cuda).", group=RESOURCES)
 
     max_rejected: float = option(
@@ -367,6 +374,8 @@ class DistillConfig:
 
     def that_change(self, product: str) -> dict[str, Any]:
         """The options that shape a product ("labels" or "student"), as plain JSON values."""
+        from raydistill.paths import located  # which imports pyarrow: not for --help
+
         values = self.options()
         chosen = {f.name: located(values[f.name]) for f in option_fields() if f.metadata["changes"] == product}
         if product == STUDENT_PRODUCT:
@@ -378,18 +387,6 @@ class DistillConfig:
 def option_fields() -> list[dataclasses.Field[Any]]:
     """The declared options, in order, without the bag of `TrainingArguments` fields."""
     return [field for field in dataclasses.fields(DistillConfig) if field.metadata]
-
-
-def located(value: Any) -> Any:
-    """The absolute path of what a text (or each of a list) names, if it is there; all else as it is.
-
-    The same file may be named in several ways, and workers have another current directory.
-    """
-    if isinstance(value, list):
-        return [located(item) for item in value]
-    if isinstance(value, str) and value and os.path.exists(os.path.expanduser(value)):
-        return os.path.abspath(os.path.expanduser(value))
-    return value
 
 
 def suggest(name: str, known: Iterable[str]) -> str:

@@ -144,7 +144,7 @@ def read_stretches(
         size = 0
         for text in itertools.chain.from_iterable(read_split(split, text_column)):
             stretch.append(clean(text))
-            size += len(stretch[-1]) + 1
+            size += line_bytes(stretch[-1])
             if size >= stretch_bytes:
                 break
         if stretch:
@@ -189,6 +189,11 @@ def _line_start(file: CorpusFile, at: int) -> int:
 def text_id(text: str) -> str:
     """The content hash that names a text: BLAKE2b of its UTF-8 bytes, 128 bits, as 32 hexadecimal digits."""
     return blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def line_bytes(text: str) -> int:
+    """The bytes of a text as a line of UTF-8."""
+    return (len(text) if text.isascii() else len(text.encode())) + 1
 
 
 def clean(text: str | None) -> str:

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from raydistill.corpus_files import CorpusFile, Split
 from raydistill.corpus_lines import LONGEST_LINE, READ_BYTES, numbered_lines, numbered_pieces
-from raydistill.errors import CorpusError, first_line
+from raydistill.errors import CorpusError, counted, first_line
 from raydistill.paths import open_path
 
 # Parquet may unpack to anything: what its footer says is held against these before it is read, and few rows are decoded
@@ -90,7 +90,7 @@ def _read_csv(split: Split, text_column: str) -> Iterator[list[str]]:
                 if size > LONGEST_LINE:
                     raise CorpusError(
                         f"{path}: line {begun} begins a row of more than {LONGEST_LINE >> 20} MiB. Is there a quotation"
-                        " mark that none follows?"
+                        " mark that is never closed?"
                     )
                 yield line
 
@@ -107,7 +107,7 @@ def _read_csv(split: Split, text_column: str) -> Iterator[list[str]]:
             elif row:  # a blank line is none
                 if len(row) != len(names):
                     raise CorpusError(
-                        f"{path}: line {begun} begins a row that has not {len(names)} columns, but {len(row)}."
+                        f"{path}: line {begun} begins a row of {counted(len(row), 'column')} instead of {len(names)}."
                     )
                 texts.append(row[at])
                 held += len(texts[-1]) + 1

@@ -60,3 +60,8 @@ def shown(value: object) -> str:
     """A value in quotation marks, as it stands in an error line: of a long one, the beginning."""
     text = without_secrets(repr(value))  # before a part of one cannot be known for it
     return text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}…"
+
+
+def counted(number: int, noun: str) -> str:
+    """1 file, 2 files."""
+    return f"{number:,} {noun}" + "s" * (number != 1)

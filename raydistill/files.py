@@ -285,7 +285,7 @@ def disk_refusal(error: BaseException) -> RunDirError | None:
     named = error.filename if isinstance(error, OSError) else None
     where = named or f"the output directory, {tempfile.gettempdir()}, /dev/shm or a cache of a node"
     reason = os.strerror(number).lower()
-    return RunDirError(f"{where}: {reason}. Mend that, and the same command goes on; the log says what met with it.")
+    return RunDirError(f"{where}: {reason}. Mend that, and the same command goes on; the log says what was at work.")
 
 
 def _reason(error: Exception) -> str:

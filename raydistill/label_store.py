@@ -3,9 +3,8 @@
 A part holds one row for each distinct text of one block; `occurrences` says how often the text stands in the corpus,
 so that training counts it as often. Parts are written whole or not at all, are never changed, and have their checksum
 in their name: a part that is there is good unless the disk has torn it, which its checksum tells, and a run that was
-killed keeps them. Where parts take the place of others, a plan says so first. What makes a store *complete* is the last
-step of a pass over the corpus, `complete`,
-which sets right the occurrences of texts that earlier passes had labelled.
+killed keeps them. Where parts take the place of others, a plan says so first. A pass over the corpus ends with
+`correct_occurrences`, which sets right how often texts of earlier passes occur; then its record says `complete`.
 """
 
 from __future__ import annotations
@@ -119,7 +118,7 @@ class LabelStore:
         if found > texts:
             raise RunDirError(
                 f"{self.path}: holds {found:,} texts, and only {texts:,} are recorded: there are label files that are "
-                "not its own. Remove them."
+                "not its own, such as copies. Remove them, or begin anew with --overwrite-output-dir."
             )
         if found != texts:
             raise RunDirError(
@@ -135,7 +134,7 @@ class LabelStore:
         """Raise RunDirError where a Parquet file lies that this store did not write: it would count as labels."""
         foreign = [name for name in self.parts() if not PART_NAME.fullmatch(name)]
         if foreign:
-            raise RunDirError(f"{self.path}: {foreign[0]} is none of its label files. Move it elsewhere.")
+            raise RunDirError(f"{self.path}: {foreign[0]} is not one of its label files. Move it elsewhere.")
 
     def write_part(self, table: pa.Table) -> tuple[str, int]:
         """Write rows of `SCHEMA` as a new part; return its name and its bytes."""

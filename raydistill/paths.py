@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import PurePosixPath
+from typing import Any
 from urllib.parse import quote, unquote
 
 import pyarrow.fs as pafs
@@ -26,6 +27,18 @@ def open_path(path: str) -> tuple[pafs.FileSystem, str]:
         uri, question, settings = path.partition("?")
         return pafs.FileSystem.from_uri(quote(uri, safe=SAFE_IN_URI) + question + settings)
     return pafs.LocalFileSystem(), os.path.abspath(os.path.expanduser(path))
+
+
+def located(value: Any) -> Any:
+    """The absolute path of what a text (or each of a list) names, if it is there; all else as it is.
+
+    The same file may be named in several ways, and workers have another current directory.
+    """
+    if isinstance(value, list):
+        return [located(item) for item in value]
+    if isinstance(value, str) and value and os.path.exists(os.path.expanduser(value)):
+        return os.path.abspath(os.path.expanduser(value))
+    return value
 
 
 def is_within(path: str, folder: str) -> bool:

@@ -1,17 +1,13 @@
-"""The console: one live line for each stage, a summary at the end, and a log file for everybody else's chatter."""
+"""The console: one live line for each stage, and a summary at the end."""
 
 from __future__ import annotations
 
-import logging
 import os
-import shutil
 import sys
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from types import TracebackType
-from typing import IO, TextIO
+from typing import TextIO
 
 from raydistill.redaction import without_secrets
 
@@ -164,54 +160,3 @@ def duration(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60:02d} s"
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
-
-
-class Chatter:
-    """All that this process prints, its libraries' C++ as well, caught in a file; `console` still reaches the user.
-
-    It is a temporary file until `keep_in` gives it a name. For the command line only: a notebook's own output must not
-    be taken away.
-    """
-
-    def __enter__(self) -> Chatter:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        self._kept = [os.dup(1), os.dup(2)]
-        self._user = os.fdopen(os.dup(self._kept[1]), "w", encoding="utf-8", errors="replace")
-        self.console = Console(self._user)
-        self._catch(tempfile.TemporaryFile())
-        self._handler = logging.StreamHandler(os.fdopen(os.dup(2), "w", encoding="utf-8", errors="replace"))
-        self._handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-        logging.getLogger().addHandler(self._handler)
-        return self
-
-    def keep_in(self, log: Path) -> None:
-        """From here on, and what was caught before, in this file; an earlier run's is added to."""
-        caught = self._sink
-        sys.stdout.flush()
-        sys.stderr.flush()
-        caught.seek(0)
-        sink = log.open("ab", buffering=0)
-        shutil.copyfileobj(caught, sink)
-        self._catch(sink)
-        caught.close()
-        os.dup2(sink.fileno(), self._handler.stream.fileno())
-
-    def _catch(self, sink: IO[bytes]) -> None:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        self._sink = sink
-        os.dup2(sink.fileno(), 1)
-        os.dup2(sink.fileno(), 2)
-
-    def __exit__(self, *_: object) -> None:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        logging.getLogger().removeHandler(self._handler)
-        self._handler.close()
-        self._handler.stream.close()
-        for kept, number in zip(self._kept, (1, 2), strict=True):
-            os.dup2(kept, number)
-            os.close(kept)
-        self._sink.close()
-        self._user.close()

@@ -47,7 +47,9 @@ class Stop:
             raise self._fault
         if not self.asked and self._grace > 0:
             self._signal, self.asked_at = number, time.time()
-            self._say(f"       stopping: what is under way has {self._grace:g} s to finish; again to stop at once")
+            self._say(
+                f"       stopping: what is under way has {self._grace:g} s to finish; a second signal stops at once"
+            )
             self._timer = threading.Timer(self._grace, _rouse)
             self._timer.daemon = True
             self._timer.start()

@@ -16,10 +16,10 @@ from tokenizers import Tokenizer
 from raydistill.distillation import soft_labels
 from raydistill.errors import ConfigError
 from raydistill.label_store import logits_column, logits_matrix
+from raydistill.pairs import ENCODED
 from raydistill.specs import ModelSpec
 
 SLICE_ROWS = 8192
-ENCODED = 1024  # texts at a time: a tokenizer's encodings take several kilobytes each
 _tokenizers: dict[int, Any] = {}  # by the hash of what they are made from, once a process
 
 

@@ -39,6 +39,7 @@ Scores = tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], dict[int, Excep
 # small batch stays in the cache: with teachers of 22M and 110M parameters 2,048 tokens were within a few
 # percent of the best for PyTorch and OpenVINO alike, and 16,000 up to 1.3 times slower.
 CPU_TOKEN_BUDGET = 2048
+WARM_UP = 8  # texts
 # What an engine is tried with: short and long pairs, with padding.
 PROBE_TEXTS = ("A probe.", "The match was won in the last minute, and nobody had expected it. " * 8)
 
@@ -114,6 +115,10 @@ class Teacher:
         tokenized = self.tokenize(texts)
         effort.tokenize_seconds += time.perf_counter() - started
         return self.score_tokenized(tokenized, effort)
+
+    def warm_up(self, texts: Sequence[str]) -> None:
+        """Score the first few, for a clock that is to run then: first passes compile and fill caches."""
+        self.score_some(texts[:WARM_UP], Effort())
 
     def tokenize(self, texts: Sequence[str]) -> TokenizedTexts:
         """The first half of `score_some`, which the model is not needed for."""

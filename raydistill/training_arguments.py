@@ -49,6 +49,7 @@ LIMITS: list[tuple[str, str, Callable[[Any], bool]]] = [  # what would only be m
     ("learning_rate", "a finite number", math.isfinite),
     ("label_smoothing_factor", "from 0 to 1", lambda value: 0 <= value <= 1),
     ("seed", "from 0 to 4294967295", lambda value: 0 <= value < 1 << 32),
+    ("data_seed", "from 0 to 4294967295", lambda value: value is None or 0 <= value < 1 << 32),
     ("train_sampling_strategy", "random or group_by_length", lambda value: value in ("random", "group_by_length")),
     ("report_to", "what is installed here", lambda value: set(value) <= set(get_available_reporting_integrations())),
 ]
@@ -123,6 +124,11 @@ def share_update(batch_size: int, accumulation: int, planned: int, workers: int)
     """
     steps = -(-accumulation * planned // workers)
     return -(-batch_size * accumulation * planned // (workers * steps)), steps
+
+
+def data_seed(arguments: TrainingArguments) -> int:
+    """What the order of texts is drawn from: `data_seed`, or else `seed`, as in transformers."""
+    return arguments.seed if arguments.data_seed is None else arguments.data_seed
 
 
 def count_updates(arguments: TrainingArguments, texts: int, workers: int) -> int:

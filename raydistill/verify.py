@@ -144,7 +144,7 @@ def _verify_rows(store: LabelStore, num_classes: int, sample: Sample) -> str:
             if [text_id(text) for text in texts] != ids:
                 raise ValueError(f"{name}: an id is not that of its text")
             if (table["occurrences"].to_numpy() < 0).any():
-                raise ValueError(f"{name}: a text occurs less than never")
+                raise ValueError(f"{name}: a text has a negative number of occurrences")
             sample.add(table)
             number += table.num_rows
     return f"{number:,} rows of {num_classes} classes, finite, every id that of its text"

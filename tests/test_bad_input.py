@@ -216,6 +216,11 @@ BAD_INPUT: dict[str, tuple[Change, list[str]]] = {
     ),
     "training in shards": (option(fsdp="full_shard"), ["--fsdp does not go with raydistill", "DDP"]),
     "labels for a run that makes them": (lambda t, g: {"--labels": str(t)}, ["--labels", "raydistill train"]),
+    "relative path behind a client": (
+        option(address="ray://127.0.0.1:9", output_dir="out"),
+        ["--output-dir out", "one of the cluster's", "absolute"],
+    ),
+    "data seed below nothing": (option(data_seed="-1"), ["--data-seed -1 must be from 0"]),
     "no cluster": (option(address="auto"), ["--address auto", "no Ray cluster"]),
     "no cluster at that port": (option(address="127.0.0.1:9"), ["--address 127.0.0.1:9", "no Ray cluster"]),
     "address of no form": (option(address="there"), ["--address there", "host:port"]),

@@ -8,9 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raydistill.corpus_files import CorpusFile
+from raydistill.corpus import make_splits
+from raydistill.corpus_files import CorpusFile, find_files
 from raydistill.resources import Node, Request, make_plan
 from raydistill.specs import TeacherSpec
+from raydistill.stages.ingest import read_blocks, unpack
 from raydistill.stages.label import LARGEST_BLOCK_BYTES, MOST_BLOCKS, SMALLEST_BLOCK_BYTES, block_bytes
 
 CPU = make_plan([Node(2)], Request())
@@ -42,3 +44,11 @@ def test_every_actor_gets_several_and_the_driver_not_too_many(size, parameters, 
         assert size // block >= 8 * plan.teacher_actors_max - 1
     if size <= MOST_BLOCKS * LARGEST_BLOCK_BYTES:
         assert size / block <= MOST_BLOCKS + 8 * plan.teacher_actors_max + 2
+
+
+def test_a_block_is_as_many_bytes_in_any_language(tmp_path):
+    line = "五" * 10  # three bytes each
+    (tmp_path / "corpus.txt").write_text(f"{line}\n" * 100, encoding="utf-8")
+    (split,) = make_splits(find_files([str(tmp_path / "corpus.txt")]), 1 << 20)
+    blocks = [unpack(block)[0] for block in read_blocks(split, "text", 310, None)]
+    assert [block["occurrences"].to_pylist() for block in blocks] == [[10]] * 10

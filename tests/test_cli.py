@@ -26,6 +26,7 @@ def test_dry_run_prints_the_plan_and_a_quote_that_the_run_bears_out_whichever_wa
     tmp_path: Path, good: dict, corpus_counts: Any
 ) -> None:
     base = [sys.executable, "-m", "raydistill", "label", *(token for pair in good.items() for token in pair)]
+    base += ["--gpus-per-train-worker", "1", "--train-workers", "64"]  # which is nothing to labelling
     told = subprocess.run([*base, "--dry-run", "--price-per-hour", "7.50"], capture_output=True, text=True, timeout=120)
     assert told.returncode == 0, told.stderr
     texts = corpus_counts.texts
@@ -80,6 +81,8 @@ def test_a_lone_json_file_holds_all_options(tmp_path: Path) -> None:
 def test_a_stray_argument_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"Unexpected argument 'corpus\.txt'"):
         training_flags(["corpus.txt"])
+    with pytest.raises(ConfigError, match=r"Unexpected argument 'options\.json'.*--config"):
+        collect_config({"temperature": "2"}, ["options.json"])
 
 
 def test_help_groups_options_and_points_at_training_arguments(capsys: pytest.CaptureFixture[str]) -> None:

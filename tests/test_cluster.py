@@ -148,7 +148,7 @@ def test_a_lost_node_leaves_a_smaller_group_of_train_workers_and_one_that_return
     tokens = command(cluster.address, out, inputs | {"--data-file": corpus}, *flags)
     tokens[1:3] = ["-c", LOOKS_OFTEN]
 
-    smaller = "1 at work, begun with 2: an update sees 16 texts, as before"
+    smaller = "1 train worker now, 2 at the beginning: an update sees 16 texts, as before"
 
     def workers() -> int:
         return len(workers_at("RayTrainWorker"))

@@ -239,8 +239,8 @@ def test_many_columns_are_listed_in_part(tmp_path):
 @pytest.mark.parametrize(
     ("content", "wanted"),
     [
-        ("text,label\na,1\n\nb,2,3\n", "line 4 begins a row that has not 2 columns, but 3."),
-        ('text,label\n"a\na",1\nb\n', "line 4 begins a row that has not 2 columns, but 1."),
+        ("text,label\na,1\n\nb,2,3\n", "line 4 begins a row of 3 columns instead of 2."),
+        ('text,label\n"a\na",1\nb\n', "line 4 begins a row of 1 column instead of 2."),
         ('text\na\n"b\nc\n', "line 3 begins a row that is not csv (unexpected end of data)."),
         ('text\na\n"b"c\n', "line 3 begins a row that is not csv (',' expected after '\"')."),
         ("text,id,text\na,1,b\n", "has several columns 'text'. Keep one."),
@@ -623,7 +623,7 @@ def test_a_file_far_too_large_for_class_names_is_not_read_whole():
     [
         (b"", "holds no class name"),
         (b"\n  \n", "holds no class name"),
-        (b"art\nsport\n art \n", "'art' stands there more than once"),
+        (b"art\nsport\n art \n", "'art' is listed more than once"),
         ("Kültür".encode("latin-1"), "is not UTF-8 text"),
         ("sport".encode("utf-16"), "is not UTF-8 text"),
     ],

@@ -15,9 +15,9 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, Bert
 
 from raydistill.engines import exported, openvino_engine, torch_engine
 from raydistill.engines.engine import engine_name
-from raydistill.engines.first_token import narrow_last_layer
 from raydistill.engines.load import check_backend, load_engine
 from raydistill.errors import ConfigError, ModelError
+from raydistill.first_token import narrow_last_layer
 from raydistill.specs import TeacherSpec
 
 FIRST_TOKEN = {"bert": True, "roberta": True, "xlm-roberta": True, "bart": False, "deberta-v2": False}

@@ -118,7 +118,7 @@ def test_chatter_goes_to_the_log_and_the_console_to_the_user(tmp_path):
     log.write_text("an earlier run\n")
     script = """
 import logging, os, pathlib, sys
-from raydistill.progress import Chatter
+from raydistill.chatter import Chatter
 with Chatter() as chatter:
     print("before the log has a name")
     chatter.keep_in(pathlib.Path(sys.argv[1]))
@@ -136,7 +136,7 @@ print("a result")
 
 def test_chatter_of_a_run_that_never_began_is_not_kept():
     script = """
-from raydistill.progress import Chatter
+from raydistill.chatter import Chatter
 with Chatter():
     print("nothing to see")
 """

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 
 from raydistill.engines.engine import EXACT, Inputs, PendingLogits
-from raydistill.engines.first_token import narrow_last_layer
+from raydistill.first_token import narrow_last_layer
 from raydistill.pretrained import load_classifier
 from raydistill.specs import ModelSpec
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from ray.train import Result
 from ray.train.v2._internal.constants import CHECKPOINT_MANAGER_SNAPSHOT_FILENAME
 from ray.train.v2._internal.execution.checkpoint.checkpoint_manager import _CheckpointManagerState, _TrainingResultState
 
@@ -32,6 +33,14 @@ def seal(checkpoint: Path, reported: Mapping[str, Any]) -> None:
             with path.open("rb") as content:
                 files[path.relative_to(checkpoint).as_posix()] = [path.stat().st_size, digest_of(content)]
     (checkpoint / SEAL).write_text(json.dumps({"reported": dict(reported), "files": files}))
+
+
+def last_report(storage: Folder) -> dict[str, Any]:
+    """What was reported with the newest checkpoint: `epoch` and `updates`; nothing where there is none."""
+    try:
+        return Result.from_path(f"{storage.root}/{CHECKPOINTS}", storage.filesystem).metrics or {}
+    except RuntimeError:
+        return {}
 
 
 def mend_checkpoints(storage: Folder, say: Callable[[str], None]) -> None:

@@ -7,11 +7,11 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from raydistill.config import DistillConfig, located
+from raydistill.config import DistillConfig, flag
 from raydistill.corpus_files import CorpusFile
 from raydistill.errors import ConfigError, RunDirError, shown
 from raydistill.label_store import LabelStore
-from raydistill.paths import is_within
+from raydistill.paths import is_uri, is_within, located
 from raydistill.specs import StudentSpec, TeacherSpec
 
 LABEL, TRAIN = "label", "train"
@@ -121,7 +121,20 @@ def expect_corpus_elsewhere(config: DistillConfig, files: Sequence[CorpusFile]) 
         )
 
 
+def expect_absolute_paths(config: DistillConfig) -> None:
+    """Raise ConfigError for a relative path: behind a Ray client it would be one of some worker's own folder."""
+    for name in ("data_file", "class_names_file", "output_dir", "labels"):
+        value = getattr(config, name)
+        for path in value if isinstance(value, tuple) else [value]:
+            if path and not is_uri(path) and not os.path.isabs(os.path.expanduser(path)):
+                raise ConfigError(
+                    f"{flag(name)} {path}: with a ray:// address every path is one of the cluster's. Give an absolute "
+                    "one, or a URI."
+                )
+
+
 def expect_same_labelling(then: dict[str, Any], now: dict[str, Any], store: LabelStore) -> None:
+    """Raise RunDirError, with what differs, where a store's labels were made otherwise than they would be now."""
     differences = [
         f"{name} was {shown(then.get(name))}, now {shown(now[name])}"
         for name in now

@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from raydistill.chatter import Chatter
 from raydistill.config import DistillConfig
 from raydistill.errors import ConfigError
-from raydistill.progress import Chatter
 from raydistill.stages.job import Job
 
 CLASSES = ["business", "entertainment", "politics", "sports", "tech"]

@@ -18,7 +18,7 @@ import ray
 from ray.data.block import Block, BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 
-from raydistill.corpus import clean, text_id
+from raydistill.corpus import clean, line_bytes, text_id
 from raydistill.corpus_files import Split
 from raydistill.corpus_readers import read_split
 from raydistill.known_texts import KnownTexts
@@ -56,7 +56,7 @@ def read_blocks(split: Split, text_column: str, block_bytes: int, known_ref: ray
         for line in lines:
             text = clean(line)
             texts[text] += 1
-            size += len(text) + 1
+            size += line_bytes(text)
             if size >= block_bytes:
                 block = distinct_texts(texts, known)
                 yield pack(block, Effort(read_seconds=time.perf_counter() - started))

@@ -7,21 +7,24 @@ import dataclasses
 import hashlib
 import json
 import time
+from collections.abc import Sequence
 from typing import Any
 
+from raydistill.chatter import Chatter
 from raydistill.class_names import read_class_names
 from raydistill.config import LABELS_PRODUCT, STUDENT_PRODUCT, DistillConfig
 from raydistill.corpus import check_readable, estimate_texts, sample_texts
 from raydistill.corpus_files import CorpusFile, corpus_signature, find_files
-from raydistill.errors import ConfigError, CorpusError, DamagedError, shown
+from raydistill.errors import ConfigError, CorpusError, DamagedError, counted, shown
 from raydistill.label_store import LabelStore
 from raydistill.lease import hold
-from raydistill.progress import Chatter, Console
+from raydistill.progress import Console
 from raydistill.quote import Quote
 from raydistill.rejected import REJECTED, most_rejected
 from raydistill.resources import Plan, Request, make_plan
+from raydistill.result import DistillResult
 from raydistill.run_dir import CHECKPOINTS, LOG, RunDir, versions
-from raydistill.specs import TeacherSpec, Tolerance
+from raydistill.specs import StudentSpec, TeacherSpec, Tolerance
 from raydistill.stages.checks import (
     LABEL,
     TRAIN,
@@ -30,7 +33,7 @@ from raydistill.stages.checks import (
     expect_corpus_elsewhere,
     expect_same_labelling,
 )
-from raydistill.stages.summary import DistillResult, counted, describe_plan, describe_quote, describe_work, summary
+from raydistill.stages.summary import describe_plan, describe_quote, describe_work, summary
 
 # Pairs times parameters, from which on a faster engine is worth the seconds that exporting a teacher takes.
 EXPORT_PAYS = 1e10
@@ -67,7 +70,7 @@ class Job:
             check_readable(files, config.text_column)
             texts = estimate_texts(files, config.text_column)
             if not texts[0]:
-                raise CorpusError(f"--data-file {config.data_file[0]}: holds no text but blank ones.")
+                raise _no_text(config)
         run_dir = RunDir.claim(config, [PRODUCTS[stage] for stage in stages])
         store = LabelStore(run_dir.labels_path if labelled_here or not config.labels else config.labels)
         if not labelled_here:
@@ -115,13 +118,12 @@ class Job:
         with connection(self.config.address, worker_output=chatter is not None):
             plan = make_plan(
                 free_nodes(),
-                _request(self.config),
+                _request(self.config, self.stages),
                 teacher_parameters=self.models.teacher_parameters,
                 student_parameters=self.models.student_parameters,
             )
             if LABEL in self.stages:
                 check_backend(self.teacher_spec.backend, self.teacher_spec.precision, use_gpu=plan.teacher_gpus > 0)
-            if LABEL in self.stages:
                 console.say(f"corpus {describe_work(self.texts, len(self.class_names), len(self.files))}")
             console.say(f"plan   {describe_plan(plan, label=LABEL in self.stages, train=TRAIN in self.stages)}")
             if self.config.dry_run:
@@ -131,9 +133,7 @@ class Job:
             with hold(folder, console.say):
                 expect_shared(folder)
                 if self.run_dir.torn:
-                    console.say(
-                        "       run.json is damaged: it is written anew, and the student is no longer known by it"
-                    )
+                    console.say("       run.json is damaged: it is written anew, and the student will be trained anew")
                 self.run_dir.begin(self.config, products, versions=versions(), plan=dataclasses.asdict(plan))
                 with self.run_dir.log(console.say) if chatter else contextlib.nullcontext() as log:
                     if chatter and log:
@@ -226,7 +226,7 @@ class Job:
                 self.store,
                 plan,
                 progress,
-                file_bytes=self.config.label_file_mb << 20,
+                file_bytes=self.config.label_file_mb * 1_000_000,
                 most_rejected=most_rejected(self.config.max_rejected, self.texts[0]),
                 tolerance=_tolerance(self.config),
             )
@@ -234,7 +234,7 @@ class Job:
             where = self.store.folder.where(REJECTED)
             console.say(f"       {counted(counts.rejected, 'text')} could not be scored: {where}")
         if not counts.texts and not counts.rejected:
-            raise CorpusError(f"--data-file {self.config.data_file[0]}: holds no text but blank ones.")
+            raise _no_text(self.config)
         asked = self.config.teacher_backend
         if asked != "auto" and not all(name.startswith(asked) for name in counts.engines):
             console.say(f"       {asked} cannot run this teacher, so PyTorch did; the log says why")
@@ -263,9 +263,7 @@ class Job:
         return sample_texts(self.files, self.config.text_column, self.config.audit_texts)
 
     def _train(self, plan: Plan, console: Console) -> None:
-        from raydistill.stages.checkpoints import mend_checkpoints
         from raydistill.stages.train import train_student
-        from raydistill.stages.train_policies import last_report
         from raydistill.training_arguments import checked_arguments
 
         spec = self.models.student
@@ -279,28 +277,11 @@ class Job:
                 f"there are only {labels['texts']:,} texts for {counted(workers, 'train worker')}, and each needs "
                 f"{least} or more. Use fewer --train-workers or a smaller batch."
             )
-        earlier = self.run_dir.record.get("stages", {}).get(TRAIN, {})
         folder = self.run_dir.folder
-        finished = earlier.get("finished") and earlier.get("labels") == labels["id"]
-        if finished and (damaged := self.run_dir.damaged()):
-            console.say(f"train  {folder.where(damaged)} is damaged or gone: the student is made anew")
-            finished = False
-        if finished:
+        if self._trained_before(labels["id"], console):
             console.say(f"train  done before: {folder.path}")
         else:
-            if earlier.get("labels") != labels["id"]:
-                if earlier.get("finished"):
-                    console.say("train  begins anew: the labels have changed")
-                folder.delete_tree(CHECKPOINTS)  # they were trained on other labels
-            elif earlier.get("revision", spec.revision) != spec.revision and folder.has(CHECKPOINTS):
-                console.say(f"train  begins anew: {spec.name_or_path} has changed on the hub")
-                folder.delete_tree(CHECKPOINTS)
-            else:
-                mend_checkpoints(folder, console.say)
-                if folder.has(CHECKPOINTS):
-                    workers = earlier["workers"]  # updates and schedule are those it was begun with
-                    if updates := last_report(folder).get("updates"):
-                        console.say(f"train  goes on after {counted(updates, 'update')}")
+            workers = self._go_on_or_begin_anew(labels["id"], spec, console) or workers
             begun = {"labels": labels["id"], "workers": workers, "revision": spec.revision, "finished": False}
             self.run_dir.update(stages={TRAIN: begun})
             with console.stage("train", "steps") as progress:
@@ -325,6 +306,43 @@ class Job:
             self.run_dir.update(figures=student.figures, stages={TRAIN: self.run_dir.record["stages"][TRAIN] | stage})
         if not arguments.save_total_limit:
             folder.delete_tree(CHECKPOINTS)
+
+    @property
+    def _earlier_training(self) -> dict[str, Any]:
+        return self.run_dir.record.get("stages", {}).get(TRAIN, {})
+
+    def _trained_before(self, labels: str, console: Console) -> bool:
+        """Whether the student is there, whole, and was trained on these labels."""
+        if not self._earlier_training.get("finished") or self._earlier_training.get("labels") != labels:
+            return False
+        if damaged := self.run_dir.damaged():
+            console.say(f"train  {self.run_dir.folder.where(damaged)} is damaged or gone: the student is made anew")
+            return False
+        return True
+
+    def _go_on_or_begin_anew(self, labels: str, spec: StudentSpec, console: Console) -> int | None:
+        """Leave the checkpoints that there are only if they are of this training.
+
+        Returns:
+            how many workers it was begun with, on which its updates and schedule depend; None where it begins.
+        """
+        from raydistill.stages.checkpoints import last_report, mend_checkpoints
+
+        earlier, folder = self._earlier_training, self.run_dir.folder
+        if earlier.get("labels") != labels:
+            if earlier.get("finished"):
+                console.say("train  begins anew: the labels have changed")
+            folder.delete_tree(CHECKPOINTS)  # they were trained on other labels
+        elif earlier.get("revision", spec.revision) != spec.revision and folder.has(CHECKPOINTS):
+            console.say(f"train  begins anew: {spec.name_or_path} has changed on the hub")
+            folder.delete_tree(CHECKPOINTS)
+        else:
+            mend_checkpoints(folder, console.say)
+            if folder.has(CHECKPOINTS):
+                if updates := last_report(folder).get("updates"):
+                    console.say(f"train  goes on after {counted(updates, 'update')}")
+                return earlier["workers"]
+        return None
 
     def _finish(self, console: Console, *, logged: bool) -> DistillResult:
         record = self.run_dir.record
@@ -359,6 +377,10 @@ def _held_record(store: LabelStore, run_dir: RunDir) -> dict[str, Any]:
     return {}
 
 
+def _no_text(config: DistillConfig) -> CorpusError:
+    return CorpusError(f"--data-file {config.data_file[0]}: holds no text but blank ones.")
+
+
 def _counts(complete: dict[str, Any]) -> dict[str, int]:
     return {name: complete[name] for name in ("texts", "distinct", "duplicates", "blanks", "rejected", "pairs")}
 
@@ -373,5 +395,10 @@ def _tolerance(config: DistillConfig) -> Tolerance:
     )
 
 
-def _request(config: DistillConfig) -> Request:
-    return Request(**{field.name: getattr(config, field.name) for field in dataclasses.fields(Request)})
+def _request(config: DistillConfig, stages: Sequence[str]) -> Request:
+    """What is asked for the stages that are run; what a shared config says of the other is not held against them."""
+    names = {field.name for field in dataclasses.fields(Request)}
+    for stage, others in ((LABEL, "teacher_"), (TRAIN, "train_")):
+        if stage not in stages:
+            names = {name for name in names if others not in name}
+    return Request(**{name: getattr(config, name) for name in names})

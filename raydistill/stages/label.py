@@ -20,7 +20,7 @@ from ray.data import ActorPoolStrategy
 from raydistill.corpus import make_splits
 from raydistill.corpus_files import CorpusFile
 from raydistill.label_store import LabelStore
-from raydistill.progress import Progress
+from raydistill.progress import Console, Progress
 from raydistill.rejected import rejected_line, set_aside
 from raydistill.resources import Plan
 from raydistill.specs import Effort, TeacherSpec, Tolerance
@@ -93,11 +93,7 @@ def label_corpus(
         FaultError: the stage stood still, or actors died, beyond what is borne.
         KeyboardInterrupt: a signal asked for the end.
     """
-    store.finish_replacements()
-    for name in store.damaged_parts():
-        progress.console.say(f"       {store.folder.where(name)} is damaged: its labels are made anew")
-        store.folder.delete(name)
-    earlier = store.parts()
+    earlier = _mended_parts(store, progress.console)
     known_ref = ray.put(store.known_texts(earlier))
     known = ray.get(known_ref)  # in the shared memory where every task of the node sees it
     counted = np.zeros(len(known), dtype=np.int64)
@@ -136,12 +132,19 @@ def label_corpus(
         for orphan in set(store.parts()) - set(earlier) - merger.parts:
             store.folder.delete(orphan)  # left by a task that died after writing and was run again
         store.correct_occurrences(earlier, known, counted)
-        for name, size in store.folder.sizes(".parquet").items():  # of earlier passes, and what has replaced such
-            if name not in merger.parts:
-                merger.add(name, size)
+        merger.add_others(store.folder.sizes(".parquet"))  # of earlier passes, and what has replaced such
         merger.finish()
     counts.known = int((counted > 0).sum())
     return counts
+
+
+def _mended_parts(store: LabelStore, console: Console) -> list[str]:
+    """The parts of earlier passes, once what a kill or a power cut has left is ended, undone or removed."""
+    store.finish_replacements()
+    for name in store.damaged_parts():
+        console.say(f"       {store.folder.where(name)} is damaged: its labels are made anew")
+        store.folder.delete(name)
+    return store.parts()
 
 
 def _until_stopped(receipts: Iterable[dict[str, Any]], stop: Stop) -> Iterator[dict[str, Any]]:
@@ -166,7 +169,7 @@ def _show(counts: Counts, passed: int, to_pass: int, progress: Progress) -> None
 
 
 def block_bytes(files: Sequence[CorpusFile], spec: TeacherSpec, plan: Plan, seconds: float) -> int:
-    """Characters of text in a block: so many seconds of work, but every actor gets several; more in a large corpus."""
+    """Bytes of text in a block: so many seconds of work, but every actor gets several; more in a large corpus."""
     rate = plan.teacher_gpus * GPU_FLOPS if plan.teacher_gpus else plan.teacher_threads * CORE_FLOPS
     flops_per_byte = 2 * max(spec.parameters, LEAST_PARAMETERS) * len(spec.class_names) / BYTES_PER_TOKEN
     corpus = sum(file.likely_bytes for file in files)

@@ -18,8 +18,8 @@ from ray.train import DataConfig
 from raydistill.files import Folder
 from raydistill.label_store import LabelStore
 from raydistill.resources import Plan
+from raydistill.stages.checkpoints import last_report
 from raydistill.stages.cluster import data_settings
-from raydistill.stages.train_policies import last_report
 from raydistill.student_rows import StudentRows
 
 BLOCK_BYTES = 8 << 20  # Ray Data would gather row groups to 128 MB

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from typing import Any, NamedTuple, cast
 
 import ray
@@ -40,6 +41,12 @@ class Merger:
         """Take a part in."""
         self._take(name, size)
         self._gather(timeout=0)
+
+    def add_others(self, sizes: Mapping[str, int]) -> None:
+        """Take in all of these parts that have not been."""
+        for name, size in sizes.items():
+            if name not in self.parts:
+                self.add(name, size)
 
     def finish(self) -> None:
         """Wait for what is under way. What is too little for a file stays as it is."""

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 import ray
 
-from raydistill.corpus import read_stretches, text_id
+from raydistill.corpus import line_bytes, read_stretches, text_id
 from raydistill.corpus_files import CorpusFile
 from raydistill.errors import CorpusError, ModelError
 from raydistill.known_texts import KnownTexts
@@ -26,7 +26,7 @@ LARGEST_STRETCH_BYTES = 256 << 10
 PROBES = 8  # teachers at a time: more tell nothing new
 PROBE_SECONDS, CHUNK_SECONDS, QUICK_LOAD_SECONDS = 15.0, 1.0, 8.0
 STAGE_SECONDS = 2.5  # what Ray Data takes to start, and the last block to be written
-WARM_UP = 8  # texts scored before the clock runs: first passes compile and fill caches
+FIRST_CHUNK = 8  # texts
 
 
 def quote_labelling(
@@ -52,7 +52,7 @@ def quote_labelling(
     size = block_bytes(files, spec, plan, block_seconds)
     stretches, samples, read = [], [], 0
     for lines in read_stretches(files, text_column, min(size, LARGEST_STRETCH_BYTES)):
-        read += sum(len(text) + 1 for text in lines)
+        read += sum(map(line_bytes, lines))
         counted = Counter(lines)
         blanks = counted.pop("", 0)
         distinct = list(counted)
@@ -120,8 +120,8 @@ def probe_teacher(spec: TeacherSpec, samples: Sequence[Sequence[str]], number: i
     def seconds(effort: Effort) -> float:  # a GPU's next block is tokenised beside its work
         return max(effort.tokenize_seconds, effort.forward_seconds) if spec.use_gpu else effort.busy_seconds
 
-    efforts, at, size, rejected = [], 0, WARM_UP, 0
-    teacher.score_some([texts[i] for i in order[:WARM_UP]], Effort())
+    efforts, at, size, rejected = [], 0, FIRST_CHUNK, 0
+    teacher.warm_up([texts[i] for i in order[:FIRST_CHUNK]])
     until = time.monotonic() + PROBE_SECONDS
     while at < len(order) and time.monotonic() < until:
         effort = Effort()

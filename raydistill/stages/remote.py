@@ -16,7 +16,8 @@ import ray
 from ray.exceptions import RayError
 from ray.util import client
 
-from raydistill.progress import Chatter, Console
+from raydistill.chatter import Chatter
+from raydistill.progress import Console
 from raydistill.stages.cluster import CLIENT_SCHEME, connection
 from raydistill.stages.faults import our_errors
 

@@ -6,28 +6,36 @@ import contextlib
 import sys
 from functools import partial
 
+from raydistill.chatter import Chatter
 from raydistill.config import DistillConfig
-from raydistill.progress import Chatter, Console
-from raydistill.stages.checks import LABEL, TRAIN
+from raydistill.progress import Console
+from raydistill.result import DistillResult
+from raydistill.stages.checks import LABEL, TRAIN, expect_absolute_paths
 from raydistill.stages.job import Job
-from raydistill.stages.summary import DistillResult
 
 
 def distill(config: DistillConfig, console: Console | None = None) -> DistillResult:
     """Label a corpus and train the student on the labels; continues an earlier run of the same options.
 
-    Raises RaydistillError for what the user can mend; nothing is begun then.
+    Args:
+        console: where progress is told (`raydistill.progress.Console`); by default standard error.
+
+    Raises:
+        RaydistillError: what the user can mend. Bad options and input are found before anything is written; a disk
+            that fills up, processes that die again and again, or too many texts that cannot be scored, later: what is
+            finished is kept, and the same call goes on.
+        KeyboardInterrupt: SIGINT or SIGTERM, which are handled in the main thread while a stage runs.
     """
     return run_stages(config, (LABEL, TRAIN), console)
 
 
 def label(config: DistillConfig, console: Console | None = None) -> DistillResult:
-    """The teacher stage alone: make or continue the label store. Raises RaydistillError."""
+    """The teacher stage alone: make or continue the label store. Raises as `distill`."""
     return run_stages(config, (LABEL,), console)
 
 
 def train(config: DistillConfig, console: Console | None = None) -> DistillResult:
-    """The student stage alone, from a label store: `config.labels`, or OUTPUT_DIR/labels. Raises RaydistillError."""
+    """The student stage alone, from a label store: `config.labels`, or OUTPUT_DIR/labels. Raises as `distill`."""
     return run_stages(config, (TRAIN,), console)
 
 
@@ -48,6 +56,7 @@ def run_stages(
             from raydistill.stages.remote import behind_client, run_behind_client
 
             if behind_client(config.address):
+                expect_absolute_paths(config)
                 return run_behind_client(config.address, partial(_run_here, config, stages), console)
         return _run_here(config, stages, console, chatter)
 

@@ -1,35 +1,15 @@
-"""What a run says of itself at its beginning and end, and the result it gives back. Words only."""
+"""What a run says of itself at its beginning and end. Words only."""
 
 from __future__ import annotations
 
 import dataclasses
 from typing import Any
 
+from raydistill.errors import counted
 from raydistill.progress import duration
 from raydistill.quote import Quote
 from raydistill.resources import Plan
-
-
-@dataclasses.dataclass(frozen=True)
-class DistillResult:
-    """What a run leaves.
-
-    Attributes:
-        output_dir: its path or URI; if a student was trained, `AutoModelForSequenceClassification.from_pretrained`
-            loads it, from an object store once it is copied to a disk.
-        labels: the label store.
-        counts: texts, distinct, duplicates, blanks, rejected, pairs of the corpus.
-        figures: single-label: agreement; multi-label: mean_absolute_difference, f1_macro and f1/<class>; and loss.
-        seconds: of each stage that had something to do this time, and in all.
-        quote: of a dry run, unless there was nothing to label.
-    """
-
-    output_dir: str
-    labels: str
-    counts: dict[str, int]
-    figures: dict[str, float]
-    seconds: dict[str, float]
-    quote: Quote | None = None
+from raydistill.result import DistillResult
 
 
 def describe_work(texts: tuple[int, bool], num_classes: int, files: int) -> str:
@@ -121,11 +101,6 @@ def _money(amount: float) -> str:
 
 def _between_counts(least: int, most: int, noun: str) -> str:
     return counted(most, noun) if least == most else f"{least} to {counted(most, noun)}"
-
-
-def counted(number: int, noun: str) -> str:
-    """1 file, 2 files."""
-    return f"{number:,} {noun}" + "s" * (number != 1)
 
 
 def _describe_labelling(labelling: dict[str, Any]) -> str:

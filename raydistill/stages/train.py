@@ -27,11 +27,12 @@ from raydistill.stages.faults import our_errors
 from raydistill.stages.label_rows import EvenOrWhole, label_rows
 from raydistill.stages.process_group import ProcessGroup
 from raydistill.stages.train_policies import GoOnFromCheckpoint, KnowGroup, RoomForTasks
+from raydistill.stages.train_task import TrainTask
 from raydistill.stages.watchdog import watched
 from raydistill.stopping import orderly_stop
 from raydistill.stopwatch import Stopwatch
 from raydistill.student import student_rows
-from raydistill.training_arguments import checked_arguments
+from raydistill.training_arguments import checked_arguments, data_seed
 
 RESIZE_SECONDS = 30.0  # between looks at whether there is room for more workers
 
@@ -95,29 +96,7 @@ def train_student(
         ray.train.WorkerGroupError: workers failed beyond what is borne.
         KeyboardInterrupt: a signal asked for the end.
     """
-    arguments = checked_arguments(spec.training)
     rows = student_rows(spec)
-    keep = max(arguments.save_total_limit or 0, 1) + 2  # the newest, or as many as asked for, and the student, twice
-    datasets: dict[str, Any] = {
-        "train": partial(label_rows, store, rows, plan, seed=arguments.seed, storage=storage),
-        "evaluation": partial(label_rows, store, rows, plan),
-    }
-
-    scaling = ScalingConfig(
-        num_workers=(plan.train_workers_min, plan.train_workers) if plan.elastic else plan.train_workers,
-        elastic_resize_monitor_interval_s=RESIZE_SECONDS,
-        use_gpu=plan.train_gpus > 0,
-        resources_per_worker={"CPU": plan.train_cpus, "GPU": plan.train_gpus},
-    )
-
-    def work(loop: dict[str, Any]) -> None:
-        watch = Stopwatch("loading")
-        for name in ("train", "evaluation"):
-            ray.train.get_dataset_shard(name)  # so that its actor starts while this process imports torch
-        from raydistill.stages.train_worker import train_worker
-
-        train_worker(loop, watch)
-
     with (
         our_errors(),
         data_settings(),
@@ -125,33 +104,18 @@ def train_student(
         watched(progress, stop, stall_seconds=tolerance.stall_seconds),
         followed_board(progress, stop) as board,
     ):
-        trainer = _Trainer(
-            work,
-            train_loop_config={
-                "spec": spec,
-                "texts": texts,
-                "rows": rows,
-                "board": board,
-                "storage": storage,
-                "begun_with": begun_with,
-                "checkpoint_seconds": tolerance.checkpoint_seconds,
-                "threads": plan.train_threads,
-                "use_gpu": plan.train_gpus > 0,
-            },
-            scaling_config=scaling,
-            torch_config=ProcessGroup(backend="nccl" if plan.train_gpus else "gloo"),
-            datasets=datasets,
-            dataset_config=EvenOrWhole(),
-            run_config=RunConfig(
-                name=CHECKPOINTS,
-                storage_path=storage.root,
-                storage_filesystem=storage.filesystem,
-                checkpoint_config=CheckpointConfig(num_to_keep=keep),
-            ),
+        task = TrainTask(
+            spec=spec,
+            texts=texts,
+            rows=rows,
+            board=board,
+            storage=storage,
+            begun_with=begun_with,
+            checkpoint_seconds=tolerance.checkpoint_seconds,
+            threads=plan.train_threads,
+            use_gpu=plan.train_gpus > 0,
         )
-        trainer.policies = {"failure_policy": GoOnFromCheckpoint(tolerance.max_failures, storage)}
-        if plan.elastic:
-            trainer.policies["scaling_policy"] = RoomForTasks(scaling, plan.train_cpus, plan.train_gpus)
+        trainer = _make_trainer(task, store, plan, tolerance.max_failures)
         try:
             result = trainer.fit()
         except KeyboardInterrupt:
@@ -163,3 +127,44 @@ def train_student(
     finished = storage.child(CHECKPOINTS).child(PurePosixPath(result.checkpoint.path).name)
     came_of_it = json.loads(finished.read(RESULT))
     return TrainedStudent(finished.child(MODEL), came_of_it["figures"], came_of_it["updates"], came_of_it["seconds"])
+
+
+def _make_trainer(task: TrainTask, store: LabelStore, plan: Plan, max_failures: int) -> _Trainer:
+    arguments, storage = checked_arguments(task.spec.training), task.storage
+    keep = max(arguments.save_total_limit or 0, 1) + 2  # the newest, or as many as asked for, and the student, twice
+    scaling = ScalingConfig(
+        num_workers=(plan.train_workers_min, plan.train_workers) if plan.elastic else plan.train_workers,
+        elastic_resize_monitor_interval_s=RESIZE_SECONDS,
+        use_gpu=task.use_gpu,
+        resources_per_worker={"CPU": plan.train_cpus, "GPU": plan.train_gpus},
+    )
+
+    def work(loop: dict[str, Any]) -> None:  # within: it travels by value, and needs not this module, nor torch
+        watch = Stopwatch("loading")
+        for name in ("train", "evaluation"):
+            ray.train.get_dataset_shard(name)  # so that its actor starts while this process imports torch
+        from raydistill.stages.train_worker import train_worker
+
+        train_worker(loop["task"], watch)
+
+    trainer = _Trainer(
+        work,
+        train_loop_config={"task": task},
+        scaling_config=scaling,
+        torch_config=ProcessGroup(backend="nccl" if task.use_gpu else "gloo"),
+        datasets={
+            "train": partial(label_rows, store, task.rows, plan, seed=data_seed(arguments), storage=storage),
+            "evaluation": partial(label_rows, store, task.rows, plan),
+        },
+        dataset_config=EvenOrWhole(),
+        run_config=RunConfig(
+            name=CHECKPOINTS,
+            storage_path=storage.root,
+            storage_filesystem=storage.filesystem,
+            checkpoint_config=CheckpointConfig(num_to_keep=keep),
+        ),
+    )
+    trainer.policies = {"failure_policy": GoOnFromCheckpoint(max_failures, storage)}
+    if plan.elastic:
+        trainer.policies["scaling_policy"] = RoomForTasks(scaling, plan.train_cpus, plan.train_gpus)
+    return trainer

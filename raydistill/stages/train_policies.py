@@ -14,7 +14,6 @@ from typing import Any, ClassVar
 
 import ray
 from ray._private.state import available_resources_per_node
-from ray.train import Result
 from ray.train.v2._internal.execution.callback import WorkerGroupCallback
 from ray.train.v2._internal.execution.failure_handling import DefaultFailurePolicy, FailureDecision
 from ray.train.v2._internal.execution.scaling_policy import ElasticScalingPolicy, NoopDecision, ScalingDecision
@@ -24,7 +23,7 @@ from ray.train.v2.api.exceptions import WorkerGroupError
 
 from raydistill.files import Folder
 from raydistill.resources import Node, Size, places
-from raydistill.run_dir import CHECKPOINTS
+from raydistill.stages.checkpoints import last_report
 from raydistill.stages.faults import find_ours
 
 logger = logging.getLogger(__name__)
@@ -32,14 +31,6 @@ logger = logging.getLogger(__name__)
 LONGEST_PAUSE = 30.0  # seconds
 RELEASE_SECONDS = 10.0  # that what is held by those who are gone may take to be free
 LOOK_SECONDS, ANSWER_SECONDS = 0.5, 2.0
-
-
-def last_report(storage: Folder) -> dict[str, Any]:
-    """What was reported with the newest checkpoint: `epoch` and `updates`; nothing where there is none."""
-    try:
-        return Result.from_path(f"{storage.root}/{CHECKPOINTS}", storage.filesystem).metrics or {}
-    except RuntimeError:
-        return {}
 
 
 class GoOnFromCheckpoint(DefaultFailurePolicy):

@@ -20,105 +20,51 @@ import ray.train
 import torch
 import torch.distributed as dist
 from ray.train import Checkpoint
-from transformers import TrainingArguments, set_seed
+from transformers import TrainerCallback, TrainingArguments, set_seed
 
-from raydistill.engines.first_token import narrow_last_layer
-from raydistill.errors import RunDirError, first_line
+from raydistill.errors import RunDirError, counted, first_line
+from raydistill.first_token import narrow_last_layer
 from raydistill.run_dir import BEST, MODEL, RESULT, TRAINER
-from raydistill.specs import StudentSpec
+from raydistill.specs import ModelSpec
 from raydistill.stages.checkpoints import remove_unlisted, seal
 from raydistill.stages.train_callbacks import KeepPace, KeepTime, ReportCheckpoints, SeedUpdates, TellBoard, link
+from raydistill.stages.train_task import TrainTask
 from raydistill.stopwatch import Stopwatch
 from raydistill.student import Batch, DistillationTrainer, EpochStream, load_student
-from raydistill.student_rows import StudentRows, pad_rows
-from raydistill.training_arguments import count_updates, share_update, training_arguments
+from raydistill.student_rows import pad_rows
+from raydistill.training_arguments import count_updates, data_seed, share_update, training_arguments
 
 GROUPED_BATCHES = 50  # that are made together, to be of like length
 TORCH_CANNOT_WRITE = ("iostream error", "unexpected pos", "PytorchStreamWriter")
 
 
-def train_worker(loop: dict[str, Any], watch: Stopwatch) -> None:
+def train_worker(task: TrainTask, watch: Stopwatch) -> None:
     """One worker: load the student, train on this worker's share, evaluate, and hand the model over from rank 0.
 
     Args:
         watch: counts to loading since the worker began, and goes on so until the first update.
     """
-    spec: StudentSpec = loop["spec"]
-    rows: StudentRows = loop["rows"]
     context = ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
-    torch.set_num_threads(loop["threads"])
+    torch.set_num_threads(task.threads)
     if rank == 0:
-        remove_unlisted(loop["storage"])
+        remove_unlisted(task.storage)
     with tempfile.TemporaryDirectory() as folder, _downloaded(ray.train.get_checkpoint()) as checkpoint:
-        earlier = read_result(checkpoint) if checkpoint and (checkpoint / MODEL).is_dir() else None
-        if earlier and "figures" in earlier:
+        trained = read_result(checkpoint) if checkpoint and (checkpoint / MODEL).is_dir() else None
+        if trained and "figures" in trained:
             return  # the student was finished and only the driver was lost
-        arguments = training_arguments(spec.training, output_dir=folder, use_cpu=not loop["use_gpu"])
-        arguments.save_total_limit = max(arguments.save_total_limit or 0, 1)  # this copy; Ray Train keeps the others
-        if world != loop["begun_with"]:
-            said = _share_updates(arguments, loop["texts"], loop["begun_with"], world)
-            if rank == 0:
-                loop["board"].write.remote(said=said)
+        arguments = _arguments(task, folder, rank, world)
         set_seed(arguments.seed)
-        student = spec
-        if checkpoint and earlier:
-            student = dataclasses.replace(spec, name_or_path=str(checkpoint / MODEL), revision=None)
-        model, tokenizer = load_student(student, spec.class_names, multi_label=spec.multi_label)
-        narrow_last_layer(model.eval())
-        collate = partial(
-            collate_rows,
-            pad_id=tokenizer.pad_token_id,
-            num_classes=rows.num_classes,
-            left=tokenizer.padding_side == "left",
-        )
-        batch_size, share = arguments.per_device_train_batch_size, loop["texts"] // world
-        first_epoch = _epoch(checkpoint) if not earlier else 0
-        grouped = arguments.train_sampling_strategy == "group_by_length"
-        window = max(1, min(GROUPED_BATCHES, share // (4 * batch_size))) if grouped else 1  # as Trainer's own sampler
-
-        def train_batches(epoch: int) -> Iterator[Batch]:
-            batches = _batches(
-                "train",
-                collate,
-                batch_size,
-                window=window,
-                # Drawn alike on all workers, so that their batches are of like length and none waits for another.
-                mixed=np.random.default_rng([arguments.seed, epoch]),
-                drop_last=arguments.dataloader_drop_last,
-                local_shuffle_buffer_size=max(spec.shuffle_buffer, batch_size),
-                local_shuffle_seed=arguments.seed + epoch * world + rank,
-            )
-            if epoch == first_epoch:
-                yield next(batches)  # counts to loading
-            yield from watch.over(batches, "data")
-
-        told = TellBoard(loop["board"])
-        pace = KeepPace(loop["checkpoint_seconds"], lambda: rank == 0 and told.stop_wanted, alone=world == 1)
-        trainer = DistillationTrainer(
-            model=model,
-            args=arguments,
-            processing_class=tokenizer,
-            train_batches=EpochStream(
-                train_batches,
-                share // batch_size if arguments.dataloader_drop_last else math.ceil(share / batch_size),
-                first_epoch=first_epoch,
-            ),
-            eval_batches=lambda: _batches(
-                "evaluation", collate, arguments.per_device_eval_batch_size, window=GROUPED_BATCHES
-            ),
-            texts=loop["texts"],
-            class_names=spec.class_names,
-            multi_label=spec.multi_label,
-            callbacks=[
-                *([told] if rank == 0 else []),
-                pace,
-                SeedUpdates(rank),
-                ReportCheckpoints(rank),
-                KeepTime(watch),
-            ],
-        )
-        if arguments.do_train and not earlier:
+        student: ModelSpec = task.spec
+        if checkpoint and trained:
+            student = dataclasses.replace(task.spec, name_or_path=str(checkpoint / MODEL), revision=None)
+        told = TellBoard(task.board)
+        pace = KeepPace(task.checkpoint_seconds, lambda: rank == 0 and told.stop_wanted, alone=world == 1)
+        callbacks = [*([told] if rank == 0 else []), pace, SeedUpdates(rank), ReportCheckpoints(rank), KeepTime(watch)]
+        first_epoch = 0 if trained else _epoch(checkpoint)
+        trainer = _make_trainer(task, student, arguments, first_epoch, rank, world, watch, callbacks)
+        model: Any = trainer.model
+        if arguments.do_train and not trained:
             with _full_disk_told(folder):
                 trainer.train(resume_from_checkpoint=str(_with_best(checkpoint, Path(folder))) if checkpoint else None)
             if pace.stopped:
@@ -126,19 +72,88 @@ def train_worker(loop: dict[str, Any], watch: Stopwatch) -> None:
             if arguments.load_best_model_at_end and world > 1:
                 for tensor in model.state_dict().values():  # only rank 0 has the best checkpoint on its disk
                     dist.broadcast(tensor, src=0)
-        result = earlier or {"updates": trainer.state.global_step}
+        result = trained or {"updates": trainer.state.global_step}
         finished = Path(folder, "finished")
         watch.turn("checkpoints")
         if rank == 0:
             model.save_pretrained(finished / MODEL)
-            tokenizer.save_pretrained(finished / MODEL)
+            trainer.processing_class.save_pretrained(finished / MODEL)  # type: ignore[union-attr]
+        figures = {}
         if arguments.do_eval:
             _hand_over(finished, rank, result)  # before an evaluation that may run out of memory
             watch.turn("evaluation")
-            metrics = trainer.evaluate()
-            figures = {name.removeprefix("eval_"): value for name, value in metrics.items()}
-        seconds = watch.read()
-        _hand_over(finished, rank, result | {"figures": figures if arguments.do_eval else {}, "seconds": seconds})
+            figures = {name.removeprefix("eval_"): value for name, value in trainer.evaluate().items()}
+        _hand_over(finished, rank, result | {"figures": figures, "seconds": watch.read()})
+
+
+def _arguments(task: TrainTask, folder: str, rank: int, world: int) -> TrainingArguments:
+    arguments = training_arguments(task.spec.training, output_dir=folder, use_cpu=not task.use_gpu)
+    arguments.save_total_limit = max(arguments.save_total_limit or 0, 1)  # this copy; Ray Train keeps the others
+    if world != task.begun_with:
+        said = _share_updates(arguments, task.texts, task.begun_with, world)
+        if rank == 0:
+            task.board.write.remote(said=said)
+    return arguments
+
+
+def _make_trainer(
+    task: TrainTask,
+    student: ModelSpec,
+    arguments: TrainingArguments,
+    first_epoch: int,
+    rank: int,
+    world: int,
+    watch: Stopwatch,
+    callbacks: list[TrainerCallback],
+) -> DistillationTrainer:
+    """The student, in the form that computes no more of its last layer than is read, and what it is fed with."""
+    spec = task.spec
+    model, tokenizer = load_student(student, spec.class_names, multi_label=spec.multi_label)
+    narrow_last_layer(model.eval())
+    collate = partial(
+        collate_rows,
+        pad_id=tokenizer.pad_token_id,
+        num_classes=task.rows.num_classes,
+        left=tokenizer.padding_side == "left",
+    )
+    batch_size, share, seed = arguments.per_device_train_batch_size, task.texts // world, data_seed(arguments)
+    grouped = arguments.train_sampling_strategy == "group_by_length"
+    window = max(1, min(GROUPED_BATCHES, share // (4 * batch_size))) if grouped else 1  # as Trainer's own sampler
+
+    def train_batches(epoch: int) -> Iterator[Batch]:
+        batches = _batches(
+            "train",
+            collate,
+            batch_size,
+            window=window,
+            # Drawn alike on all workers, so that their batches are of like length and none waits for another.
+            mixed=np.random.default_rng([seed, epoch]),
+            drop_last=arguments.dataloader_drop_last,
+            local_shuffle_buffer_size=max(spec.shuffle_buffer, batch_size),
+            local_shuffle_seed=seed + epoch * world + rank,
+        )
+        if epoch == first_epoch:
+            yield next(batches)  # counts to loading
+        yield from watch.over(batches, "data")
+
+    def eval_batches() -> Iterator[Batch]:
+        return _batches("evaluation", collate, arguments.per_device_eval_batch_size, window=GROUPED_BATCHES)
+
+    return DistillationTrainer(
+        model=model,
+        args=arguments,
+        processing_class=tokenizer,
+        train_batches=EpochStream(
+            train_batches,
+            share // batch_size if arguments.dataloader_drop_last else math.ceil(share / batch_size),
+            first_epoch=first_epoch,
+        ),
+        eval_batches=eval_batches,
+        texts=task.texts,
+        class_names=spec.class_names,
+        multi_label=spec.multi_label,
+        callbacks=callbacks,
+    )
 
 
 def _share_updates(arguments: TrainingArguments, texts: int, planned: int, workers: int) -> str:
@@ -150,7 +165,7 @@ def _share_updates(arguments: TrainingArguments, texts: int, planned: int, worke
     arguments.max_steps = updates
     size, meant = workers * shared[0] * shared[1], planned * batch * steps
     texts_seen = f"{size} texts, as before" if size == meant else f"{size} texts instead of {meant}"
-    return f"{workers} at work, begun with {planned}: an update sees {texts_seen}"
+    return f"{counted(workers, 'train worker')} now, {planned} at the beginning: an update sees {texts_seen}"
 
 
 def read_result(checkpoint: Path) -> dict[str, Any]:
@@ -168,7 +183,7 @@ def _hand_over(finished: Path, rank: int, result: dict[str, Any]) -> None:
 
 
 def collate_rows(table: pa.Table, pad_id: int, num_classes: int, left: bool) -> Batch:
-    """A batch of rows as padded tensors."""
+    """A batch of rows as padded tensors: what `pad_rows` makes of them."""
     return {name: torch.from_numpy(array) for name, array in pad_rows(table, pad_id, num_classes, left=left).items()}
 
 

@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 from raydistill.files import Folder
-from raydistill.stages.checkpoints import SEAL, mend_checkpoints, remove_unlisted, seal
-from raydistill.stages.train_policies import last_report
+from raydistill.stages.checkpoints import SEAL, last_report, mend_checkpoints, remove_unlisted, seal
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -196,7 +196,7 @@ def test_training_that_was_stopped_goes_on_with_other_workers_and_makes_as_many_
 
     train(make_config(tmp_path, train_workers=2, **options), console)
 
-    assert "2 at work, begun with 1: an update sees 16 texts, as before" in console.stream.getvalue()
+    assert "2 train workers now, 1 at the beginning: an update sees 16 texts, as before" in console.stream.getvalue()
     updates = json.loads((tmp_path / "run.json").read_text())["stages"]["train"]["updates"]
     assert updates == 60 * math.ceil(corpus_counts.texts / 16)
 

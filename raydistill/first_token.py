@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-TOLERANCE = 1e-4  # of logits; a model that reads more than the first token is off by far more
+MOST_OFF = 1e-4  # of logits; a model that reads more than the first token is off by far more
 
 
 class FirstTokenAttention(nn.Module):
@@ -72,7 +72,7 @@ def narrow_last_layer(model: Any) -> bool:
     try:
         layer.attention = FirstTokenAttention(attention)
         after = model(input_ids=tokens, attention_mask=mask).logits
-        same = bool(((after - before).abs() <= TOLERANCE * before.abs().clamp(min=1)).all())
+        same = bool(((after - before).abs() <= MOST_OFF * before.abs().clamp(min=1)).all())
     except (AttributeError, RuntimeError, TypeError):
         same = False
     if not same:

@@ -1,0 +1,64 @@
+"""Everybody else's chatter: what this process prints, its libraries' C++ as well, goes to a log file."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+from typing import IO
+
+from raydistill.progress import Console
+
+
+class Chatter:
+    """All that this process prints, its libraries' C++ as well, caught in a file; `console` still reaches the user.
+
+    It is a temporary file until `keep_in` gives it a name. For the command line only: a notebook's own output must not
+    be taken away.
+    """
+
+    def __enter__(self) -> Chatter:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        self._kept = [os.dup(1), os.dup(2)]
+        self._user = os.fdopen(os.dup(self._kept[1]), "w", encoding="utf-8", errors="replace")
+        self.console = Console(self._user)
+        self._catch(tempfile.TemporaryFile())
+        self._handler = logging.StreamHandler(os.fdopen(os.dup(2), "w", encoding="utf-8", errors="replace"))
+        self._handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+        logging.getLogger().addHandler(self._handler)
+        return self
+
+    def keep_in(self, log: Path) -> None:
+        """From here on, and what was caught before, in this file; an earlier run's is added to."""
+        caught = self._sink
+        sys.stdout.flush()
+        sys.stderr.flush()
+        caught.seek(0)
+        sink = log.open("ab", buffering=0)
+        shutil.copyfileobj(caught, sink)
+        self._catch(sink)
+        caught.close()
+        os.dup2(sink.fileno(), self._handler.stream.fileno())
+
+    def _catch(self, sink: IO[bytes]) -> None:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        self._sink = sink
+        os.dup2(sink.fileno(), 1)
+        os.dup2(sink.fileno(), 2)
+
+    def __exit__(self, *_: object) -> None:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        logging.getLogger().removeHandler(self._handler)
+        self._handler.close()
+        self._handler.stream.close()
+        for kept, number in zip(self._kept, (1, 2), strict=True):
+            os.dup2(kept, number)
+            os.close(kept)
+        self._sink.close()
+        self._user.close()
