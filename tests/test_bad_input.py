@@ -296,8 +296,8 @@ BAD_INPUT: dict[str, tuple[Change, list[str]]] = {
     ),
     "other separators in CSV": (corpus("c.csv", "id;text\n1;x\n"), ["no column 'text'", "id;text"]),
     "two columns of a name in CSV": (corpus("c.csv", "text,text\na,b\n"), ["several columns 'text'"]),
-    "row too long in CSV": (corpus("c.csv", "id,text\n1,a\n2,b,c\n"), ["line 3", "2 columns, but 3"]),
-    "row too short in CSV": (corpus("c.csv", "id,text\n1,a\n2\n"), ["line 3", "2 columns, but 1"]),
+    "row too long in CSV": (corpus("c.csv", "id,text\n1,a\n2,b,c\n"), ["line 3", "a row of 3 columns instead of 2"]),
+    "row too short in CSV": (corpus("c.csv", "id,text\n1,a\n2\n"), ["line 3", "a row of 1 column instead of 2"]),
     "NUL in CSV": (corpus("c.csv", "id,text\n1,a\0b\n"), ["c.csv", "binary"]),
     "quotation mark without end in CSV": (corpus("c.csv", 'text\na\n"b\nc\n'), ["line 3", "not csv"]),
     "quotation mark in between in CSV": (corpus("c.csv", 'text\n"b"c"\n'), ["line 2", "not csv"]),
@@ -448,7 +448,7 @@ BAD_INPUT: dict[str, tuple[Change, list[str]]] = {
     ),
     "foreign Parquet among the labels": (
         used_and(lambda out: parquet(out / "labels" / "mine.parquet", ["x"])),
-        ["mine.parquet", "none of its label files"],
+        ["mine.parquet", "not one of its label files"],
     ),
 }
 
