@@ -118,7 +118,7 @@ class LabelStore:
         if found > texts:
             raise RunDirError(
                 f"{self.path}: holds {found:,} texts, and only {texts:,} are recorded: there are label files that are "
-                "not its own, such as copies. Remove them, or begin anew with --overwrite-output-dir."
+                "not its own, such as copies. Remove them, or run `raydistill label` again, which sets that right."
             )
         if found != texts:
             raise RunDirError(
@@ -203,6 +203,8 @@ class LabelStore:
 
     def end_replacement(self, name: str, sources: Iterable[str]) -> None:
         """Remove what a part has been written in the place of. Once begun, it may be done again, by anyone."""
+        if not self.folder.has(name):
+            return  # given up, or merged with others since then
         for source in sources:
             self.folder.delete(source)
         self.folder.delete(f"{PLAN}{name}.json")
@@ -252,6 +254,7 @@ class LabelStore:
             draft.publish(name)
         if sources and plan not in self.folder.names(".json"):  # given up meanwhile, as of a task that was lost
             self.folder.delete(name)
+            raise RuntimeError(f"{self.folder.where(name)} was given up while it was written")
         return name, size
 
     def is_whole(self, name: str) -> bool:

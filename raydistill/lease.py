@@ -109,7 +109,10 @@ class Lock:
             except FileNotFoundError:
                 continue  # given up meanwhile
             if not owner.lives(silence):
-                self.folder.delete(name)
+                try:
+                    self.folder.delete(name)
+                except RunDirError:
+                    continue  # a reader that may not write: what is dead keeps nobody out
                 self._say(f"{self.folder.path}: the run that held it is gone ({owner}); going on in its place")
             elif not (self.owner.shared and owner.shared):
                 return owner

@@ -100,6 +100,10 @@ class Progress:
         if time.monotonic() - self._shown_at >= (LIVE_SECONDS if self.console.live else PLAIN_SECONDS):
             self._show(self._status())
 
+    def touch(self) -> None:
+        """Say that the stage gets on with what its unit does not count."""
+        self.moved_at = time.monotonic()
+
     @property
     def _worked(self) -> dict[str, int]:
         """What has been done by work."""

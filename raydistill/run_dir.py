@@ -97,7 +97,8 @@ class RunDir:
         self.record = {"quote": earlier["quote"]} if "quote" in earlier else {}
         for name in (CHECKPOINTS, *([] if keep_labels else [LABELS])):
             self.folder.delete_tree(name)
-        for name in (RECORD, LOG, *earlier.get("published", [])):
+        published = [name for name in earlier.get("published", []) if isinstance(name, str) and "/" not in name]
+        for name in (*published, LOG, RECORD):  # which says that the others are ours
             self.folder.delete(name)
 
     def update(self, **facts: Any) -> None:

@@ -38,7 +38,7 @@ def followed_board(progress: Progress, stop: Stop) -> Iterator[Any]:
     over = threading.Event()
 
     def follow() -> None:
-        said = ""
+        said, evaluated = "", 0
         while not over.wait(POLL_SECONDS):
             try:
                 state: Any = ray.get(board.write.remote(stop=stop.asked))
@@ -47,6 +47,9 @@ def followed_board(progress: Progress, stop: Stop) -> Iterator[Any]:
             if "said" in state and state["said"] != said:
                 said = state["said"]
                 progress.console.say(f"       {said}")
+            if state.get("evaluated", 0) != evaluated:
+                evaluated = state["evaluated"]
+                progress.touch()
             if "step" in state:
                 progress.total = state["steps"]
                 loss = f"loss {state['loss']:.3f}" if "loss" in state else ""

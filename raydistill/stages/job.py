@@ -27,6 +27,7 @@ from raydistill.run_dir import CHECKPOINTS, LOG, RunDir, versions
 from raydistill.specs import StudentSpec, TeacherSpec, Tolerance
 from raydistill.stages.checks import (
     LABEL,
+    TOLD_BY_FINGERPRINT,
     TRAIN,
     Models,
     check_models,
@@ -134,6 +135,9 @@ class Job:
                 expect_shared(folder)
                 if self.run_dir.torn:
                     console.say("       run.json is damaged: it is written anew, and the student will be trained anew")
+                if self.config.overwrite_output_dir and LABEL in self.stages and self.store.folder.is_there():
+                    with hold(self.store.folder, console.say):
+                        pass  # another run may be training from the labels that are to be removed
                 self.run_dir.begin(self.config, products, versions=versions(), plan=dataclasses.asdict(plan))
                 with self.run_dir.log(console.say) if chatter else contextlib.nullcontext() as log:
                     if chatter and log:
@@ -268,7 +272,8 @@ class Job:
 
         spec = self.models.student
         assert spec is not None
-        labels = self.store.complete_record()["complete"]
+        record = self.store.complete_record()
+        labels, identity = record["complete"], _identity(record)
         self.run_dir.update(counts=_counts(labels))
         workers, arguments = plan.train_workers, checked_arguments(self.config.training)
         least = arguments.per_device_train_batch_size if arguments.dataloader_drop_last else 1
@@ -278,11 +283,11 @@ class Job:
                 f"{least} or more. Use fewer --train-workers or a smaller batch."
             )
         folder = self.run_dir.folder
-        if self._trained_before(labels["id"], console):
+        if self._trained_before(identity, console):
             console.say(f"train  done before: {folder.path}")
         else:
-            workers = self._go_on_or_begin_anew(labels["id"], spec, console) or workers
-            begun = {"labels": labels["id"], "workers": workers, "revision": spec.revision, "finished": False}
+            workers = self._go_on_or_begin_anew(identity, spec, console) or workers
+            begun = {"labels": identity, "workers": workers, "revision": spec.revision, "finished": False}
             self.run_dir.update(stages={TRAIN: begun})
             with console.stage("train", "steps") as progress:
                 student = train_student(
@@ -375,6 +380,13 @@ def _held_record(store: LabelStore, run_dir: RunDir) -> dict[str, Any]:
     if torn:
         raise torn
     return {}
+
+
+def _identity(record: dict[str, Any]) -> str:
+    """Of the labels of a complete store: which texts, how often, and what made them, wherever that lay."""
+    made_with = {name: value for name, value in record["labelling"].items() if name not in TOLD_BY_FINGERPRINT}
+    facts = [record["complete"]["id"], made_with, record["scoring"].get("precision")]
+    return hashlib.blake2b(json.dumps(facts, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
 def _no_text(config: DistillConfig) -> CorpusError:

@@ -84,7 +84,9 @@ class Merger:
             try:
                 answer = ray.get(ref)
             except Exception as error:
-                logger.warning("%d label files stay as they are: merging them failed (%s)", len(step.sources), error)
+                logger.warning("a merge of %d label files failed (%s)", len(step.sources), error)
+                if step.merged:  # what was removed is in the merged part; `finish` removes the rest
+                    self.parts = (self.parts - set(step.sources)) | {step.merged[0]}
                 continue
             if step.merged is None:
                 end = self._end.remote(self._store, answer[0], step.sources)

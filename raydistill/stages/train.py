@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 from functools import partial
@@ -118,9 +119,10 @@ def train_student(
         trainer = _make_trainer(task, store, plan, tolerance.max_failures)
         try:
             result = trainer.fit()
-        except KeyboardInterrupt:
-            if trainer.controller is not None:
-                ray.kill(trainer.controller)
+        except BaseException:
+            if trainer.controller is not None:  # a verdict on the stage reaches this process alone
+                with contextlib.suppress(Exception):  # the cluster may be gone
+                    ray.kill(trainer.controller)
             raise
         stop.conclude()
     assert result.checkpoint is not None

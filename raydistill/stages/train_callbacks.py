@@ -6,7 +6,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from raydistill.run_dir import BEST, TRAINER
 from raydistill.stages.board import POLL_SECONDS
 from raydistill.stages.checkpoints import seal
 from raydistill.stopwatch import Stopwatch
+from raydistill.student import Batch
 
 AGREE_EVERY = 8  # updates: how often workers ask the first one what it wants
 
@@ -113,7 +114,7 @@ class TellBoard(TrainerCallback):
 
     def __init__(self, board: Any) -> None:
         self.board, self.stop_wanted = board, False
-        self._told, self._answer = 0.0, None
+        self._told, self._answer, self._evaluated = 0.0, None, 0
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if time.monotonic() - self._told >= POLL_SECONDS or state.global_step == state.max_steps:
@@ -121,6 +122,15 @@ class TellBoard(TrainerCallback):
                 self.stop_wanted = ray.get(self._answer)["stop"]
             self._told = time.monotonic()
             self._answer = self.board.write.remote(step=state.global_step, steps=state.max_steps)
+
+    def over(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+        """The same batches; the board is told now and then that an evaluation gets on with them."""
+        for batch in batches:
+            yield batch
+            self._evaluated += 1
+            if time.monotonic() - self._told >= POLL_SECONDS:
+                self._told = time.monotonic()
+                self.board.write.remote(evaluated=self._evaluated)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self.board.write.remote(note="evaluating")

@@ -65,6 +65,16 @@ class KnowGroup(WorkerGroupCallback):
 
     places: ClassVar[PlacementGroupHandle | None] = None
 
+    @classmethod
+    def release(cls) -> None:
+        """Give back what a group that has failed holds: one that failed as it started would keep it for ever."""
+        if cls.places:
+            cls.places.shutdown()
+            cls.places = None
+
+    def before_worker_group_start(self, worker_group_context: Any) -> None:
+        self.release()
+
     def after_worker_group_start(self, worker_group: Any) -> None:
         KnowGroup.places = worker_group.get_worker_group_state().placement_group_handle
 
@@ -85,9 +95,7 @@ class RoomForTasks(ElasticScalingPolicy):
 
     def make_decision_for_non_running_worker_group(self) -> ScalingDecision:
         self._at_work, self._most_free = Counter(), {}
-        if KnowGroup.places:  # of a group that has failed: it would keep them until there is room elsewhere
-            KnowGroup.places.shutdown()
-            KnowGroup.places = None
+        KnowGroup.release()  # or it would keep them until there is room elsewhere
         self._maybe_send_resource_request()  # so that a cluster that can grow does
         now = time.monotonic()
         self._patient_until = self._patient_until or now + RELEASE_SECONDS

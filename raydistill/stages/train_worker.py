@@ -60,9 +60,9 @@ def train_worker(task: TrainTask, watch: Stopwatch) -> None:
             student = dataclasses.replace(task.spec, name_or_path=str(checkpoint / MODEL), revision=None)
         told = TellBoard(task.board)
         pace = KeepPace(task.checkpoint_seconds, lambda: rank == 0 and told.stop_wanted, alone=world == 1)
-        callbacks = [*([told] if rank == 0 else []), pace, SeedUpdates(rank), ReportCheckpoints(rank), KeepTime(watch)]
+        callbacks: list[TrainerCallback] = [pace, SeedUpdates(rank), ReportCheckpoints(rank), KeepTime(watch)]
         first_epoch = 0 if trained else _epoch(checkpoint)
-        trainer = _make_trainer(task, student, arguments, first_epoch, rank, world, watch, callbacks)
+        trainer = _make_trainer(task, student, arguments, first_epoch, rank, world, watch, told, callbacks)
         model: Any = trainer.model
         if arguments.do_train and not trained:
             with _full_disk_told(folder):
@@ -104,6 +104,7 @@ def _make_trainer(
     rank: int,
     world: int,
     watch: Stopwatch,
+    told: TellBoard,
     callbacks: list[TrainerCallback],
 ) -> DistillationTrainer:
     """The student, in the form that computes no more of its last layer than is read, and what it is fed with."""
@@ -137,7 +138,8 @@ def _make_trainer(
         yield from watch.over(batches, "data")
 
     def eval_batches() -> Iterator[Batch]:
-        return _batches("evaluation", collate, arguments.per_device_eval_batch_size, window=GROUPED_BATCHES)
+        batches = _batches("evaluation", collate, arguments.per_device_eval_batch_size, window=GROUPED_BATCHES)
+        return told.over(batches) if rank == 0 else batches
 
     return DistillationTrainer(
         model=model,
@@ -152,7 +154,7 @@ def _make_trainer(
         texts=task.texts,
         class_names=spec.class_names,
         multi_label=spec.multi_label,
-        callbacks=callbacks,
+        callbacks=[told, *callbacks] if rank == 0 else callbacks,
     )
 
 

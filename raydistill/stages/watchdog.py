@@ -40,7 +40,8 @@ def watched(
 def _watch(
     progress: Progress, stop: Stop, over: threading.Event, stall_seconds: float, most_restarts: int | None
 ) -> None:
-    moved, before = progress.moved_at, _restarts(job_actors())
+    # What came before it is watched does not count: a large store takes its time to be read.
+    moved, since, before = progress.moved_at, time.monotonic(), _restarts(job_actors())
     while not over.wait(LOOK_SECONDS):
         try:
             actors = job_actors()
@@ -48,7 +49,7 @@ def _watch(
             logger.warning("the cluster's actors cannot be seen", exc_info=True)
             actors = []
         if progress.moved_at != moved:
-            moved, before = progress.moved_at, _restarts(actors)
+            moved, since, before = progress.moved_at, progress.moved_at, _restarts(actors)
         died = _restarts(actors) - before
         if most_restarts is not None and died > most_restarts:
             stop.fail(
@@ -59,7 +60,7 @@ def _watch(
                 )
             )
             return
-        if time.monotonic() - moved > stall_seconds:
+        if time.monotonic() - since > stall_seconds:
             progress.console.say()
             progress.console.table(
                 [("actor", "state"), *(_described(actor) for actor in actors if actor["State"] != "DEAD")]

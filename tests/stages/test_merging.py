@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -90,8 +91,17 @@ class MergesSilently(LabelStore):
         raise ConnectionError("gone")
 
 
+class EndsSilently(LabelStore):
+    """The same of those that remove what has been merged."""
+
+    def end_replacement(self, name: str, sources: Iterable[str]) -> None:
+        super().end_replacement(name, sources)
+        raise ConnectionError("gone")
+
+
+@pytest.mark.parametrize("kind", [MergesSilently, EndsSilently])
 def test_what_a_merge_has_made_that_could_not_say_so_stays(
-    store: LabelStore, tmp_path: Path, tiny_teacher_dir: Path, console: Console
+    kind: type[LabelStore], store: LabelStore, tmp_path: Path, tiny_teacher_dir: Path, console: Console
 ) -> None:
     module = sys.modules[__name__]
     ray.cloudpickle.register_pickle_by_value(module)  # workers cannot import this file
@@ -103,7 +113,7 @@ def test_what_a_merge_has_made_that_could_not_say_so_stays(
     for name in store.parts():
         store.folder.delete(name)
     try:
-        assert label(MergesSilently(store.path), corpus, tiny_teacher_dir, console, target) == 3000
+        assert label(kind(store.path), corpus, tiny_teacher_dir, console, target) == 3000
     finally:
         ray.cloudpickle.unregister_pickle_by_value(module)
     assert any(store._sources(name) for name in store.parts())
@@ -164,9 +174,10 @@ def test_a_merge_that_was_given_up_while_it_lives_costs_nothing(
         monkeypatch.setattr(folder, "write", write_and_be_given_up)
     elif when == "after it has published":
         monkeypatch.setattr(folder, "names", be_given_up_and_look)
-    store.merge_parts(names)
-    if when == "when it has done":
+    with contextlib.nullcontext() if when == "when it has done" else pytest.raises(RuntimeError, match="given up"):
+        merged, _ = store.merge_parts(names)
         give_up()
+        store.end_replacement(merged, names)  # by one who has heard of it, but not of its end
     assert store.folder.names() == names
     assert held(store) == small_parts
 

@@ -19,6 +19,7 @@ from processes import stop_when
 
 from raydistill import DistillConfig, DistillResult, RaydistillError, distill, label, soft_labels, train
 from raydistill.progress import Console
+from raydistill.stages.job import _identity
 
 MakeConfig = Callable[..., DistillConfig]
 
@@ -150,6 +151,16 @@ def test_training_that_was_begun_on_another_commit_of_the_student_begins_anew(
     assert "begins anew" in console.stream.getvalue()
     assert not (folder / "checkpoints").exists()
     assert json.loads((folder / "run.json").read_text())["stages"]["train"]["revision"] is None
+
+
+def test_labels_that_another_teacher_has_made_are_others_wherever_it_lies(finished: DistillResult) -> None:
+    record = json.loads(Path(finished.labels, "_labels.json").read_text())
+    same, other = (record | {"labelling": dict(record["labelling"])} for _ in range(2))
+    same["labelling"]["teacher"] = "/elsewhere"
+    other["labelling"]["teacher_fingerprint"] = "of others"
+    assert _identity(same) == _identity(record) != _identity(other)
+    trained_on = json.loads(Path(finished.output_dir, "run.json").read_text())["stages"]["train"]["labels"]
+    assert trained_on == _identity(record)
 
 
 def test_other_options_in_the_same_directory_are_refused_and_listed(
