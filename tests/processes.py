@@ -50,8 +50,13 @@ def begin(config: DistillConfig, stage: str, reached: Callable[[], bool]) -> sub
 def kill_when(reached: Callable[[], bool], config: DistillConfig, stage: str) -> None:
     """Run a stage, and kill every process of it as soon as `reached`."""
     process = begin(config, stage, reached)
+    others = psutil.Process(process.pid).children(recursive=True)  # Ray's workers have groups of their own
     os.killpg(process.pid, signal.SIGKILL)
+    for other in others:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            other.kill()
     process.communicate()
+    psutil.wait_procs(others, timeout=10)
 
 
 def stop_when(reached: Callable[[], bool], config: DistillConfig, stage: str, sent: signal.Signals) -> str:

@@ -132,7 +132,8 @@ def test_labelling_that_was_killed_goes_on_and_makes_no_label_again(
     lines = [f"text {i} about {['money', 'art', 'sport'][i % 3]} {'again and ' * 40}once" for i in range(2400)]
     corpus.write_text("".join(f"{line}\n" for line in [*lines, *lines[:100]]))
     whole, killed = (
-        make_config(tmp_path / name, data_file=str(corpus), teacher_max_length=256) for name in ("whole", "killed")
+        make_config(tmp_path / name, data_file=str(corpus), teacher_max_length=256, block_seconds=0.1)
+        for name in ("whole", "killed")
     )
     label(whole)
     labels = tmp_path / "killed" / "labels"
