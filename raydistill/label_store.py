@@ -14,7 +14,7 @@ import json
 import re
 import tempfile
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -298,7 +298,13 @@ class LabelStore:
             for table in self.read_part(name, ["text_id", "occurrences"]):
                 yield table["text_id"], table["occurrences"].to_numpy()
 
-    def correct_occurrences(self, parts: Sequence[str], known: KnownTexts, counted: npt.NDArray[np.int64]) -> int:
+    def correct_occurrences(
+        self,
+        parts: Sequence[str],
+        known: KnownTexts,
+        counted: npt.NDArray[np.int64],
+        moved: Callable[[], None] = lambda: None,
+    ) -> int:
         """Make the store say what the corpus holds now, for texts that were known before this pass.
 
         A text that is gone from the corpus gets 0 and is no longer trained on. Parts that need no change are not
@@ -308,6 +314,7 @@ class LabelStore:
             parts: the parts that were there before this pass.
             known: their texts.
             counted: (len(known),) how often this pass met each.
+            moved: called whenever a part is done with.
 
         Returns:
             the number of texts that were set right.
@@ -318,6 +325,7 @@ class LabelStore:
         left, rows_left = counted.copy(), np.zeros(len(known), dtype=np.int64)
         to_mend: list[str] = []
         for name in parts:
+            moved()
             for text_ids, _ in self._ids([name]):
                 at = known.find(text_ids)
                 np.add.at(rows_left, at, 1)
@@ -337,6 +345,7 @@ class LabelStore:
         for name in to_mend:
             replaced, _ = self._write_rows(map(mended, self.read_part(name)), [name])
             self.end_replacement(replaced, [name])
+            moved()
         return int(wrong.sum())
 
 

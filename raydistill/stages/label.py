@@ -104,7 +104,7 @@ def label_corpus(
         our_errors(),
         no_actor_left(actor.__name__),
         data_settings(target_max_block_size=1),  # a packed block is a row: neither merged nor cut
-        contextlib.closing(Merger(store, file_bytes, plan.task_cpus)) as merger,
+        contextlib.closing(Merger(store, file_bytes, plan.task_cpus, progress.touch)) as merger,
         orderly_stop(progress.console.say, tolerance.grace_seconds) as stop,
         watched(
             progress,
@@ -131,7 +131,7 @@ def label_corpus(
         merger.finish()
         for orphan in set(store.parts()) - set(earlier) - merger.parts:
             store.folder.delete(orphan)  # left by a task that died after writing and was run again
-        store.correct_occurrences(earlier, known, counted)
+        store.correct_occurrences(earlier, known, counted, progress.touch)
         merger.add_others(store.folder.sizes(".parquet"))  # of earlier passes, and what has replaced such
         merger.finish()
     counts.known = int((counted > 0).sum())

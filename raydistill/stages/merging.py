@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, cast
 
 import ray
@@ -21,13 +21,16 @@ class Merger:
     Args:
         target_bytes: of a merged file; parts of half of it are large enough.
         task_cpus: what a task takes.
+        moved: called whenever a task is done with.
 
     Attributes:
         parts: the parts that stand for all that were added.
     """
 
-    def __init__(self, store: LabelStore, target_bytes: int, task_cpus: float) -> None:
-        self._store, self._target = store, target_bytes
+    def __init__(
+        self, store: LabelStore, target_bytes: int, task_cpus: float, moved: Callable[[], None] = lambda: None
+    ) -> None:
+        self._store, self._target, self._moved = store, target_bytes, moved
         remote: Any = ray.remote(num_cpus=task_cpus, max_retries=0)
         self._merge: Any = remote(cast(Any, LabelStore.merge_parts))
         # Asked for only once a merge has been heard of: a task that was taken for lost removes nothing.
@@ -81,6 +84,7 @@ class Merger:
         done, _ = ray.wait(list(self._running), num_returns=1, timeout=timeout)
         for ref in done:
             step = self._running.pop(ref)
+            self._moved()
             try:
                 answer = ray.get(ref)
             except Exception as error:

@@ -168,5 +168,5 @@ def _make_trainer(task: TrainTask, store: LabelStore, plan: Plan, max_failures: 
     )
     trainer.policies = {"failure_policy": GoOnFromCheckpoint(max_failures, storage)}
     if plan.elastic:
-        trainer.policies["scaling_policy"] = RoomForTasks(scaling, plan.train_cpus, plan.train_gpus)
+        trainer.policies["scaling_policy"] = RoomForTasks(scaling, plan.train_cpus, plan.train_gpus, storage)
     return trainer

@@ -16,7 +16,12 @@ import ray
 from ray._private.state import available_resources_per_node
 from ray.train.v2._internal.execution.callback import WorkerGroupCallback
 from ray.train.v2._internal.execution.failure_handling import DefaultFailurePolicy, FailureDecision
-from ray.train.v2._internal.execution.scaling_policy import ElasticScalingPolicy, NoopDecision, ScalingDecision
+from ray.train.v2._internal.execution.scaling_policy import (
+    ElasticScalingPolicy,
+    NoopDecision,
+    ResizeDecision,
+    ScalingDecision,
+)
 from ray.train.v2._internal.execution.worker_group.placement_group_handle import PlacementGroupHandle
 from ray.train.v2.api.config import FailureConfig, ScalingConfig
 from ray.train.v2.api.exceptions import WorkerGroupError
@@ -47,11 +52,7 @@ class GoOnFromCheckpoint(DefaultFailurePolicy):
     def make_decision(self, training_failed_error: Any) -> FailureDecision:
         if find_ours(training_failed_error):
             return FailureDecision.RAISE
-        try:
-            reached = last_report(self._storage)
-        except Exception:
-            logger.warning("checkpoints cannot be looked at", exc_info=True)
-            reached = self._reached
+        reached = _reached(self._storage, self._reached)
         if reached != self._reached:
             self._reached, self._worker_group_failures = reached, 0
         decision = super().make_decision(training_failed_error)
@@ -86,9 +87,10 @@ class RoomForTasks(ElasticScalingPolicy):
     and it goes by reservations, which a driver that was killed leaves behind for minutes.
     """
 
-    def __init__(self, scaling_config: ScalingConfig, cpus: float, gpus: float) -> None:
+    def __init__(self, scaling_config: ScalingConfig, cpus: float, gpus: float, storage: Folder) -> None:
         super().__init__(scaling_config)
-        self._size = Size(cpus, gpus)
+        self._size, self._storage = Size(cpus, gpus), storage
+        self._begun_at: dict[str, Any] = {}  # the checkpoint that the group at work began from
         self._at_work: Counter[str] = Counter()  # on each node
         self._most_free: dict[str, Node] = {}  # of each node since the last look: tasks come and go
         self._patient_until: float | None = None
@@ -102,6 +104,7 @@ class RoomForTasks(ElasticScalingPolicy):
         room = self._count_possible_workers({})
         least = self.scaling_config.max_workers if now < self._patient_until else self.scaling_config.min_workers
         if room >= least:
+            self._begun_at = _reached(self._storage, {})
             return self._get_resize_decision(room)
         time.sleep(LOOK_SECONDS)  # the controller asks again at once
         return NoopDecision()
@@ -111,7 +114,14 @@ class RoomForTasks(ElasticScalingPolicy):
         self._patient_until = None
         for name, free in available_resources_per_node().items():
             self._most_free[name] = max(_node(free), self._most_free.get(name, Node(0.0, 0.0)), key=lambda n: n.cpus)
-        return super().make_decision_for_running_worker_group(worker_group_state, worker_group_status)
+        decision = super().make_decision_for_running_worker_group(worker_group_state, worker_group_status)
+        # What is at work is begun anew from its last checkpoint: without one of its own it would get nowhere.
+        if isinstance(decision, ResizeDecision):
+            reached = _reached(self._storage, self._begun_at)
+            if reached == self._begun_at:
+                return NoopDecision()
+            self._begun_at = reached
+        return decision
 
     def _get_reserved_resources(self) -> Any:
         return {}
@@ -128,6 +138,15 @@ class RoomForTasks(ElasticScalingPolicy):
                 room += max(0, min(most, now) - at_work)
         self._most_free = {}
         return min(self.scaling_config.max_workers, room)
+
+
+def _reached(storage: Folder, before: dict[str, Any]) -> dict[str, Any]:
+    """What was reported last; where that cannot be looked at just now, what was known before."""
+    try:
+        return last_report(storage)
+    except Exception:
+        logger.warning("checkpoints cannot be looked at", exc_info=True)
+        return before
 
 
 def _answers(node: Mapping[str, Any]) -> bool:
