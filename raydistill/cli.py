@@ -212,10 +212,9 @@ def demo(output_dir: str, address: str | None, texts: int) -> None:
     from raydistill.stages.demo import prepare_demo, run_demo
     from raydistill.stages.job import Job
 
-    files, config = prepare_demo(output_dir, texts, address)
-    job = Job.prepare(config, ("label", "train"))
     with Chatter() as chatter:
-        run_demo(files, job, chatter)
+        files, config = prepare_demo(output_dir, texts, address)
+        run_demo(files, Job.prepare(config, ("label", "train")), chatter)
 
 
 @cli.command("verify", context_settings={"help_option_names": ["-h", "--help"]})

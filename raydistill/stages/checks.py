@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -136,10 +138,9 @@ def expect_absolute_paths(config: DistillConfig) -> None:
 def expect_same_labelling(then: dict[str, Any], now: dict[str, Any], store: LabelStore) -> None:
     """Raise RunDirError, with what differs, where a store's labels were made otherwise than they would be now."""
     differences = [
-        f"{name} was {shown(then.get(name))}, now {shown(now[name])}"
-        for name in now
-        # Wherever it lies now: its fingerprint is what counts.
-        if then.get(name) != now[name] and name not in TOLD_BY_FINGERPRINT
+        f"{name} was {shown(then.get(name))}, now {shown(value)}"
+        for name, value in _without_place(now).items()
+        if then.get(name) != value
     ]
     if differences:
         commit = then.get("teacher_revision")
@@ -149,3 +150,19 @@ def expect_same_labelling(then: dict[str, Any], now: dict[str, Any], store: Labe
             + (f"go on with --teacher-revision {commit}, " if moved else "")
             + "or start anew with --overwrite-output-dir."
         )
+
+
+def labels_identity(record: dict[str, Any]) -> str:
+    """What the record of a complete store says of its labels: which texts, how often, and what made them, as a hash."""
+    facts = [record["complete"]["id"], _without_place(record["labelling"]), record["scoring"].get("precision")]
+    return hashlib.blake2b(json.dumps(facts, sort_keys=True).encode(), digest_size=16).hexdigest()
+
+
+def store_counts(complete: dict[str, Any]) -> dict[str, int]:
+    """What `run.json` says of a complete store's texts."""
+    return {name: complete[name] for name in ("texts", "distinct", "duplicates", "blanks", "rejected", "pairs")}
+
+
+def _without_place(labelling: dict[str, Any]) -> dict[str, Any]:
+    """What labels are made with, wherever the teacher lies now: its fingerprint is what counts."""
+    return {name: value for name, value in labelling.items() if name not in TOLD_BY_FINGERPRINT}

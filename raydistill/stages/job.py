@@ -23,16 +23,16 @@ from raydistill.quote import Quote
 from raydistill.rejected import REJECTED, most_rejected
 from raydistill.resources import Plan, Request, make_plan
 from raydistill.result import DistillResult
-from raydistill.run_dir import CHECKPOINTS, LOG, RunDir, versions
-from raydistill.specs import StudentSpec, TeacherSpec, Tolerance
+from raydistill.run_dir import LOG, RunDir, versions
+from raydistill.specs import TeacherSpec, Tolerance
 from raydistill.stages.checks import (
     LABEL,
-    TOLD_BY_FINGERPRINT,
     TRAIN,
     Models,
     check_models,
     expect_corpus_elsewhere,
     expect_same_labelling,
+    store_counts,
 )
 from raydistill.stages.summary import describe_plan, describe_quote, describe_work, summary
 
@@ -203,7 +203,7 @@ class Job:
     def _label(self, plan: Plan, console: Console) -> None:
         record = _held_record(self.store, self.run_dir)
         if earlier := self._labelled_before(console):
-            self.run_dir.update(counts=_counts(earlier), labelling=record["labelling"], scoring=record["scoring"])
+            self.run_dir.update(counts=store_counts(earlier), labelling=record["labelling"], scoring=record["scoring"])
             return
         from raydistill.stages.audit import choose_precision
 
@@ -261,93 +261,19 @@ class Job:
         self.seconds[LABEL] = round(progress.seconds, 3)
         stage = dataclasses.asdict(counts) | {"seconds": self.seconds[LABEL], "finished": True}
         borne_out = {"quote": quoted | {"actual_seconds": self.seconds[LABEL]} if foretold else None} if quoted else {}
-        self.run_dir.update(counts=_counts(complete), stages={LABEL: stage}, **borne_out)
+        self.run_dir.update(counts=store_counts(complete), stages={LABEL: stage}, **borne_out)
 
     def _sample(self) -> list[str]:
         return sample_texts(self.files, self.config.text_column, self.config.audit_texts)
 
     def _train(self, plan: Plan, console: Console) -> None:
-        from raydistill.stages.train import train_student
-        from raydistill.training_arguments import checked_arguments
+        from raydistill.stages.train_stage import run_train_stage
 
         spec = self.models.student
         assert spec is not None
-        record = self.store.complete_record()
-        labels, identity = record["complete"], _identity(record)
-        self.run_dir.update(counts=_counts(labels))
-        workers, arguments = plan.train_workers, checked_arguments(self.config.training)
-        least = arguments.per_device_train_batch_size if arguments.dataloader_drop_last else 1
-        if labels["texts"] // workers < least:
-            raise ConfigError(
-                f"there are only {labels['texts']:,} texts for {counted(workers, 'train worker')}, and each needs "
-                f"{least} or more. Use fewer --train-workers or a smaller batch."
-            )
-        folder = self.run_dir.folder
-        if self._trained_before(identity, console):
-            console.say(f"train  done before: {folder.path}")
-        else:
-            workers = self._go_on_or_begin_anew(identity, spec, console) or workers
-            begun = {"labels": identity, "workers": workers, "revision": spec.revision, "finished": False}
-            self.run_dir.update(stages={TRAIN: begun})
-            with console.stage("train", "steps") as progress:
-                student = train_student(
-                    spec,
-                    self.store,
-                    labels["texts"],
-                    plan,
-                    folder,
-                    progress,
-                    begun_with=workers,
-                    tolerance=_tolerance(self.config),
-                )
-            self.run_dir.publish(student.model)
-            self.seconds[TRAIN] = round(progress.seconds, 3)
-            stage = {
-                "finished": True,
-                "updates": student.updates,
-                "seconds": self.seconds[TRAIN],
-                "worker_seconds": student.seconds,
-            }
-            self.run_dir.update(figures=student.figures, stages={TRAIN: self.run_dir.record["stages"][TRAIN] | stage})
-        if not arguments.save_total_limit:
-            folder.delete_tree(CHECKPOINTS)
-
-    @property
-    def _earlier_training(self) -> dict[str, Any]:
-        return self.run_dir.record.get("stages", {}).get(TRAIN, {})
-
-    def _trained_before(self, labels: str, console: Console) -> bool:
-        """Whether the student is there, whole, and was trained on these labels."""
-        if not self._earlier_training.get("finished") or self._earlier_training.get("labels") != labels:
-            return False
-        if damaged := self.run_dir.damaged():
-            console.say(f"train  {self.run_dir.folder.where(damaged)} is damaged or gone: the student is made anew")
-            return False
-        return True
-
-    def _go_on_or_begin_anew(self, labels: str, spec: StudentSpec, console: Console) -> int | None:
-        """Leave the checkpoints that there are only if they are of this training.
-
-        Returns:
-            how many workers it was begun with, on which its updates and schedule depend; None where it begins.
-        """
-        from raydistill.stages.checkpoints import last_report, mend_checkpoints
-
-        earlier, folder = self._earlier_training, self.run_dir.folder
-        if earlier.get("labels") != labels:
-            if earlier.get("finished"):
-                console.say("train  begins anew: the labels have changed")
-            folder.delete_tree(CHECKPOINTS)  # they were trained on other labels
-        elif earlier.get("revision", spec.revision) != spec.revision and folder.has(CHECKPOINTS):
-            console.say(f"train  begins anew: {spec.name_or_path} has changed on the hub")
-            folder.delete_tree(CHECKPOINTS)
-        else:
-            mend_checkpoints(folder, console.say)
-            if folder.has(CHECKPOINTS):
-                if updates := last_report(folder).get("updates"):
-                    console.say(f"train  goes on after {counted(updates, 'update')}")
-                return earlier["workers"]
-        return None
+        seconds = run_train_stage(spec, self.store, self.run_dir, plan, _tolerance(self.config), console)
+        if seconds is not None:
+            self.seconds[TRAIN] = seconds
 
     def _finish(self, console: Console, *, logged: bool) -> DistillResult:
         record = self.run_dir.record
@@ -382,19 +308,8 @@ def _held_record(store: LabelStore, run_dir: RunDir) -> dict[str, Any]:
     return {}
 
 
-def _identity(record: dict[str, Any]) -> str:
-    """Of the labels of a complete store: which texts, how often, and what made them, wherever that lay."""
-    made_with = {name: value for name, value in record["labelling"].items() if name not in TOLD_BY_FINGERPRINT}
-    facts = [record["complete"]["id"], made_with, record["scoring"].get("precision")]
-    return hashlib.blake2b(json.dumps(facts, sort_keys=True).encode(), digest_size=16).hexdigest()
-
-
 def _no_text(config: DistillConfig) -> CorpusError:
     return CorpusError(f"--data-file {config.data_file[0]}: holds no text but blank ones.")
-
-
-def _counts(complete: dict[str, Any]) -> dict[str, int]:
-    return {name: complete[name] for name in ("texts", "distinct", "duplicates", "blanks", "rejected", "pairs")}
 
 
 def _tolerance(config: DistillConfig) -> Tolerance:

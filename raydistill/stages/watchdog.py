@@ -41,15 +41,15 @@ def _watch(
     progress: Progress, stop: Stop, over: threading.Event, stall_seconds: float, most_restarts: int | None
 ) -> None:
     # What came before it is watched does not count: a large store takes its time to be read.
-    moved, since, before = progress.moved_at, time.monotonic(), _restarts(job_actors())
+    stood_since, before = time.monotonic(), _restarts(job_actors())
     while not over.wait(LOOK_SECONDS):
         try:
             actors = job_actors()
         except Exception:  # the cluster is gone, and says so itself
             logger.warning("the cluster's actors cannot be seen", exc_info=True)
             actors = []
-        if progress.moved_at != moved:
-            moved, since, before = progress.moved_at, progress.moved_at, _restarts(actors)
+        if progress.moved_at > stood_since:
+            stood_since, before = progress.moved_at, _restarts(actors)
         died = _restarts(actors) - before
         if most_restarts is not None and died > most_restarts:
             stop.fail(
@@ -60,7 +60,7 @@ def _watch(
                 )
             )
             return
-        if time.monotonic() - since > stall_seconds:
+        if time.monotonic() - stood_since > stall_seconds:
             progress.console.say()
             progress.console.table(
                 [("actor", "state"), *(_described(actor) for actor in actors if actor["State"] != "DEAD")]

@@ -19,7 +19,7 @@ from processes import stop_when
 
 from raydistill import DistillConfig, DistillResult, RaydistillError, distill, label, soft_labels, train
 from raydistill.progress import Console
-from raydistill.stages.job import _identity
+from raydistill.stages.checks import labels_identity
 
 MakeConfig = Callable[..., DistillConfig]
 
@@ -158,9 +158,9 @@ def test_labels_that_another_teacher_has_made_are_others_wherever_it_lies(finish
     same, other = (record | {"labelling": dict(record["labelling"])} for _ in range(2))
     same["labelling"]["teacher"] = "/elsewhere"
     other["labelling"]["teacher_fingerprint"] = "of others"
-    assert _identity(same) == _identity(record) != _identity(other)
+    assert labels_identity(same) == labels_identity(record) != labels_identity(other)
     trained_on = json.loads(Path(finished.output_dir, "run.json").read_text())["stages"]["train"]["labels"]
-    assert trained_on == _identity(record)
+    assert trained_on == labels_identity(record)
 
 
 def test_other_options_in_the_same_directory_are_refused_and_listed(

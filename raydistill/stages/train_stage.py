@@ -1,0 +1,99 @@
+"""The student stage of a run: done before, gone on with or begun anew, and what `run.json` says of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from raydistill.errors import ConfigError, counted
+from raydistill.label_store import LabelStore
+from raydistill.progress import Console
+from raydistill.resources import Plan
+from raydistill.run_dir import CHECKPOINTS, RunDir
+from raydistill.specs import StudentSpec, Tolerance
+from raydistill.stages.checkpoints import last_report, mend_checkpoints
+from raydistill.stages.checks import TRAIN, labels_identity, store_counts
+from raydistill.stages.train import train_student
+from raydistill.training_arguments import checked_arguments
+
+
+def run_train_stage(
+    spec: StudentSpec, store: LabelStore, run_dir: RunDir, plan: Plan, tolerance: Tolerance, console: Console
+) -> float | None:
+    """Train the student from a complete label store into the run's directory, unless it is there already.
+
+    Returns:
+        seconds; None where there was nothing to do.
+
+    Raises:
+        RaydistillError.
+        KeyboardInterrupt: a signal asked for the end.
+    """
+    record = store.complete_record()
+    labels, identity, folder = record["complete"], labels_identity(record), run_dir.folder
+    run_dir.update(counts=store_counts(labels))
+    workers, arguments = plan.train_workers, checked_arguments(spec.training)
+    least = arguments.per_device_train_batch_size if arguments.dataloader_drop_last else 1
+    if labels["texts"] // workers < least:
+        raise ConfigError(
+            f"there are only {labels['texts']:,} texts for {counted(workers, 'train worker')}, and each needs "
+            f"{least} or more. Use fewer --train-workers or a smaller batch."
+        )
+    seconds = None
+    earlier = run_dir.record.get("stages", {}).get(TRAIN, {})
+    if _is_done(earlier, identity, run_dir, console):
+        console.say(f"train  done before: {folder.path}")
+    else:
+        workers = _workers_to_go_on_with(earlier, identity, spec, run_dir, console) or workers
+        begun = {"labels": identity, "workers": workers, "revision": spec.revision, "finished": False}
+        run_dir.update(stages={TRAIN: begun})
+        with console.stage("train", "steps") as progress:
+            student = train_student(
+                spec, store, labels["texts"], plan, folder, progress, begun_with=workers, tolerance=tolerance
+            )
+        run_dir.publish(student.model)
+        seconds = round(progress.seconds, 3)
+        finished = {
+            "finished": True,
+            "updates": student.updates,
+            "seconds": seconds,
+            "worker_seconds": student.seconds,
+        }
+        run_dir.update(figures=student.figures, stages={TRAIN: begun | finished})
+    if not arguments.save_total_limit:
+        folder.delete_tree(CHECKPOINTS)
+    return seconds
+
+
+def _is_done(earlier: dict[str, Any], labels: str, run_dir: RunDir, console: Console) -> bool:
+    """Whether the student is there, whole, and was trained on these labels."""
+    if not earlier.get("finished") or earlier.get("labels") != labels:
+        return False
+    if damaged := run_dir.damaged():
+        console.say(f"train  {run_dir.folder.where(damaged)} is damaged or gone: the student is made anew")
+        return False
+    return True
+
+
+def _workers_to_go_on_with(
+    earlier: dict[str, Any], labels: str, spec: StudentSpec, run_dir: RunDir, console: Console
+) -> int | None:
+    """Leave the checkpoints that there are only if they are of this training.
+
+    Returns:
+        how many workers it was begun with, on which its updates and schedule depend; None where it begins anew.
+    """
+    folder = run_dir.folder
+    if earlier.get("labels") != labels:
+        if earlier.get("finished"):
+            console.say("train  begins anew: the labels have changed")
+        folder.delete_tree(CHECKPOINTS)  # they were trained on other labels
+    elif earlier.get("revision", spec.revision) != spec.revision and folder.has(CHECKPOINTS):
+        console.say(f"train  begins anew: {spec.name_or_path} has changed on the hub")
+        folder.delete_tree(CHECKPOINTS)
+    else:
+        mend_checkpoints(folder, console.say)
+        if folder.has(CHECKPOINTS):
+            if updates := last_report(folder).get("updates"):
+                console.say(f"train  goes on after {counted(updates, 'update')}")
+            return earlier["workers"]
+    return None
