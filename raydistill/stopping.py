@@ -122,7 +122,13 @@ def end_run(fault: Exception) -> None:
 
 
 def _rouse() -> None:
-    """A true signal to the main thread, out of whatever call of the system's it waits in."""
+    """A true signal to the main thread, out of whatever call of the system's it waits in.
+
+    One that it heeds: a script's background job is started with SIGINT ignored.
+    """
     ident = threading.main_thread().ident
     assert ident is not None
-    signal.pthread_kill(ident, signal.SIGINT)
+    for number in SIGNALS:
+        if callable(signal.getsignal(number)):
+            signal.pthread_kill(ident, number)
+            return

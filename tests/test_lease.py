@@ -152,12 +152,15 @@ def test_a_lock_is_renewed_while_it_is_held(folder, monkeypatch):
 
 
 LOSER = """
-import contextlib, sys, time
+import contextlib, signal, sys, time
 from raydistill import lease
 from raydistill.files import Folder
 from raydistill.stopping import orderly_stop
 folder, in_stage, heartbeat, dead = Folder(sys.argv[1]), sys.argv[2] == "in a stage", *map(float, sys.argv[3:])
 lease.HEARTBEAT_SECONDS, lease.DEAD_SECONDS = heartbeat, dead
+in_background = sys.argv[2] == "in a script's background"
+signal.signal(signal.SIGINT, signal.SIG_IGN if in_background else signal.default_int_handler)
+signal.signal(signal.SIGTERM, signal.default_int_handler)  # as the command line does
 with lease.hold(folder, print), orderly_stop(print, grace=30) if in_stage else contextlib.nullcontext():
     print("held", flush=True)
     time.sleep(60)
@@ -175,7 +178,7 @@ def lose(folder, what, *seconds, where="between stages"):
     return said.strip().splitlines()[-1]
 
 
-@pytest.mark.parametrize("where", ["between stages", "in a stage"])
+@pytest.mark.parametrize("where", ["between stages", "in a stage", "in a script's background"])
 def test_a_run_that_has_lost_its_folder_ends_with_an_error(where, folder):
     said = lose(folder, lambda: folder.delete(locks(folder)[0]), 0.05, 60, where=where)
     assert "RunDirError" in said
