@@ -97,8 +97,10 @@ class RunDir:
         self.record = {"quote": earlier["quote"]} if "quote" in earlier else {}
         for name in (CHECKPOINTS, *([] if keep_labels else [LABELS])):
             self.folder.delete_tree(name)
-        published = [name for name in earlier.get("published", []) if isinstance(name, str) and "/" not in name]
-        for name in (*published, LOG, RECORD):  # which says that the others are ours
+        published = earlier.get("published")
+        ours = set(published) if isinstance(published, dict) else set()
+        # Of what lies here: a record may have been tampered with. Itself last: it says that the others are ours.
+        for name in (*(name for name in self.folder.names() if name in ours), LOG, RECORD):
             self.folder.delete(name)
 
     def update(self, **facts: Any) -> None:

@@ -44,7 +44,7 @@ class Stop:
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self._fault:
-            raise self._fault
+            raise KeyboardInterrupt  # nothing else gets out of ray.get; `orderly_stop` says what it was
         if not self.asked and self._grace > 0:
             self._signal, self.asked_at = number, time.time()
             self._say(
@@ -102,8 +102,10 @@ def orderly_stop(say: Callable[[str], None], grace: float) -> Iterator[Stop]:
         stop._install()
     try:
         yield stop
-    except Exception:
-        if stop.asked:  # the cluster may have had the signal too
+    except BaseException as error:
+        if stop._fault:
+            raise stop._fault from error
+        if stop.asked and isinstance(error, Exception):  # the cluster may have had the signal too
             stop.conclude()
         raise
     finally:

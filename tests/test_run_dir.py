@@ -265,6 +265,15 @@ def test_overwriting_removes_an_earlier_run_and_nothing_else(model, tmp_path):
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"run.json", "thesis.tex"}
 
 
+def test_overwriting_removes_nothing_outside_the_folder_whatever_the_record_names(model, tmp_path):
+    run_dir = begun(tmp_path / "out")
+    fill(run_dir, model)
+    (tmp_path / "thesis.tex").write_text("mine")
+    run_dir.update(published={"../thesis.tex": "0", str(tmp_path / "thesis.tex"): "0", "..": "0", ".": "0"})
+    begun(tmp_path / "out", overwrite_output_dir=True)
+    assert (tmp_path / "thesis.tex").read_text() == (tmp_path / "out" / "thesis.tex").read_text() == "mine"
+
+
 def test_overwriting_for_training_keeps_the_labels(model, tmp_path):
     fill(begun(tmp_path / "out"), model)
     begun(tmp_path / "out", ["student"], overwrite_output_dir=True)

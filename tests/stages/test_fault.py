@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import re
@@ -16,10 +17,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import psutil
 import pyarrow as pa
 import pytest
 import ray
 from processes import begin, kill_when, run, stop_when, workers_at
+from ray.util import placement_group, remove_placement_group
 from safetensors.torch import load_file
 
 from raydistill import DistillConfig, label, train
@@ -30,6 +33,7 @@ from raydistill.progress import Console
 from raydistill.resources import Request, make_plan
 from raydistill.specs import TeacherSpec, Tolerance
 from raydistill.stages.cluster import free_nodes
+from raydistill.stages.faults import job_actors
 from raydistill.stages.label import Counts, label_corpus
 from raydistill.stages.teacher_actor import TeacherActor
 
@@ -161,6 +165,34 @@ def test_labelling_that_was_killed_goes_on_and_makes_no_label_again(
     np.testing.assert_allclose(np.stack(found.entailment), np.stack(expected.entailment), atol=1e-5)
 
 
+def test_training_that_stands_still_leaves_nothing_at_work_in_a_ray_that_goes_on(
+    tmp_path: Path, make_config: Callable[..., DistillConfig]
+) -> None:
+    label(make_config(tmp_path))
+    taken: list[Any] = []
+
+    class TakenByOthers(Console):
+        """As soon as there is a plan, others take what it needs."""
+
+        def say(self, text: str = "") -> None:
+            super().say(text)
+            if text.startswith("plan"):
+                taken.append(placement_group([{"CPU": ray.cluster_resources()["CPU"]}]))
+                assert taken[0].wait(10)
+
+    console = TakenByOthers(io.StringIO())
+    with pytest.raises(FaultError, match=r"train: no progress for 6\.0 s"):
+        train(make_config(tmp_path, stall_timeout=0.1), console)
+    assert "TrainController" in console.stream.getvalue()
+    remove_placement_group(taken[0])
+    deadline = time.monotonic() + 20
+    while free_nodes()[0].cpus < ray.cluster_resources()["CPU"] or any(
+        "TrainController" in actor["ActorClassName"] and actor["State"] != "DEAD" for actor in job_actors()
+    ):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
 def test_training_that_is_killed_stopped_and_robbed_of_its_worker_comes_to_the_same_student(
     tmp_path: Path, make_config: Callable[..., DistillConfig]
 ) -> None:
@@ -188,10 +220,23 @@ def test_training_that_is_killed_stopped_and_robbed_of_its_worker_comes_to_the_s
     assert updates() % 100  # a checkpoint beyond those that were due
 
     reached = updates()
-    process = begin(killed, "train", lambda: updates() > reached)
+    ours = {child.pid for child in psutil.Process().children(recursive=True)}
+    killed_as_it_starts: list[psutil.Process] = []
+
+    def goes_on() -> bool:
+        if not killed_as_it_starts:
+            found = [worker for worker in workers_at("RayTrainWorker") if worker.pid not in ours]
+            killed_as_it_starts.extend(found)
+            time.sleep(0.5 * bool(found))  # it has its place in the group, and imports torch
+            for worker in found:
+                worker.kill()
+        return updates() > reached
+
+    process = begin(killed, "train", goes_on)
     for worker in workers_at("RayTrainWorker", process.pid):
         worker.kill()
     said = process.communicate(timeout=120)[1]
+    assert killed_as_it_starts
     assert process.returncode == 0, said
 
     records = [json.loads((tmp_path / name / "run.json").read_text()) for name in ("whole", "killed")]

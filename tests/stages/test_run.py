@@ -18,6 +18,8 @@ import pytest
 from processes import stop_when
 
 from raydistill import DistillConfig, DistillResult, RaydistillError, distill, label, soft_labels, train
+from raydistill.files import Folder
+from raydistill.lease import hold
 from raydistill.progress import Console
 from raydistill.stages.checks import labels_identity
 
@@ -168,6 +170,20 @@ def test_other_options_in_the_same_directory_are_refused_and_listed(
 ) -> None:
     with pytest.raises(RaydistillError, match=r"--temperature was 1.0, now 2.0; --learning-rate was 0.001, now 0.1"):
         distill(make_config(Path(finished.output_dir), save_strategy="epoch", temperature=2.0, learning_rate=0.1))
+
+
+def test_labels_that_another_run_trains_from_are_not_overwritten(
+    finished: DistillResult, tmp_path: Path, make_config: MakeConfig
+) -> None:
+    labels = Path(shutil.copytree(finished.labels, tmp_path / "out" / "labels"))
+    shutil.copy(Path(finished.output_dir, "run.json"), tmp_path / "out")
+    held = sorted(labels.iterdir())
+    with (
+        hold(Folder(str(labels)), print, shared=True),
+        pytest.raises(RaydistillError, match="labels: another run is at work there"),
+    ):
+        label(make_config(tmp_path / "out", overwrite_output_dir=True))
+    assert sorted(labels.iterdir()) == held
 
 
 def test_another_temperature_never_touches_the_teacher(

@@ -1,0 +1,95 @@
+"""The watchdog: what counts as a standstill, and what does not. The cluster's actors are stood in for."""
+
+from __future__ import annotations
+
+import io
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from raydistill.errors import FaultError
+from raydistill.progress import Console, Progress
+from raydistill.stages import watchdog
+from raydistill.stages.watchdog import watched
+from raydistill.stopping import Stop, orderly_stop
+
+
+@pytest.fixture
+def restarts(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How often the one actor was started again: `restarts[0]`."""
+    found = [0]
+    address = {"IPAddress": "10.0.0.7"}
+
+    def actors() -> list[dict[str, Any]]:
+        state = {"NumRestarts": found[0], "State": "ALIVE", "ActorClassName": "TeacherActor"}
+        return [{**state, "Pid": 77, "Address": address}]
+
+    monkeypatch.setattr(watchdog, "job_actors", actors)
+    monkeypatch.setattr(watchdog, "LOOK_SECONDS", 0.02)
+    return found
+
+
+@pytest.fixture
+def progress() -> Iterator[Progress]:
+    console = Console(io.StringIO())
+    with console.stage("label", "texts", 100) as progress:
+        yield progress
+
+
+def wait(seconds: float, each: Callable[[], None] = lambda: None) -> None:
+    """Let time pass, and do something every now and then."""
+    over = time.monotonic() + seconds
+    while time.monotonic() < over:
+        each()
+        time.sleep(0.02)
+
+
+def test_what_came_before_a_stage_is_watched_does_not_count(restarts: list[int], progress: Progress) -> None:
+    progress.moved_at -= 3600  # a large store takes its time to be read
+    restarts[0] = 99
+    with orderly_stop(print, 0) as stop, watched(progress, stop, stall_seconds=30, most_restarts=1):
+        wait(0.5)
+
+
+def test_a_standstill_ends_the_stage_with_where_its_actors_are(restarts: list[int], progress: Progress) -> None:
+    began = time.monotonic()
+    with (
+        pytest.raises(FaultError, match=r"label: no progress for 0.5 s.*--stall-timeout"),
+        orderly_stop(print, 0) as stop,
+        watched(progress, stop, stall_seconds=0.5),
+    ):
+        wait(20)
+    assert time.monotonic() - began < 10
+    assert "alive, process 77 on 10.0.0.7" in progress.console.stream.getvalue()  # type: ignore[attr-defined]
+
+
+def test_what_gets_on_is_no_standstill_whatever_it_counts(restarts: list[int], progress: Progress) -> None:
+    stop = Stop(print, 0)
+    with watched(progress, stop, stall_seconds=0.5):
+        wait(1.0, progress.touch)
+        done = iter(range(1000))
+        wait(1.0, lambda: progress.update(next(done)))
+    assert stop._fault is None
+
+
+def test_actors_may_die_as_often_as_the_stage_gets_on_between(restarts: list[int], progress: Progress) -> None:
+    def die_and_get_on() -> None:
+        restarts[0] += 1
+        progress.touch()
+        time.sleep(0.1)
+
+    with orderly_stop(print, 0) as stop, watched(progress, stop, stall_seconds=30, most_restarts=3):
+        wait(1.5, die_and_get_on)
+    assert restarts[0] > 4
+
+    def die() -> None:
+        restarts[0] += 1
+
+    with (
+        pytest.raises(FaultError, match=r"actors died \d+ times and nothing got done"),
+        orderly_stop(print, 0) as stop,
+        watched(progress, stop, stall_seconds=30, most_restarts=3),
+    ):
+        wait(20, die)
