@@ -9,7 +9,7 @@ import re
 import shutil
 import signal
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +24,7 @@ from raydistill.progress import Console
 from raydistill.stages.checks import labels_identity
 
 MakeConfig = Callable[..., DistillConfig]
+MODELS = {"teacher_name_or_path": "teacher", "student_name_or_path": "./student"}  # beside the run of `finished`
 
 
 @pytest.fixture(scope="module")
@@ -33,8 +34,26 @@ def told() -> Console:
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory, make_config: MakeConfig, told: Console) -> DistillResult:
-    return distill(make_config(tmp_path_factory.mktemp("run") / "out", save_strategy="epoch"), told)
+def finished_config(
+    tmp_path_factory: pytest.TempPathFactory, make_config: MakeConfig, tiny_teacher_dir: Path, tiny_student_dir: Path
+) -> Iterator[DistillConfig]:
+    """Every folder in it is named from where this process is; workers are elsewhere."""
+    folder = tmp_path_factory.mktemp("run")
+    shutil.copytree(tiny_teacher_dir, folder / "teacher")
+    shutil.copytree(tiny_student_dir, folder / "student")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        yield make_config(Path("out"), save_strategy="epoch", **MODELS)
+
+
+@pytest.fixture(scope="module")
+def finished(finished_config: DistillConfig, told: Console) -> DistillResult:
+    return distill(finished_config, told)
+
+
+def test_folders_may_be_named_from_where_one_is(finished: DistillResult) -> None:
+    assert finished.output_dir == str(Path("out").absolute())
+    assert finished.labels == str(Path("out/labels").absolute())
 
 
 def store_of(folder: Path | str) -> pd.DataFrame:
@@ -126,33 +145,18 @@ def test_run_json_and_the_summary_say_where_trainings_time_went(finished: Distil
 
 
 def test_the_same_command_again_makes_nothing_anew(
-    finished: DistillResult, make_config: MakeConfig, console: Console
+    finished: DistillResult, finished_config: DistillConfig, console: Console
 ) -> None:
     before = {
         p: p.stat().st_mtime_ns for p in Path(finished.output_dir).rglob("*") if p.name != "run.json" and p.is_file()
     }
-    again = distill(make_config(Path(finished.output_dir), save_strategy="epoch"), console)
+    again = distill(finished_config, console)
     after = {
         p: p.stat().st_mtime_ns for p in Path(finished.output_dir).rglob("*") if p.name != "run.json" and p.is_file()
     }
     assert after == before
     assert again.figures == finished.figures
     assert console.stream.getvalue().count("done before") == 2
-
-
-def test_training_that_was_begun_on_another_commit_of_the_student_begins_anew(
-    finished: DistillResult, tmp_path: Path, make_config: MakeConfig, console: Console
-) -> None:
-    folder = Path(shutil.copytree(finished.output_dir, tmp_path / "out"))
-    record = json.loads((folder / "run.json").read_text())
-    record["stages"]["train"] |= {"finished": False, "revision": "0" * 40}
-    (folder / "run.json").write_text(json.dumps(record))
-    (folder / "checkpoints").mkdir()
-    (folder / "checkpoints" / "of the other").touch()
-    train(make_config(folder, save_strategy="epoch"), console)
-    assert "begins anew" in console.stream.getvalue()
-    assert not (folder / "checkpoints").exists()
-    assert json.loads((folder / "run.json").read_text())["stages"]["train"]["revision"] is None
 
 
 def test_labels_that_another_teacher_has_made_are_others_wherever_it_lies(finished: DistillResult) -> None:
@@ -169,7 +173,7 @@ def test_other_options_in_the_same_directory_are_refused_and_listed(
     finished: DistillResult, make_config: MakeConfig
 ) -> None:
     with pytest.raises(RaydistillError, match=r"--temperature was 1.0, now 2.0; --learning-rate was 0.001, now 0.1"):
-        distill(make_config(Path(finished.output_dir), save_strategy="epoch", temperature=2.0, learning_rate=0.1))
+        distill(make_config(Path("out"), save_strategy="epoch", **MODELS, temperature=2.0, learning_rate=0.1))
 
 
 def test_labels_that_another_run_trains_from_are_not_overwritten(
@@ -184,32 +188,6 @@ def test_labels_that_another_run_trains_from_are_not_overwritten(
     ):
         label(make_config(tmp_path / "out", overwrite_output_dir=True))
     assert sorted(labels.iterdir()) == held
-
-
-def test_another_temperature_never_touches_the_teacher(
-    tmp_path: Path, make_config: MakeConfig, finished: DistillResult
-) -> None:
-    config = make_config(
-        tmp_path, labels=finished.labels, temperature=2.0, data_file=None, teacher_name_or_path="/gone", max_steps=1
-    )
-    assert train(config).figures["loss"] > 0
-    assert not (tmp_path / "labels").exists()
-
-
-def test_model_folders_may_be_named_relatively(
-    tmp_path: Path, make_config: MakeConfig, tiny_teacher_dir: Path, tiny_student_dir: Path, monkeypatch
-) -> None:
-    shutil.copytree(tiny_teacher_dir, tmp_path / "teacher")
-    shutil.copytree(tiny_student_dir, tmp_path / "student")
-    monkeypatch.chdir(tmp_path)  # workers stay where they are
-    models = {"teacher_name_or_path": "teacher", "student_name_or_path": "./student"}
-    labelled = label(make_config(Path("out"), **models))
-    assert labelled.labels == str(tmp_path / "out" / "labels")
-    result = train(make_config(Path("again"), labels="out/labels", num_train_epochs=1, **models))
-    assert result.output_dir == str(tmp_path / "again")
-    assert (tmp_path / "again" / "model.safetensors").is_file()
-    updates = json.loads((tmp_path / "again" / "run.json").read_text())["stages"]["train"]["updates"]
-    assert updates == math.ceil(labelled.counts["texts"] / 16)
 
 
 def test_training_that_was_stopped_goes_on_with_other_workers_and_makes_as_many_updates(
@@ -228,16 +206,50 @@ def test_training_that_was_stopped_goes_on_with_other_workers_and_makes_as_many_
     assert updates == 60 * math.ceil(corpus_counts.texts / 16)
 
 
+@pytest.fixture(scope="module")
+def other_student(
+    finished: DistillResult, tmp_path_factory: pytest.TempPathFactory, make_config: MakeConfig
+) -> tuple[DistillResult, str]:
+    """A multi-label student of the same labels, which a run on another commit of the model had begun; what was said.
+
+    The teacher is gone.
+    """
+    folder = Path(shutil.copytree(finished.output_dir, tmp_path_factory.mktemp("other") / "out"))
+    shutil.rmtree(folder / "labels")
+    options = {"teacher_name_or_path": "/gone", "data_file": None, "multi_label": True, "temperature": 2.0}
+    record = json.loads((folder / "run.json").read_text())
+    record["stages"]["train"] |= {"finished": False, "revision": "0" * 40}
+    del record["made_with"]["student"]
+    (folder / "run.json").write_text(json.dumps(record))
+    (folder / "checkpoints").mkdir()
+    (folder / "checkpoints" / "of the other").touch()
+    console = Console(io.StringIO())
+    result = train(make_config(folder, labels="out/labels", save_strategy="epoch", **options), console)
+    return result, console.stream.getvalue()  # type: ignore[attr-defined]
+
+
+def test_another_student_of_the_same_labels_never_touches_the_teacher(other_student: tuple[DistillResult, str]) -> None:
+    assert other_student[0].figures["loss"] > 0
+    assert not Path(other_student[0].output_dir, "labels").exists()
+
+
+def test_training_that_was_begun_on_another_commit_of_the_student_begins_anew(
+    other_student: tuple[DistillResult, str],
+) -> None:
+    result, said = other_student
+    assert "has changed on the hub" in said
+    assert not Path(result.output_dir, "checkpoints").exists()
+    assert json.loads(Path(result.output_dir, "run.json").read_text())["stages"]["train"]["revision"] is None
+
+
 def test_multi_label_student_learns_each_class_by_itself(
-    tmp_path: Path, make_config: MakeConfig, finished: DistillResult
+    finished: DistillResult, other_student: tuple[DistillResult, str]
 ) -> None:
     from transformers import pipeline
 
     from raydistill.student import load_trained_student, predict
 
-    store = store_of(finished.output_dir)
-    config = make_config(tmp_path / "out", labels=finished.labels, multi_label=True, temperature=2.0)
-    result = train(config)
+    store, (result, _) = store_of(finished.output_dir), other_student
     wanted = soft_labels(np.stack(store.entailment), np.stack(store.contradiction), temperature=2.0, multi_label=True)
     model, tokenizer = load_trained_student(result.output_dir)
     assert model.config.problem_type == "multi_label_classification"

@@ -1,7 +1,8 @@
-"""`raydistill verify`: a good run passes every check, and each kind of damage fails the check that is for it."""
+"""A run that is damaged: `raydistill verify` says what is, and the same command mends what a power cut may tear."""
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 from collections.abc import Callable
@@ -9,26 +10,53 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from safetensors.torch import load_file
 
 from raydistill import DistillConfig, distill
 from raydistill.cli import main
+from raydistill.errors import DamagedError, RunDirError
+from raydistill.label_store import PLAN, LabelStore
+from raydistill.progress import Console
+from raydistill.verify import verify_run
 
 CHECKS = ["record", "files", "rows", "counts", "corpus", "teacher", "student"]
+TEXTS, TWICE, BLANKS = 400, 20, 5
+Rerun = Callable[[Path], str]
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory, make_config: Callable[..., DistillConfig]) -> Path:
-    folder = tmp_path_factory.mktemp("verify") / "out"
-    distill(make_config(folder, num_train_epochs=1))
-    return folder
+def options(tmp_path_factory: pytest.TempPathFactory) -> dict:
+    """A corpus of several label parts, and a training that keeps checkpoints, on one thread."""
+    corpus = tmp_path_factory.mktemp("corpus") / "corpus.txt"
+    texts = [f"text {i} {'again and ' * 40}once\n" for i in range(TEXTS)]
+    corpus.write_text("".join([*texts, *texts[:TWICE], *["\n"] * BLANKS]))
+    return {
+        "data_file": str(corpus),
+        "block_seconds": 0.01,
+        "cpus_per_train_worker": 1.0,
+        "num_train_epochs": 1,
+        "save_steps": 10,
+        "save_total_limit": 2,
+    }
+
+
+@pytest.fixture(scope="module")
+def undisturbed(
+    tmp_path_factory: pytest.TempPathFactory, make_config: Callable[..., DistillConfig], options: dict
+) -> Path:
+    out = tmp_path_factory.mktemp("undisturbed") / "out"
+    distill(make_config(out, **options), Console(io.StringIO()))
+    return out
 
 
 @pytest.fixture
-def copied(finished: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(finished, tmp_path / "out"))
+def copied(tmp_path: Path, undisturbed: Path) -> Path:
+    """A copy of the run, to be damaged."""
+    return shutil.copytree(undisturbed, tmp_path / "out")
 
 
 @pytest.fixture
@@ -54,20 +82,20 @@ def failed(checks: dict[str, dict[str, Any]]) -> list[str]:
     return [name for name, check in checks.items() if check["passed"] is False]
 
 
-def test_a_good_run_passes_every_check(finished: Path, capfd: pytest.CaptureFixture[str], corpus_counts: Any) -> None:
-    assert main(["verify", str(finished)]) == 0
+def test_a_good_run_passes_every_check(undisturbed: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["verify", str(undisturbed)]) == 0
     lines = capfd.readouterr().out.splitlines()
     assert [line.split()[:2] for line in lines] == [["ok", name] for name in CHECKS]
-    texts, blanks = corpus_counts.texts, corpus_counts.blanks
-    assert f"{texts} texts = {texts} labelled + 0 rejected, and {blanks} blank ones dropped" in lines[4]
+    texts = TEXTS + TWICE
+    assert f"{texts} texts = {texts} labelled + 0 rejected, and {BLANKS} blank ones dropped" in lines[4]
     assert "32 texts scored again by" in lines[5]
 
 
-def test_a_sample_of_none_and_of_all(finished: Path, verified: Callable[..., Any], corpus_counts: Any) -> None:
-    code, checks = verified(finished)
+def test_a_sample_of_none_and_of_all(undisturbed: Path, verified: Callable[..., Any]) -> None:
+    code, checks = verified(undisturbed)
     assert (code, list(checks), checks["teacher"]["passed"]) == (0, CHECKS, None)
-    _, checks = verified(finished, "1")
-    assert f"{corpus_counts.distinct} texts scored again" in checks["teacher"]["found"]
+    _, checks = verified(undisturbed, "1")
+    assert f"{TEXTS} texts scored again" in checks["teacher"]["found"]
 
 
 def test_one_flipped_bit_is_found(copied: Path, verified: Callable[..., Any]) -> None:
@@ -116,7 +144,7 @@ def test_logits_that_are_not_the_teachers_are_found(
         return table.set_column(3, "entailment", pa.array(list(logits), pa.list_(pa.float32())))
 
     rewritten(copied, spoil)
-    code, checks = verified(copied, "1")
+    code, checks = verified(copied, "0.2")
     assert code == 1
     assert check in failed(checks)
 
@@ -178,3 +206,103 @@ def test_what_is_no_run_is_one_line(tmp_path: Path, capfd: pytest.CaptureFixture
     assert capfd.readouterr().err.startswith(f"Error: {tmp_path}: holds no run.json")
     assert main(["verify", str(tmp_path), "--sample", "2"]) == 2
     assert "--sample 2 must be a share" in capfd.readouterr().err
+
+
+# What the same command mends
+
+
+def truncate(path: Path) -> None:
+    """Half of it is gone."""
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def blot(path: Path) -> None:
+    """Its middle is zeros: the size is what it was."""
+    content = bytearray(path.read_bytes())
+    third = len(content) // 3
+    content[third : 2 * third] = bytes(third)
+    path.write_bytes(content)
+
+
+def empty(path: Path) -> None:
+    """Nothing has reached the disk but its name."""
+    path.write_bytes(b"")
+
+
+@pytest.fixture
+def rerun(make_config: Callable[..., DistillConfig], options: dict, undisturbed: Path) -> Rerun:
+    """Runs the same command again, expects all to be as in the undisturbed run, and tells what was said."""
+
+    def rerun(out: Path) -> str:
+        console = Console(io.StringIO())
+        distill(make_config(out, **options), console)
+        assert [(check.name, check.found) for check in verify_run(str(out), 1.0) if not check.passed] == []
+        expected, found = (
+            pd.read_parquet(folder / "labels").groupby("text").agg({"occurrences": "sum", "entailment": "first"})
+            for folder in (undisturbed, out)
+        )
+        assert found.occurrences.equals(expected.occurrences)
+        np.testing.assert_allclose(np.stack(found.entailment), np.stack(expected.entailment), atol=1e-5)
+        weights, expected_weights = (load_file(folder / "model.safetensors") for folder in (out, undisturbed))
+        for name, tensor in expected_weights.items():
+            assert np.allclose(weights[name].numpy(), tensor.numpy(), atol=1e-4), name
+        return console.stream.getvalue()  # type: ignore[attr-defined]
+
+    return rerun
+
+
+def test_labels_and_their_record(copied: Path, rerun: Rerun) -> None:
+    labels = copied / "labels"
+    parts = sorted(labels.glob("*.parquet"))
+    assert len(parts) > 5
+    for part, tear in zip(parts, (truncate, blot, empty), strict=False):
+        tear(part)
+    empty(labels / f"{PLAN}{parts[3].name}.json")
+    empty(labels / "_labels.json")
+    store = LabelStore(str(labels))
+    assert store.damaged_parts() == [part.name for part in parts[:3]]
+    with pytest.raises(DamagedError, match=r"_labels\.json is damaged"):
+        store.complete_record()
+    said = rerun(copied)
+    for part in parts[:3]:
+        assert f"{part} is damaged: its labels are made anew" in said
+    assert not set(labels.glob("*.json")) - {labels / "_labels.json"}
+    assert "train  done before" in said
+
+
+def test_without_their_record_labels_are_still_those_of_their_classes(
+    copied: Path, make_config: Callable[..., DistillConfig], options: dict, tmp_path: Path
+) -> None:
+    (copied / "labels" / "_labels.json").unlink()
+    classes = tmp_path / "others.txt"
+    classes.write_text("one\ntwo\nthree\nfour\nfive\n")
+    record = json.loads((copied / "run.json").read_text())
+    record["options"]["class_names_file"] = record["made_with"]["labels"]["class_names_file"] = str(classes)
+    (copied / "run.json").write_text(json.dumps(record))
+    with pytest.raises(RunDirError, match="class_names was"):
+        distill(make_config(copied, **options, class_names_file=str(classes)), Console(io.StringIO()))
+
+
+def test_the_record_of_the_run(copied: Path, rerun: Rerun) -> None:
+    empty(copied / "run.json")
+    said = rerun(copied)
+    assert "run.json is damaged: it is written anew" in said
+    assert "label  done before" in said
+    assert "train  done before" not in said
+
+
+def test_checkpoints_and_the_list_of_them(copied: Path, rerun: Rerun) -> None:
+    empty(copied / "config.json")
+    empty(copied / "checkpoints" / "checkpoint_manager_snapshot.json")
+    checkpoints = sorted((copied / "checkpoints").glob("checkpoint_*/"))
+    of_trainer = [folder for folder in checkpoints if (folder / "trainer").is_dir()]
+    assert len(of_trainer) == 2
+    assert len(checkpoints) > 2
+    for folder, tear in zip(reversed(checkpoints), (truncate, blot, empty), strict=False):
+        if folder != of_trainer[0]:
+            tear(next(folder.rglob("*.safetensors")))
+    said = rerun(copied)
+    assert f"{copied}/config.json is damaged or gone: the student is made anew" in said
+    removed = [folder for folder in checkpoints if f"{folder} is not whole: removed" in said]
+    assert removed == checkpoints[1:]
+    assert "train  goes on after 20 updates" in said
