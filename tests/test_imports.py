@@ -97,6 +97,14 @@ def loaded_by(code):
     return done.stdout
 
 
+def test_what_ray_trains_controller_and_the_data_tasks_read_loads_no_torch():
+    modules = ("board", "checkpoints", "ingest", "label", "label_rows", "process_group", "train_policies", "train_task")
+    printed = loaded_by(f"import {', '.join(f'raydistill.stages.{module}' for module in modules)}")
+    assert "ray" in printed
+    assert "torch" not in printed
+    assert "transformers" not in printed
+
+
 def test_importing_the_package_loads_nothing_heavy():
     assert "loaded: []" in loaded_by("import raydistill; raydistill.__version__; raydistill.DistillConfig")
 

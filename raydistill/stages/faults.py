@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,10 +12,13 @@ import ray
 import ray.exceptions
 from ray._private.state import state  # no public call tells of actors without a dashboard
 from ray._private.worker import global_worker
+from ray.core.generated.gcs_pb2 import PlacementGroupTableData  # type: ignore[attr-defined]
+from ray.util.placement_group import PlacementGroup, remove_placement_group
 
 from raydistill.errors import FaultError, RaydistillError, RunDirError, first_line
 from raydistill.files import disk_refusal
 
+END_SECONDS = 10.0
 logger = logging.getLogger(__name__)
 
 DEATHS = (
@@ -120,3 +124,16 @@ def no_actor_left(name: str) -> Iterator[None]:
                 # As ray.kill, which wants a handle.
                 worker.core_worker.kill_actor(ray.ActorID(bytes.fromhex(actor)), True)
         raise
+
+
+def end_actor(actor: Any) -> None:
+    """Kill an actor, and give back what it has reserved for others: Ray keeps that for it until the job's end."""
+    ray.kill(actor)
+    name = actor._actor_id.hex()
+    deadline = time.monotonic() + END_SECONDS  # until then it may reserve more
+    while state.actor_table(name, None)["State"] != "DEAD" and time.monotonic() < deadline:
+        time.sleep(0.05)
+    for content in state._connect_and_get_accessor().get_placement_group_table():
+        group = PlacementGroupTableData.FromString(content)
+        if group.creator_actor_id.hex() == name:
+            remove_placement_group(PlacementGroup(ray.PlacementGroupID(group.placement_group_id)))

@@ -24,7 +24,7 @@ from raydistill.run_dir import CHECKPOINTS, MODEL, RESULT
 from raydistill.specs import StudentSpec, Tolerance
 from raydistill.stages.board import followed_board
 from raydistill.stages.cluster import data_settings, ends_with_run
-from raydistill.stages.faults import our_errors
+from raydistill.stages.faults import end_actor, our_errors
 from raydistill.stages.label_rows import EvenOrWhole, label_rows
 from raydistill.stages.process_group import ProcessGroup
 from raydistill.stages.train_policies import GoOnFromCheckpoint, KnowGroup, RoomForTasks
@@ -122,7 +122,7 @@ def train_student(
         except BaseException:
             if trainer.controller is not None:  # a verdict on the stage reaches this process alone
                 with contextlib.suppress(Exception):  # the cluster may be gone
-                    ray.kill(trainer.controller)
+                    end_actor(trainer.controller)
             raise
         stop.conclude()
     assert result.checkpoint is not None
@@ -153,7 +153,7 @@ def _make_trainer(task: TrainTask, store: LabelStore, plan: Plan, max_failures: 
         work,
         train_loop_config={"task": task},
         scaling_config=scaling,
-        torch_config=ProcessGroup(backend="nccl" if task.use_gpu else "gloo"),
+        torch_config=ProcessGroup("nccl" if task.use_gpu else "gloo"),  # type: ignore[arg-type]
         datasets={
             "train": partial(label_rows, store, task.rows, plan, seed=data_seed(arguments), storage=storage),
             "evaluation": partial(label_rows, store, task.rows, plan),

@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import ray.train
+import ray.train.torch
 import torch
 import torch.distributed as dist
 from ray.train import Checkpoint
@@ -47,6 +48,8 @@ def train_worker(task: TrainTask, watch: Stopwatch) -> None:
     context = ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
     torch.set_num_threads(task.threads)
+    if task.use_gpu:
+        torch.cuda.set_device(ray.train.torch.get_device())
     if rank == 0:
         remove_unlisted(task.storage)
     with tempfile.TemporaryDirectory() as folder, _downloaded(ray.train.get_checkpoint()) as checkpoint:
