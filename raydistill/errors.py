@@ -49,6 +49,10 @@ class FaultError(RaydistillError):
     """The machines failed more often, or for longer, than the run may bear."""
 
 
+class DeviceLostError(Exception):
+    """A GPU answers no more: nothing is to be had of it until a new process has it."""
+
+
 def first_line(error: Exception) -> str:
     """What a library's error says in its first line, without the full stop and without secrets."""
     reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)

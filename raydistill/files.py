@@ -25,7 +25,7 @@ import pyarrow.fs as pafs
 from raydistill.errors import RunDirError, first_line
 from raydistill.paths import is_uri, open_path
 
-FULL, READ_ONLY = (errno.ENOSPC, errno.EDQUOT), (errno.EROFS,)
+FULL, REFUSED = (errno.ENOSPC, errno.EDQUOT), (errno.EROFS, errno.EACCES)
 OS_ERROR = re.compile(r"\b(?:os error|errno)[ :]+(\d+)", re.IGNORECASE)  # as libraries in Rust and C++ quote it
 
 
@@ -276,11 +276,11 @@ def refusals(where: str, fault: str, *, but: type[OSError] | tuple[()] = ()) -> 
 
 
 def disk_refusal(error: BaseException) -> RunDirError | None:
-    """What a disk that is full, or read-only, says through a library; None for any other error."""
+    """What a disk that is full, or may not be written, says through a library; None for any other error."""
     number = error.errno if isinstance(error, OSError) else None
     if number is None and (said := OS_ERROR.search(str(error))):
         number = int(said[1])
-    if number not in FULL + READ_ONLY:
+    if number not in FULL + REFUSED:
         return None
     named = error.filename if isinstance(error, OSError) else None
     where = named or f"the output directory, {tempfile.gettempdir()}, /dev/shm or a cache of a node"

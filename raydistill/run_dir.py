@@ -95,6 +95,8 @@ class RunDir:
         except (FileNotFoundError, ValueError):
             earlier = {}
         self.record = {"quote": earlier["quote"]} if "quote" in earlier else {}
+        if keep_labels and self.folder.has(LABELS):
+            self.record |= _of_labels(earlier)
         for name in (CHECKPOINTS, *([] if keep_labels else [LABELS])):
             self.folder.delete_tree(name)
         published = earlier.get("published")
@@ -175,14 +177,14 @@ class RunDir:
 def damaged_file(folder: Folder, published: Any) -> str | None:
     """Which of the files that were put into a folder is gone or is not what was written; None if none is.
 
-    What is JSON may have been changed by its owner, and need only be such.
+    A config may have been changed by its owner, and need only be JSON.
 
     Args:
         published: their checksums by name; all else tells nothing.
     """
     for name, digest in published.items() if isinstance(published, dict) else ():
         try:
-            if name.endswith(".json"):
+            if name.endswith("config.json"):
                 json.loads(folder.read(name))
             elif folder.digest(name) != digest:
                 return name
@@ -207,6 +209,15 @@ def _holds_labels(folder: Folder) -> bool:
     """Whether there is a label store that knows how it was made. Raises RunDirError where that is damaged."""
     labels = folder.child(LABELS)
     return labels.is_there() and LabelStore(labels.path).record() is not None
+
+
+def _of_labels(record: dict[str, Any]) -> dict[str, Any]:
+    """What `run.json` says of the labels alone."""
+    kept: dict[str, Any] = {name: record[name] for name in ("labelling", "scoring", "counts") if name in record}
+    for table, entry in (("made_with", LABELS_PRODUCT), ("stages", "label")):
+        if isinstance(record.get(table), dict) and entry in record[table]:
+            kept[table] = {entry: record[table][entry]}
+    return kept
 
 
 def _differences(config: DistillConfig, product: str, record: dict[str, Any]) -> list[str]:

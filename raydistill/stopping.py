@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import signal
 import threading
 import time
@@ -10,6 +11,7 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
 
+logger = logging.getLogger(__name__)
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _stage: Stop | None = None  # the main thread's, while it is in one
 
@@ -66,7 +68,8 @@ class Stop:
         global _stage
         _stage = self
         for number in SIGNALS:
-            self._before[number] = signal.signal(number, self._handle)
+            if signal.getsignal(number) != signal.SIG_IGN:  # as SIGINT is in a script's background
+                self._before[number] = signal.signal(number, self._handle)
 
     def _remove(self) -> None:
         global _stage
@@ -106,6 +109,7 @@ def orderly_stop(say: Callable[[str], None], grace: float) -> Iterator[Stop]:
         if stop._fault:
             raise stop._fault from error
         if stop.asked and isinstance(error, Exception):  # the cluster may have had the signal too
+            logger.warning("while it was stopped", exc_info=True)
             stop.conclude()
         raise
     finally:

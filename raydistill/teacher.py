@@ -16,7 +16,7 @@ import torch
 from raydistill.engines.budget import measured_budget
 from raydistill.engines.engine import Engine, Inputs, PendingLogits, engine_name
 from raydistill.engines.load import load_engine
-from raydistill.errors import ModelError
+from raydistill.errors import ModelError, first_line
 from raydistill.pairs import Ints, PairEncoder, TokenizedTexts, budget_batches
 from raydistill.pretrained import (
     ensure_pad_token,
@@ -98,7 +98,9 @@ class Teacher:
 
         Raises:
             FloatingPointError: a logit is not finite; `args[1]` is the index of the text.
-            Exception: what the tokenizer raises for a text, or the engine where its memory does not hold a single pair.
+            Exception: what the tokenizer raises for a text, or the engine for a single pair, as where the memory does
+                not hold it.
+            DeviceLostError: see `Engine.recover`.
         """
         entailment, contradiction, faults = self.score_some(texts, effort if effort is not None else Effort())
         if faults:
@@ -170,14 +172,16 @@ class Teacher:
         effort: Effort,
         faults: dict[int, Exception],
     ) -> Ints:
-        """Fill in the logits of pairs; what is left when the memory ran out is returned, with the budget halved.
+        """Fill in the logits of pairs; what is left when a batch failed is returned, with the budget halved.
 
-        A pair that alone is too much for the memory makes a fault of its text, whose other pairs are left out.
+        Most fail because the memory runs out, some for a text in them: a pair that fails alone makes a fault of its
+        text, whose other pairs are left out.
         """
         num_classes = len(self.encoder.hypotheses)
-        done, too_large = 0, None
-        batches = list(budget_batches(lengths[waiting], self.token_budget))
+        done, fault = 0, None
+        batches = [waiting[batch] for batch in budget_batches(lengths[waiting], self.token_budget)]
         pending: deque[tuple[Ints, PendingLogits]] = deque()
+        failed: list[Ints] = []
 
         def collect() -> None:
             pairs, found = pending[0]
@@ -185,8 +189,7 @@ class Teacher:
             pending.popleft()
 
         try:
-            for batch in batches:
-                pairs = waiting[batch]
+            for pairs in batches:
                 inputs = self.encoder.encode(tokenized, pairs // num_classes, pairs % num_classes)
                 pending.append((pairs, self.engine.start(inputs)))
                 effort.pairs += len(pairs)
@@ -195,20 +198,27 @@ class Teacher:
                 done += 1
                 if len(pending) > self.engine.ahead:
                     collect()
-        except self.engine.memory_error as error:
-            too_large = error.with_traceback(None)  # which would keep the activations alive
+        except Exception as error:
+            if not isinstance(error, self.engine.memory_error):
+                logger.warning("a batch failed", exc_info=True)
+            fault = error.with_traceback(None)  # which would keep the activations alive
         while pending:
-            collect()
-        if too_large is None:
+            try:
+                collect()
+            except Exception as error:  # a GPU says so when it is asked for the logits
+                fault = error.with_traceback(None)
+                failed.append(pending.popleft()[0])
+        failed += batches[done:]
+        if fault is None or not failed:
             return waiting[:0]
-        self.engine.release_memory()
-        left = waiting[np.concatenate(batches[done:])]
-        if len(batches[done]) == 1:
+        self.engine.recover()
+        left = np.concatenate(failed)
+        if len(failed[0]) == 1:
             text = int(left[0]) // num_classes
-            faults[text] = too_large
+            faults[text] = fault
             return left[left // num_classes != text]
         self.token_budget = max(1, self.token_budget // 2)
-        logger.warning("the memory ran out: %d tokens a batch from here on", self.token_budget)
+        logger.warning("a batch failed (%s): %d tokens a batch from here on", first_line(fault), self.token_budget)
         return left
 
 

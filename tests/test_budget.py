@@ -32,7 +32,7 @@ class Timed:
         time.sleep(self.each_batch + tokens * self.each_token)
         return np.zeros((1, 3), dtype=np.float32)
 
-    def release_memory(self) -> None:
+    def recover(self) -> None:
         self.released += 1
 
 

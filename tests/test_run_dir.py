@@ -281,6 +281,20 @@ def test_overwriting_for_training_keeps_the_labels(model, tmp_path):
     assert (tmp_path / "out" / "labels" / "part.parquet").read_text() == "x"
 
 
+def test_overwriting_for_training_keeps_what_is_known_of_the_labels(tmp_path):
+    facts = {"labelling": {"teacher": "t"}, "scoring": {"precision": "fp32"}, "counts": {"texts": 3}}
+    run_dir = begun(tmp_path)
+    run_dir.update(stages={"label": {"finished": True}, "train": {"finished": True}}, figures={"loss": 1}, **facts)
+    (tmp_path / "labels").mkdir()
+    begun(tmp_path, ["student"], overwrite_output_dir=True, temperature=2)
+    record = record_of(tmp_path)
+    assert {name: record[name] for name in facts} == facts
+    assert record["stages"] == {"label": {"finished": True}}
+    assert record["made_with"]["labels"]["data_file"] == ["corpus.txt"]
+    assert "figures" not in record
+    assert "--data-file was corpus.txt, now other.txt" in claim_error(config_for(tmp_path, data_file="other.txt"))
+
+
 def test_overwriting_forgets_the_earlier_runs_record(tmp_path):
     begun(tmp_path).update(stages={"train": {"finished": True}})
     begun(tmp_path, temperature=2, overwrite_output_dir=True)

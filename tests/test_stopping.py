@@ -119,6 +119,17 @@ except ValueError as error:
     assert time.monotonic() - began < 20
 
 
+def test_a_signal_that_was_ignored_stays_so() -> None:
+    code = """
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+def act(stop):
+    send()
+    print(stop.asked)
+stops(60, act)
+"""
+    assert said_by(code) == ["False"]
+
+
 def test_in_another_thread_signals_are_left_as_they_are() -> None:
     code = """
 before = signal.getsignal(signal.SIGINT)

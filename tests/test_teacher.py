@@ -24,7 +24,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, Bert
 
 from raydistill.engines.load import resolve_precision
 from raydistill.engines.torch_engine import TorchEngine
-from raydistill.errors import ModelError
+from raydistill.errors import DeviceLostError, ModelError
 from raydistill.pairs import PairEncoder
 from raydistill.pretrained import ensure_pad_token, longest_input, skeleton
 from raydistill.specs import Effort, ModelSpec, TeacherSpec
@@ -313,6 +313,41 @@ def test_a_text_too_large_for_the_memory_leaves_the_others_as_they_are(tiny_teac
     assert sorted(faults) == [1, 3]
     np.testing.assert_allclose(found[:, [0, 2, 4]], wanted[:, [0, 2, 4]], atol=1e-5)
     assert tiny_teacher.token_budget == budget
+
+
+@pytest.mark.parametrize("ahead", [0, 1, 3])
+@pytest.mark.parametrize("late", [False, True])
+def test_a_text_that_the_model_cannot_take_leaves_the_others_as_they_are(ahead, late, tiny_teacher, monkeypatch):
+    texts = ["a few words", "a " * 100, "some more words", "b " * 90, "a"]
+    wanted, _ = score_some(tiny_teacher, texts)
+    start = tiny_teacher.engine.start
+
+    def start_some(inputs):
+        def fail():
+            raise RuntimeError("index out of range")
+
+        if inputs["input_ids"].shape[1] <= 40:
+            return start(inputs)
+        return fail if late else fail()
+
+    monkeypatch.setattr(tiny_teacher.engine, "start", start_some)
+    tiny_teacher.engine.ahead = ahead
+    found, faults = score_some(tiny_teacher, texts)
+    assert sorted(faults) == [1, 3]
+    assert "index out of range" in str(faults[1])
+    np.testing.assert_allclose(found[:, [0, 2, 4]], wanted[:, [0, 2, 4]], atol=1e-5)
+
+
+def test_a_gpu_that_is_lost_is_no_fault_of_a_text(tiny_teacher, monkeypatch):
+    def lost(*_):
+        raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(tiny_teacher.engine, "start", lost)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    monkeypatch.setattr(torch.cuda, "synchronize", lost)
+    monkeypatch.setattr(TorchEngine, "device", torch.device("cuda"))
+    with pytest.raises(DeviceLostError, match="illegal memory access"):
+        tiny_teacher.score(TEXTS)
 
 
 def test_nothing_to_score_is_no_fault(tiny_teacher):

@@ -28,7 +28,7 @@ def measured_budget(engine: Engine, batch_of: Callable[[int], Inputs], most: int
         try:
             rates[budget] = tokens_per_second(engine, [batch_of(budget)])
         except engine.memory_error:
-            engine.release_memory()
+            engine.recover()
             break
         smaller = [rate for tried, rate in rates.items() if tried <= budget // 4]
         if budget >= most or (smaller and rates[budget] * NEAR <= max(smaller)):

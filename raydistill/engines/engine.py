@@ -38,8 +38,12 @@ class Engine(Protocol):
     def logits(self, inputs: Inputs) -> npt.NDArray[np.float32]:
         """(B, labels) float32, from arrays of (B, L) int64 under the model's own input names."""
 
-    def release_memory(self) -> None:
-        """Give back what a failed batch has left, before a smaller one is tried."""
+    def recover(self) -> None:
+        """Give back what a failed batch has left, before a smaller one is tried.
+
+        Raises:
+            DeviceLostError: none will succeed any more.
+        """
 
 
 def share_off(found: npt.NDArray[np.float32], wanted: npt.NDArray[np.float32]) -> float:

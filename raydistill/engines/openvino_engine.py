@@ -66,7 +66,7 @@ class OpenVinoEngine:
         found = self.logits(inputs)
         return lambda: found
 
-    def release_memory(self) -> None:
+    def recover(self) -> None:
         """Nothing to give back."""
 
 

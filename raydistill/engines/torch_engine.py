@@ -9,6 +9,7 @@ import numpy.typing as npt
 import torch
 
 from raydistill.engines.engine import EXACT, Inputs, PendingLogits
+from raydistill.errors import DeviceLostError, first_line
 from raydistill.first_token import narrow_last_layer
 from raydistill.pretrained import load_classifier
 from raydistill.specs import ModelSpec
@@ -32,7 +33,12 @@ class TorchEngine:
         # One program for batches of any shape: they are sorted by length, so nearly each has its own.
         self._compiled = torch.compile(self.model, dynamic=True) if compiled else None
         self.precision = next(name for name, dtype in DTYPES.items() if dtype == model.dtype)
-        self.ahead = 1 if model.device.type == "cuda" else 0  # a GPU computes while the next batch is put together
+        self.ahead = 1 if self.device.type == "cuda" else 0  # a GPU computes while the next batch is put together
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return self.model.device
 
     @classmethod
     def load(cls, model: ModelSpec, precision: str, *, pad_token_id: int, use_gpu: bool) -> TorchEngine:
@@ -47,16 +53,22 @@ class TorchEngine:
     @torch.inference_mode()
     def start(self, inputs: Inputs) -> PendingLogits:
         """The same, without waiting for a GPU."""
-        device = self.model.device
+        device = self.device
         tensors = {name: torch.from_numpy(array) for name, array in inputs.items()}
         if device.type == "cuda":
             tensors = {name: tensor.pin_memory().to(device, non_blocking=True) for name, tensor in tensors.items()}
         found = (self.model if self._compiled is None else self._compiled)(**tensors).logits.float()
         return lambda: found.cpu().numpy()
 
-    def release_memory(self) -> None:
-        """Give back what a failed batch has left."""
-        torch.cuda.empty_cache()
+    def recover(self) -> None:
+        """Give back what a failed batch has left. Raises DeviceLostError after a fault of the GPU, as CUDA's are."""
+        if self.device.type != "cuda":
+            return
+        try:
+            torch.cuda.empty_cache()
+            torch.cuda.synchronize(self.device)
+        except RuntimeError as error:
+            raise DeviceLostError(f"the GPU is lost: {first_line(error)}") from error
 
 
 def load_exact(model: ModelSpec, pad_token_id: int) -> Any:

@@ -48,6 +48,14 @@ def our_errors() -> Iterator[None]:
             if all(ours is not one for one in _within(error)):
                 logger.error("a disk refused to be written", exc_info=error)
             raise type(ours)(str(ours).split("\n")[0]) from None  # Ray adds lines of advice on its own retries
+        if failures := getattr(error, "worker_failures", None):  # of Ray Train, which labelling does not import
+            logger.error("train workers failed", exc_info=error)
+            first = next(iter(failures.values()))
+            raise FaultError(
+                f"train workers failed more often than --max-failures allows ({type(first).__name__}: "
+                f"{first_line(first)}). What is finished is kept: the same command "
+                "goes on from there. The log has more."
+            ) from None
         death = next((one for one in _within(error) if _is_death(one)), None)
         if death is None:
             raise

@@ -244,6 +244,9 @@ class Job:
             console.say(f"       {asked} cannot run this teacher, so PyTorch did; the log says why")
         if counts.known:
             console.say(f"       {counts.labelled:,} new texts; {counts.known:,} were labelled before")
+        if counts.removed:
+            gone = counted(counts.removed, "text")
+            console.say(f"       {gone} of the label store no longer in the corpus: kept, not trained on")
         census = self.store.census(about=counts.texts)
         if census.texts != counts.texts:
             raise RuntimeError(f"the label store holds {census.texts} texts, but {counts.texts} were met")
@@ -290,6 +293,16 @@ class Job:
         quoted = record.get("quote") if LABEL in self.seconds else None
         console.table(summary(result, labelling, training, quoted, student=TRAIN in self.stages, log=log))
         return result
+
+
+def load_stages(stages: Sequence[str]) -> None:
+    """Import what stages are done with, Ray and PyTorch: once the input is known to be good, and not one by one."""
+    import raydistill.stages.cluster
+
+    if LABEL in stages:
+        import raydistill.stages.label
+    if TRAIN in stages:
+        import raydistill.stages.train_stage  # noqa: F401
 
 
 def _held_record(store: LabelStore, run_dir: RunDir) -> dict[str, Any]:

@@ -44,12 +44,16 @@ MOST_BLOCKS = 100_000  # while they are not too large: of each the driver keeps 
 
 @dataclasses.dataclass
 class Counts:
-    """What a pass over the corpus met. `texts` counts every occurrence, blanks and rejected ones left out."""
+    """What a pass over the corpus met. `texts` counts every occurrence, blanks and rejected ones left out.
+
+    known: texts that were labelled before; removed: those of the store that the corpus does not hold any more.
+    """
 
     texts: int = 0
     blanks: int = 0
     rejected: int = 0
     known: int = 0
+    removed: int = 0
     labelled: int = 0
     engines: dict[str, int] = dataclasses.field(default_factory=dict)  # pairs that each scored
     effort: Effort = dataclasses.field(default_factory=Effort)
@@ -135,6 +139,7 @@ def label_corpus(
         merger.add_others(store.folder.sizes(".parquet"))  # of earlier passes, and what has replaced such
         merger.finish()
     counts.known = int((counted > 0).sum())
+    counts.removed = len(counted) - counts.known
     return counts
 
 

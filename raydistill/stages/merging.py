@@ -10,6 +10,7 @@ import ray
 
 from raydistill.label_store import LabelStore
 
+CLOSE_SECONDS = 30.0
 logger = logging.getLogger(__name__)
 
 
@@ -59,11 +60,14 @@ class Merger:
             self.parts = (self.parts - set(sources)) | {merged}
 
     def close(self) -> None:
-        """Stop what is under way, and wait until it has stopped: nobody else may find it at work in the store."""
+        """Stop what is under way, and wait until it has stopped: nobody else may find it at work in the store.
+
+        One that a file system holds up for longer may be: as may one on a node that is cut off, it does no harm.
+        """
         for ref in self._running:
             ray.cancel(ref, force=True)
         if self._running:
-            ray.wait(list(self._running), num_returns=len(self._running))
+            ray.wait(list(self._running), num_returns=len(self._running), timeout=CLOSE_SECONDS)
         self._running.clear()
 
     def _take(self, name: str, size: int) -> None:

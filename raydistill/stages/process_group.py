@@ -67,10 +67,12 @@ class _Backend(Backend):
             return
         from ray.train.torch.config import _TorchBackend
 
-        _TorchBackend().on_shutdown(worker_group, backend_config)
-        if self._folder:
-            worker_group.execute_single(0, shutil.rmtree, self._folder, ignore_errors=True)
-            self._folder = None
+        folder, self._folder = self._folder, None
+        try:
+            _TorchBackend().on_shutdown(worker_group, backend_config)
+        finally:
+            if folder:  # not waited for: a worker that hangs in a collective answers no more
+                worker_group.execute_single_async(0, shutil.rmtree, folder, ignore_errors=True)
 
 
 def _node() -> str:

@@ -9,9 +9,10 @@ from functools import partial
 from raydistill.chatter import Chatter
 from raydistill.config import DistillConfig
 from raydistill.progress import Console
+from raydistill.quick_imports import quick_imports
 from raydistill.result import DistillResult
 from raydistill.stages.checks import LABEL, TRAIN, expect_absolute_paths
-from raydistill.stages.job import Job
+from raydistill.stages.job import Job, load_stages
 
 
 def distill(config: DistillConfig, console: Console | None = None) -> DistillResult:
@@ -64,4 +65,7 @@ def run_stages(
 def _run_here(
     config: DistillConfig, stages: tuple[str, ...], console: Console, chatter: Chatter | None
 ) -> DistillResult:
-    return Job.prepare(config, stages).execute(console, chatter)
+    with quick_imports():
+        job = Job.prepare(config, stages)
+        load_stages(stages)
+    return job.execute(console, chatter)

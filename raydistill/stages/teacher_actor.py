@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
+import os
+import platform
 import threading
 import time
 import uuid
@@ -14,14 +17,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import ray
 
-from raydistill.errors import ModelError, RaydistillError, first_line
+from raydistill.errors import DeviceLostError, ModelError, RaydistillError, first_line
 from raydistill.label_store import logits_column
 from raydistill.pairs import Ints
+from raydistill.quick_imports import quick_imports
 from raydistill.resources import Plan
 from raydistill.specs import TeacherSpec
 from raydistill.stages.ingest import pack, unpack
 
-SYSTEMATIC = 16  # texts of a block that all fail
+SYSTEMATIC = 16  # texts that all fail, one after the other
+logger = logging.getLogger(__name__)
 
 
 def as_planned(spec: TeacherSpec, plan: Plan) -> TeacherSpec:
@@ -48,15 +53,22 @@ class TeacherActor:
             self.teacher = self.load(spec)
         except RaydistillError as fault:
             self.fault = fault
+        except Exception as error:
+            logger.exception("the teacher cannot be loaded")
+            self.fault = ModelError(
+                f"the teacher cannot be loaded on {platform.node()} ({describe_fault(error)}). The log has more."
+            )
+        self._failed = 0  # texts since the last one that could be scored
         self._name = uuid.uuid4().hex
         self._model_in_use = threading.Lock()
         self._free_since = time.perf_counter()
 
     def load(self, spec: TeacherSpec) -> Any:
         """Anything with `tokenize` and `score_tokenized` of `Teacher`."""
-        from raydistill.teacher import Teacher  # here, so that the tasks of this module start without torch
+        with quick_imports():
+            from raydistill.teacher import Teacher  # here, so that the tasks of this module start without torch
 
-        return Teacher.load(spec)
+            return Teacher.load(spec)
 
     def __call__(self, packed: pa.Table) -> pa.Table:
         """Adds columns entailment and contradiction (null where there was nothing to score, or it could not be), why it
@@ -77,14 +89,20 @@ class TeacherActor:
             idle = time.perf_counter() - self._free_since
             effort.tokenize_seconds = min(tokenizing, idle)  # what was done beside another block costs nothing
             effort.wait_seconds = idle - effort.tokenize_seconds
-            entailment, contradiction, faults = self.teacher.score_tokenized(tokenized, effort)
+            try:
+                entailment, contradiction, faults = self.teacher.score_tokenized(tokenized, effort)
+            except DeviceLostError:
+                logger.exception("this process ends, and another one begins anew")
+                logging.shutdown()
+                os._exit(1)  # an error would end the stage; of an actor that died, Ray gives the block to the next
             self._free_since = time.perf_counter()
         effort.actor, effort.scored_at = self._name, time.time()
         # Of a block that is labelled already but for what was rejected before, nothing can be told.
-        unseen = pc.all(pc.less(block["known_index"], 0)).as_py()
-        if unseen and len(faults) == len(rows) >= SYSTEMATIC:
+        if pc.all(pc.less(block["known_index"], 0)).as_py():
+            self._failed = self._failed + len(rows) if len(faults) == len(rows) else 0
+        if faults and self._failed >= SYSTEMATIC:
             first = faults[min(faults)]
-            raise ModelError(f"the teacher can score none of {len(rows):,} texts: {describe_fault(first)}.")
+            raise ModelError(f"the teacher can score none of {self._failed:,} texts: {describe_fault(first)}.")
         good = np.setdiff1d(np.arange(len(rows)), list(faults))
         where = _positions(rows[good], good, len(texts))
         reasons = {int(rows[i]): describe_fault(fault) for i, fault in faults.items()}

@@ -93,8 +93,7 @@ def train_student(
 
     Raises:
         ModelError, ConfigError.
-        FaultError: the stage stood still beyond what is borne.
-        ray.train.WorkerGroupError: workers failed beyond what is borne.
+        FaultError: the stage stood still, or its workers failed, beyond what is borne.
         KeyboardInterrupt: a signal asked for the end.
     """
     rows = student_rows(spec)
@@ -145,7 +144,10 @@ def _make_trainer(task: TrainTask, store: LabelStore, plan: Plan, max_failures: 
         watch = Stopwatch("loading")
         for name in ("train", "evaluation"):
             ray.train.get_dataset_shard(name)  # so that its actor starts while this process imports torch
-        from raydistill.stages.train_worker import train_worker
+        from raydistill.quick_imports import quick_imports
+
+        with quick_imports():
+            from raydistill.stages.train_worker import train_worker
 
         train_worker(loop["task"], watch)
 

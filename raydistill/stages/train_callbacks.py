@@ -25,7 +25,7 @@ from raydistill.stages.checkpoints import seal
 from raydistill.stopwatch import Stopwatch
 from raydistill.student import Batch
 
-AGREE_EVERY = 8  # updates: how often workers ask the first one what it wants
+AGREE_SECONDS, MOST_UPDATES = 1.0, 64  # between times that workers ask the first one what it wants
 
 
 class KeepTime(TrainerCallback):
@@ -79,18 +79,24 @@ class KeepPace(TrainerCallback):
     def __init__(self, seconds: float, wants_stop: Callable[[], bool], *, alone: bool) -> None:
         self._seconds, self._wants_stop, self._alone = seconds, wants_stop, alone
         self._saved_at, self.stopped = time.monotonic(), False
+        self._agreed_at, self._updates, self._every = time.monotonic(), 0, 1  # updates since then, and when to again
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        if state.global_step == state.max_steps or (not self._alone and state.global_step % AGREE_EVERY):
+        self._updates += 1
+        if state.global_step == state.max_steps or (not self._alone and self._updates < self._every):
             return
-        wishes = torch.tensor([time.monotonic() - self._saved_at >= self._seconds, self._wants_stop()])
+        now = time.monotonic()
+        pace = self._updates / max(now - self._agreed_at, 1e-6)
+        every = min(max(round(pace * AGREE_SECONDS), 1), MOST_UPDATES)
+        wishes = torch.tensor([now - self._saved_at >= self._seconds, self._wants_stop(), every], dtype=torch.int32)
         if not self._alone:
-            wishes = wishes.to(args.device, torch.int32)
+            wishes = wishes.to(args.device)
             dist.broadcast(wishes, src=0)
-        save, stop = map(bool, wishes.tolist())
-        control.should_save = control.should_save or save or stop
-        control.should_training_stop = control.should_training_stop or stop
-        self.stopped = self.stopped or stop
+        save, stop, self._every = wishes.tolist()
+        self._agreed_at, self._updates = now, 0
+        control.should_save = control.should_save or bool(save or stop)
+        control.should_training_stop = control.should_training_stop or bool(stop)
+        self.stopped = self.stopped or bool(stop)
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self._saved_at = time.monotonic()

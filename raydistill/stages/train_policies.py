@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 
 import ray
 from ray._private.state import available_resources_per_node
+from ray.train.v2._internal.exceptions import WorkerGroupStartupFailedError
 from ray.train.v2._internal.execution.callback import WorkerGroupCallback
 from ray.train.v2._internal.execution.failure_handling import DefaultFailurePolicy, FailureDecision
 from ray.train.v2._internal.execution.scaling_policy import (
@@ -47,17 +48,23 @@ class GoOnFromCheckpoint(DefaultFailurePolicy):
 
     def __init__(self, max_failures: int, storage: Folder) -> None:
         super().__init__(FailureConfig(max_failures=max_failures))
-        self._storage, self._reached = storage, last_report(storage)
+        self._storage, self._reached, self._failed_starts = storage, last_report(storage), 0
 
     def make_decision(self, training_failed_error: Any) -> FailureDecision:
         if find_ours(training_failed_error):
             return FailureDecision.RAISE
         reached = _reached(self._storage, self._reached)
         if reached != self._reached:
-            self._reached, self._worker_group_failures = reached, 0
+            self._reached, self._worker_group_failures, self._failed_starts = reached, 0, 0
         decision = super().make_decision(training_failed_error)
-        if decision == FailureDecision.RETRY and isinstance(training_failed_error, WorkerGroupError):
-            time.sleep(min(2.0**self._worker_group_failures, LONGEST_PAUSE))
+        if isinstance(getattr(training_failed_error, "controller_failure", None), WorkerGroupStartupFailedError):
+            self._failed_starts += 1  # which Ray's own policy does not count
+            if self._failed_starts > self.failure_config.max_failures:
+                return FailureDecision.RAISE
+        elif not isinstance(training_failed_error, WorkerGroupError):
+            return decision
+        if decision == FailureDecision.RETRY:
+            time.sleep(min(2.0 ** (self._worker_group_failures + self._failed_starts), LONGEST_PAUSE))
         return decision
 
 

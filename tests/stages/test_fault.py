@@ -27,7 +27,7 @@ from safetensors.torch import load_file
 
 from raydistill import DistillConfig, label, train
 from raydistill.corpus_files import find_files
-from raydistill.errors import FaultError
+from raydistill.errors import DeviceLostError, FaultError, RaydistillError
 from raydistill.label_store import LabelStore
 from raydistill.progress import Console
 from raydistill.resources import Request, make_plan
@@ -36,6 +36,14 @@ from raydistill.stages.cluster import free_nodes
 from raydistill.stages.faults import job_actors
 from raydistill.stages.label import Counts, label_corpus
 from raydistill.stages.teacher_actor import TeacherActor
+from raydistill.teacher import Teacher
+
+
+class BrokenActor(TeacherActor):
+    """Cannot load, as where the GPU is full."""
+
+    def load(self, spec: TeacherSpec) -> Any:
+        raise RuntimeError("CUDA error: out of memory")
 
 
 class DyingActor(TeacherActor):
@@ -43,6 +51,22 @@ class DyingActor(TeacherActor):
 
     def load(self, spec: TeacherSpec) -> Any:
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+class UnluckyActor(TeacherActor):
+    """Loses its GPU, as it believes, with its first block."""
+
+    def load(self, spec: TeacherSpec) -> Any:
+        teacher, lost = super().load(spec), Path(f"{spec.name_or_path}.lost")
+
+        def score_tokenized(tokenized: Any, effort: Any) -> Any:
+            if not lost.exists():
+                lost.touch()
+                raise DeviceLostError("the GPU is lost")
+            return Teacher.score_tokenized(teacher, tokenized, effort)
+
+        teacher.score_tokenized = score_tokenized
+        return teacher
 
 
 class IdleActor(TeacherActor):
@@ -80,8 +104,9 @@ def label_with(
     return label_with
 
 
-def test_an_actor_and_tasks_that_are_killed_cost_no_label(
+def test_an_actor_and_tasks_that_are_killed_and_a_lost_gpu_cost_no_label(
     label_with: Callable[[type, Tolerance, int], tuple[Counts, LabelStore]],
+    tiny_teacher_dir: Path,
 ) -> None:
     killed: dict[str, set[int]] = {"MapWorker": set(), "ReadCorpusSource": set(), "MapBatches(write_block)": set()}
     most = {"MapWorker": 3, "ReadCorpusSource": 1, "MapBatches(write_block)": 1}
@@ -97,9 +122,10 @@ def test_an_actor_and_tasks_that_are_killed_cost_no_label(
 
     killer = threading.Thread(target=kill, daemon=True)
     killer.start()
-    counts, store = label_with(TeacherActor, Tolerance(block_seconds=0.1), 3000)
+    counts, store = label_with(UnluckyActor, Tolerance(block_seconds=0.1, max_failures=5), 3000)
     over.set()
     killer.join()
+    assert Path(f"{tiny_teacher_dir}.lost").exists()
     assert {title: len(pids) for title, pids in killed.items()} == most
     assert (counts.texts, counts.labelled) == (3000, 3000)
     texts = [text for name in store.parts() for table in store.read_part(name) for text in table["text"].to_pylist()]
@@ -110,7 +136,8 @@ def test_an_actor_and_tasks_that_are_killed_cost_no_label(
     ("actor", "tolerance", "wanted"),
     [
         (DyingActor, Tolerance(max_failures=1), r"actors died \d times and nothing got done"),
-        (IdleActor, Tolerance(stall_seconds=15), "no progress for 15 s"),
+        (BrokenActor, Tolerance(), r"the teacher cannot be loaded on \S+ \(RuntimeError: CUDA error: out of memory\)"),
+        (IdleActor, Tolerance(stall_seconds=12), "no progress for 12 s"),
     ],
 )
 def test_what_gets_nowhere_ends_in_one_clear_error(
@@ -121,7 +148,7 @@ def test_what_gets_nowhere_ends_in_one_clear_error(
     console: Console,
 ) -> None:
     began = time.monotonic()
-    with pytest.raises(FaultError, match=wanted):
+    with pytest.raises(RaydistillError, match=wanted):
         label_with(actor, tolerance, 100)
     assert time.monotonic() - began < 60
     assert free_nodes()[0].cpus == ray.cluster_resources()["CPU"]
@@ -130,16 +157,14 @@ def test_what_gets_nowhere_ends_in_one_clear_error(
 
 
 def test_labelling_that_was_killed_goes_on_and_makes_no_label_again(
-    tmp_path: Path, make_config: Callable[..., DistillConfig]
+    tmp_path: Path, make_config: Callable[..., DistillConfig], tiny_teacher_dir: Path, class_names: list[str]
 ) -> None:
     corpus = tmp_path / "corpus.txt"
     lines = [f"text {i} about {['money', 'art', 'sport'][i % 3]} {'again and ' * 40}once" for i in range(2400)]
     corpus.write_text("".join(f"{line}\n" for line in [*lines, *lines[:100]]))
-    whole, killed = (
-        make_config(tmp_path / name, data_file=str(corpus), teacher_max_length=256, block_seconds=0.1)
-        for name in ("whole", "killed")
+    killed = make_config(
+        tmp_path / "killed", data_file=str(corpus), teacher_max_length=256, block_seconds=0.1, teacher_backend="torch"
     )
-    label(whole)
     labels = tmp_path / "killed" / "labels"
 
     kill_when(lambda: len(list(labels.glob("*.parquet"))) >= 3, killed, "label")
@@ -157,12 +182,14 @@ def test_labelling_that_was_killed_goes_on_and_makes_no_label_again(
     assert after.entailment[before.index].map(tuple).equals(before.entailment.map(tuple))
     record = json.loads((tmp_path / "killed" / "run.json").read_text())
     assert record["stages"]["label"]["labelled"] <= 2400 - finished + 100  # duplicates at one time in two blocks
-    expected, found = (
-        pd.read_parquet(folder / "labels").groupby("text").agg({"occurrences": "sum", "entailment": "first"})
-        for folder in (tmp_path / "whole", tmp_path / "killed")
+    found = pd.read_parquet(labels).groupby("text").agg({"occurrences": "sum", "entailment": "first"})
+    assert found.occurrences.to_dict() == {line: 1 + (i < 100) for i, line in enumerate(lines)}
+    spec = TeacherSpec(
+        str(tiny_teacher_dir), tuple(class_names), "This text is about {}.", max_length=256, backend="torch"
     )
-    assert found.occurrences.equals(expected.occurrences)
-    np.testing.assert_allclose(np.stack(found.entailment), np.stack(expected.entailment), atol=1e-5)
+    some = lines[::24]
+    expected = Teacher.load(spec).score(some)[0]
+    np.testing.assert_allclose(np.stack(found.entailment[some]), expected, atol=1e-5)
 
 
 def test_training_that_stands_still_leaves_nothing_at_work_in_a_ray_that_goes_on(

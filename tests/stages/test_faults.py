@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import errno
+from pathlib import Path
 
 import pytest
 import ray.exceptions
 from ray.train import ControllerError, WorkerGroupError
+from ray.train.v2._internal.exceptions import WorkerGroupStartupFailedError
 
 from raydistill.errors import ConfigError, FaultError, RunDirError
+from raydistill.files import Folder
+from raydistill.stages import train_policies
 from raydistill.stages.faults import find_ours, our_errors
 
 
@@ -50,6 +54,23 @@ def test_what_only_speaks_of_one_passes_as_it_is(error: Exception) -> None:
     with pytest.raises(type(error)) as found, our_errors():
         raise error
     assert found.value is error
+
+
+def test_train_workers_that_fail_too_often_are_one_line() -> None:
+    failed = WorkerGroupError("failed", {1: RuntimeError("CUDA error: out of memory\nand much more")})
+    with pytest.raises(FaultError) as found, our_errors():
+        raise failed
+    assert "--max-failures allows (RuntimeError: CUDA error: out of memory). What is finished" in str(found.value)
+
+
+def test_a_training_whose_workers_never_start_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pauses: list[float] = []
+    monkeypatch.setattr(train_policies.time, "sleep", pauses.append)
+    policy = train_policies.GoOnFromCheckpoint(2, Folder(str(tmp_path)))
+    start = ControllerError(WorkerGroupStartupFailedError("a worker died as it started"))
+    died = WorkerGroupError("failed", {0: ray.exceptions.ActorDiedError()})
+    assert [policy.make_decision(error).name for error in (start, died, start, start)] == ["RETRY"] * 3 + ["RAISE"]
+    assert pauses == [2, 4, 8]
 
 
 def test_our_own_words_are_found_and_deaths_are_told_apart() -> None:
