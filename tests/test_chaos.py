@@ -1,4 +1,4 @@
-"""A run on two nodes while its processes, a node and its driver are killed: the benchmark of it, in small."""
+"""A run on two nodes, into a bucket, while its processes, a node and its driver are killed: the benchmark in small."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SCRIPT = Path(__file__).parents[1] / "examples" / "benchmarks" / "chaos.py"
 def test_kills_of_every_kind_lose_and_double_nothing(tmp_path: Path) -> None:
     size = ["--texts", "3000", "--epochs", "2", "--kills", "6", "--seed", "1", "--pause", "0.5", "3"]
     done = subprocess.run(
-        [sys.executable, str(SCRIPT), *size, "--json", str(tmp_path / "chaos.json")],
+        [sys.executable, str(SCRIPT), *size, "--s3", "--json", str(tmp_path / "chaos.json")],
         capture_output=True,
         text=True,
         timeout=600,

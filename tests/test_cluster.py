@@ -118,25 +118,7 @@ def test_a_node_that_does_not_see_the_output_directory_is_named_before_work_begi
     assert not (shared / "out" / "run.json").exists()
 
 
-def test_a_cluster_that_is_there_does_the_work_and_is_left_running(
-    start_cluster: Callable[..., Cluster],
-    tmp_path: Path,
-    inputs: dict[str, Path],
-    corpus_counts: Any,
-) -> None:
-    cluster = start_cluster(1, 1)
-    done = run(cluster.address, tmp_path / "out", inputs, "--train-workers", "2")
-    assert done.returncode == 0, done.stderr
-    record = json.loads((tmp_path / "out" / "run.json").read_text())
-    assert record["counts"]["texts"] == corpus_counts.texts
-    assert record["plan"]["nodes"] == 2
-    assert record["plan"]["teacher_actors_max"] == 2
-    assert record["plan"]["train_workers"] == 2
-    assert (tmp_path / "out" / "model.safetensors").exists()
-    assert not [process for node in cluster.list_all_nodes() for process in node.dead_processes()]
-
-
-def test_a_lost_node_leaves_a_smaller_group_of_train_workers_and_one_that_returns_a_larger(
+def test_a_cluster_does_the_work_with_fewer_train_workers_once_a_node_is_lost_and_more_once_one_returns(
     start_cluster: Callable[..., Cluster], tmp_path: Path, inputs: dict[str, Path]
 ) -> None:
     cluster = start_cluster(1, 1)
@@ -166,6 +148,10 @@ def test_a_lost_node_leaves_a_smaller_group_of_train_workers_and_one_that_return
         )
     try:
         wait_for(lambda: workers() == 2 and bool(checkpoints()), process, said)
+        record = json.loads((out / "run.json").read_text())
+        assert record["counts"]["texts"] == len(corpus.read_text().splitlines())
+        asked = {"nodes": 2, "teacher_actors_max": 2, "train_workers": 2}
+        assert {name: record["plan"][name] for name in asked} == asked
         cluster.remove_node(second, allow_graceful=False)
         wait_for(lambda: smaller in said.read_text(), process, said)
         assert workers() == 1
@@ -181,6 +167,7 @@ def test_a_lost_node_leaves_a_smaller_group_of_train_workers_and_one_that_return
     finally:
         process.kill()
     assert "the same command goes on" in said.read_text().splitlines()[-1]
+    assert not [process for node in cluster.list_all_nodes() for process in node.dead_processes()]  # it is left running
 
 
 def test_behind_a_ray_client_one_cpu_does_the_run_and_its_errors_come_through(

@@ -1,39 +1,21 @@
-"""Corpora and whole runs in an object store: a real S3 server in a process of its own."""
+"""Corpora and folders in an object store: a real S3 server in a process of its own. (A run there: test_chaos.py.)"""
 
 from __future__ import annotations
 
-import io
-import json
-import math
-from collections import Counter
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 
-import pandas as pd
 import pyarrow.fs as pafs
-import pyarrow.parquet as pq
 import pytest
-from processes import kill_when, run
 from s3_server import s3_server
 
-from raydistill import DistillConfig, label
+from raydistill.corpus import estimate_texts, make_splits
 from raydistill.corpus_files import find_files
 from raydistill.errors import CorpusError, RunDirError
 from raydistill.files import Folder
-from raydistill.label_store import LabelStore
 from raydistill.lease import hold
-from raydistill.verify import verify_run
+from raydistill.stages.ingest import read_blocks, unpack
 
 TEXTS = [f"text number {i}" for i in range(40)]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def shared_ray(bucket: str) -> Iterator[None]:
-    """Started when the environment names the server."""
-    from raydistill.stages.cluster import connection
-
-    with connection(None):
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -56,40 +38,12 @@ def bucket() -> Iterator[str]:
         yield "corpora"
 
 
-def test_a_folder_in_a_bucket_is_labelled(
-    tmp_path: Path, make_config: Callable[..., DistillConfig], bucket: str
-) -> None:
-    result = label(make_config(tmp_path / "out", data_file=f"s3://{bucket}/news/"))
-    assert sorted(pd.read_parquet(result.labels).text) == sorted(TEXTS)
-
-
-def test_a_run_in_a_bucket_that_is_killed_again_and_again_ends_as_it_should(
-    tmp_path: Path, make_config: Callable[..., DistillConfig], bucket: str
-) -> None:
-    corpus, folder = tmp_path / "corpus.txt", Folder(f"s3://{bucket}/runs/one")
-    texts = [f"text {i} {'again and ' * 20}once" for i in range(600)]
-    corpus.write_text("".join(f"{text}\n" for text in [*texts, *texts[:50]]))
-    config = make_config(
-        folder.path, data_file=str(corpus), block_seconds=0.02, save_steps=10, num_train_epochs=2, label_file_mb=1
-    )
-    labels, checkpoints = LabelStore(folder.child("labels").path), folder.child("checkpoints")
-
-    kill_when(lambda: len(labels.parts()) >= 3, config, "run")
-    before = {name: labels.folder.read(name) for name in labels.parts()}
-    assert not (labels.record() or {})["complete"]
-    kill_when(lambda: len(checkpoints.folders()) >= 2, config, "run")
-    assert not folder.has("config.json")
-    finished = json.loads(folder.read("run.json"))["stages"]["label"]
-    kept = sum(pq.read_metadata(io.BytesIO(part)).num_rows for part in before.values())
-    assert 600 <= finished["labelled"] + kept <= 650  # duplicates at one time in two blocks
-    run(config, "run")
-
-    rows = pd.concat(pd.read_parquet(io.BytesIO(labels.folder.read(name))) for name in labels.parts())
-    assert rows.groupby("text").occurrences.sum().to_dict() == dict(Counter([*texts, *texts[:50]]))
-    assert json.loads(folder.read("run.json"))["stages"]["train"]["updates"] == 2 * math.ceil(650 / 16)
-    checks = list(verify_run(folder.path, 1.0))
-    assert [(check.name, check.found) for check in checks if not check.passed] == []
-    assert {check.name for check in checks} >= {"files", "corpus", "teacher", "student"}
+def test_a_folder_in_a_bucket_is_read(bucket: str) -> None:
+    files = find_files([f"s3://{bucket}/news/"])
+    assert estimate_texts(files, "text") == (len(TEXTS), True)
+    blocks = [block for split in make_splits(files, 200) for block in read_blocks(split, "text", 100, None)]
+    assert len(blocks) > 3
+    assert sorted(text for block in blocks for text in unpack(block)[0]["text"].to_pylist()) == sorted(TEXTS)
 
 
 def test_globs_files_and_settings_in_a_uri(bucket: str) -> None:

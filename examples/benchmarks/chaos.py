@@ -47,7 +47,7 @@ ACTORS = {"label": ("MapWorker",), "train": ("RayTrainWorker", "TrainWorker")}
 TASKS = ("ReadCorpusSource", "write_block", "merge_parts", "ReadLabelSource", "StudentRows", "MapBatches")
 WRITES = ("write_block", "merge_parts")
 CLASSES = ("sport", "politics", "money", "art", "technology")
-PATIENCE = 120.0  # seconds
+PATIENCE, LOOK_SECONDS = 120.0, 0.3
 LABEL_HASTE = 6  # labels are made in less time than the student is trained, and are to be disturbed as often
 
 
@@ -88,6 +88,7 @@ class Run:
         self.command = [sys.executable, "-m", "raydistill", "run", "--config", str(config)]
         self.output_dir, self.started, self.gave_up = output_dir, 0, 0
         self.process: subprocess.Popen[bytes] | None = None
+        self._stage, self._look_at = "label", 0.0
 
     def start(self) -> None:
         """Begin, or go on."""
@@ -97,10 +98,12 @@ class Run:
 
     @property
     def stage(self) -> str:
-        """What is made now: label, then train."""
-        with contextlib.suppress(Exception):
-            return "train" if (self.store.record() or {}).get("complete") else "label"
-        return "label"
+        """What is made now: label, then train; looked up every so often, which a bucket takes its time for."""
+        if self._stage == "label" and time.monotonic() >= self._look_at:
+            self._look_at = time.monotonic() + LOOK_SECONDS
+            with contextlib.suppress(Exception):
+                self._stage = "train" if (self.store.record() or {}).get("complete") else "label"
+        return self._stage
 
     def done(self) -> bool:
         """Whether it has ended well; one that gave up by itself is started again."""
@@ -240,7 +243,7 @@ class Made(threading.Thread):
 
     def run(self) -> None:
         """Look until told to stop."""
-        while not self._over.wait(0.1):
+        while not self._over.wait(LOOK_SECONDS):
             with contextlib.suppress(Exception):  # a file that is gone again
                 for name in self.store.parts():
                     if name not in self._names:

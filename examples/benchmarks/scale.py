@@ -234,8 +234,8 @@ def project(few: dict[str, Any], many: dict[str, Any], texts: int) -> str:
         ["driver's memory, more", f"{memory:,.0f} MB", "the number of blocks"],
         [
             "the same in a run that goes on",
-            f"{90 * texts / 1e9:,.0f} GB",
-            "some 90 bytes for each text that is labelled",
+            f"{78 * texts / 1e9:,.0f} GB",
+            "for each text that is labelled 24 bytes in the object store and 54 in the driver",
         ],
         ["label store", f"{stored / 1e9:,.0f} GB", "the texts themselves"],
         ["label files", f"{stored / FILE_MB / MB:,.0f}", "`--label-file-mb`"],

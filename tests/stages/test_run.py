@@ -11,13 +11,15 @@ import signal
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
-from processes import stop_when
+from processes import stop_when, workers_at
 
 from raydistill import DistillConfig, DistillResult, RaydistillError, distill, label, soft_labels, train
+from raydistill.cli import main
 from raydistill.files import Folder
 from raydistill.lease import hold
 from raydistill.progress import Console
@@ -190,6 +192,14 @@ def test_labels_that_another_run_trains_from_are_not_overwritten(
     assert sorted(labels.iterdir()) == held
 
 
+def test_a_signal_while_training_starts_stops_it(
+    tmp_path: Path, make_config: MakeConfig, finished: DistillResult
+) -> None:
+    others = {worker.pid for worker in workers_at("RayTrainWorker")}
+    config = make_config(tmp_path, labels=finished.labels)
+    stop_when(lambda: any(w.pid not in others for w in workers_at("RayTrainWorker")), config, "train", signal.SIGINT)
+
+
 def test_training_that_was_stopped_goes_on_with_other_workers_and_makes_as_many_updates(
     tmp_path: Path, make_config: MakeConfig, finished: DistillResult, corpus_counts, console: Console
 ) -> None:
@@ -295,6 +305,38 @@ def test_two_workers_share_the_rows_and_their_batches_of_like_length_are_less_pa
     assert grouped_waste < 0.8 * waste
 
 
+def test_dry_run_prints_the_plan_and_a_quote_that_the_run_bears_out_whichever_way_flags_are_spelt(
+    tmp_path: Path, good: dict, corpus_counts: Any, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def said_by(command: str, *flags: str) -> str:
+        assert main([command, *flags]) == 0
+        return capfd.readouterr().err
+
+    flags = [token for pair in good.items() for token in pair]
+    flags += ["--gpus-per-train-worker", "1", "--train-workers", "64"]  # which is nothing to labelling
+    said = said_by("label", *flags, "--dry-run", "--price-per-hour", "7.50")
+    texts = corpus_counts.texts
+    assert f"{texts} texts × 5 classes = {texts * 5} pairs, in 1 file" in said
+    assert "1 node" in said
+    assert "teacher actor" in said
+    assert f"{1 - corpus_counts.distinct / texts:.1%} duplicates" in said
+    assert "at 7.50 an hour" in said
+    record = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert list(record) == ["quote"]
+    assert record["quote"]["pairs"] == corpus_counts.distinct * 5
+    assert not (tmp_path / "out" / "labels").exists()
+
+    said = said_by("label", *flags)
+    record = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert record["quote"]["actual_seconds"] == record["stages"]["label"]["seconds"]
+    assert re.search(r"quote +.*, took ", said)
+
+    spelled = [token for flag, value in good.items() for token in ("--" + flag[2:].replace("-", "_"), value)]
+    said = said_by("run", *spelled, "--multi_class", "--no_cuda", "--dry_run")
+    assert "done before" in said
+    assert "quote" not in said
+
+
 def test_bad_line_in_the_middle_is_told_with_its_number_and_the_store_stays_open(
     tmp_path: Path, make_config: MakeConfig
 ) -> None:
@@ -311,19 +353,22 @@ def test_bad_line_in_the_middle_is_told_with_its_number_and_the_store_stays_open
 class TestResume:
     """Labelling again after labels were lost, or with another corpus. (A real kill: test_fault.py.)"""
 
-    @pytest.fixture
-    def corpus(self, tmp_path: Path) -> Path:
-        path = tmp_path / "corpus.txt"
+    @pytest.fixture(scope="class")
+    def labelled(
+        self, tmp_path_factory: pytest.TempPathFactory, make_config: MakeConfig
+    ) -> tuple[Path, Path, DistillResult]:
+        """A corpus with some texts twice, the folder of its labels, and what came of making them."""
+        folder = tmp_path_factory.mktemp("labelled")
+        corpus = folder / "corpus.txt"
         lines = [f"text {i} about {['money', 'art', 'sport'][i % 3]} {'again and ' * 40}" for i in range(200)]
-        path.write_text("".join(f"{line}\n" for line in [*lines, *lines[:30]]))
-        return path
+        corpus.write_text("".join(f"{line}\n" for line in [*lines, *lines[:30]]))
+        return corpus, folder / "out", label(make_config(folder / "out", data_file=str(corpus)))
 
     def test_labels_are_kept_after_a_part_is_lost_and_the_store_ends_up_the_same(
-        self, tmp_path: Path, make_config: MakeConfig, corpus: Path
+        self, tmp_path: Path, make_config: MakeConfig, labelled: tuple[Path, Path, DistillResult]
     ) -> None:
-        whole = label(make_config(tmp_path / "whole", data_file=str(corpus)))
-        killed = tmp_path / "killed"
-        label(make_config(killed, data_file=str(corpus)))
+        corpus, whole, result = labelled
+        killed = Path(shutil.copytree(whole, tmp_path / "killed"))
         texts_of = {path: set(pd.read_parquet(path).text) for path in (killed / "labels").glob("*.parquet")}
         assert len(texts_of) > 2
         unique = corpus.read_text().splitlines()[100].strip()  # stands in the corpus once, hence in one part
@@ -336,10 +381,10 @@ class TestResume:
             train(make_config(killed, data_file=str(corpus)))
         again = label(make_config(killed, data_file=str(corpus)))
 
-        assert again.counts == whole.counts
+        assert again.counts == result.counts
         expected, found = (
             pd.read_parquet(folder / "labels").groupby("text").agg({"occurrences": "sum", "entailment": "first"})
-            for folder in (tmp_path / "whole", killed)
+            for folder in (whole, killed)
         )
         pd.testing.assert_series_equal(found.occurrences, expected.occurrences)
         np.testing.assert_allclose(np.stack(found.entailment), np.stack(expected.entailment), atol=1e-5)
@@ -348,17 +393,21 @@ class TestResume:
         assert kept <= set((killed / "labels").glob("*.parquet"))
 
     def test_a_changed_corpus_costs_only_its_new_texts(
-        self, tmp_path: Path, make_config: MakeConfig, corpus: Path
+        self, make_config: MakeConfig, labelled: tuple[Path, Path, DistillResult]
     ) -> None:
-        label(make_config(tmp_path / "out", data_file=str(corpus)))
+        corpus, out, _ = labelled
         lines = corpus.read_text().splitlines()
         corpus.write_text("\n".join([*lines[50:], "a new text", "a new text", lines[60]]) + "\n")
 
-        label(make_config(tmp_path / "out", data_file=str(corpus)))
+        console = Console(io.StringIO())
+        label(make_config(out, data_file=str(corpus)), console)
 
-        record = json.loads((tmp_path / "out" / "run.json").read_text())
-        assert record["stages"]["label"]["labelled"] == 1
-        held = store_of(tmp_path / "out").groupby("text").occurrences.sum()
+        said = console.stream.getvalue()  # type: ignore[attr-defined]
+        assert "1 new texts; 180 were labelled before" in said
+        assert "20 texts of the label store no longer in the corpus: kept, not trained on" in said
+        record = json.loads((out / "run.json").read_text())
+        assert (record["stages"]["label"]["labelled"], record["stages"]["label"]["removed"]) == (1, 20)
+        held = store_of(out).groupby("text").occurrences.sum()
         assert held[held > 0].to_dict() == Counter(line.strip() for line in corpus.read_text().splitlines())
         assert (held == 0).sum() == 20  # the first 50 are gone, but 30 of them stood there twice
 
