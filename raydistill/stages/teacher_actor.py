@@ -100,9 +100,9 @@ class TeacherActor:
         # Of a block that is labelled already but for what was rejected before, nothing can be told.
         if pc.all(pc.less(block["known_index"], 0)).as_py():
             self._failed = self._failed + len(rows) if len(faults) == len(rows) else 0
-        if faults and self._failed >= SYSTEMATIC:
-            first = faults[min(faults)]
-            raise ModelError(f"the teacher can score none of {self._failed:,} texts: {describe_fault(first)}.")
+            if faults and self._failed >= SYSTEMATIC:
+                first = describe_fault(faults[min(faults)])
+                raise ModelError(f"the teacher can score none of {self._failed:,} texts: {first}.")
         good = np.setdiff1d(np.arange(len(rows)), list(faults))
         where = _positions(rows[good], good, len(texts))
         reasons = {int(rows[i]): describe_fault(fault) for i, fault in faults.items()}
