@@ -48,9 +48,8 @@ def our_errors() -> Iterator[None]:
             if all(ours is not one for one in _within(error)):
                 logger.error("a disk refused to be written", exc_info=error)
             raise type(ours)(str(ours).split("\n")[0]) from None  # Ray adds lines of advice on its own retries
-        if failures := getattr(error, "worker_failures", None):  # of Ray Train, which labelling does not import
+        if first := _train_failure(error):
             logger.error("train workers failed", exc_info=error)
-            first = next(iter(failures.values()))
             raise FaultError(
                 f"train workers failed more often than --max-failures allows ({type(first).__name__}: "
                 f"{first_line(first)}). What is finished is kept: the same command "
@@ -84,6 +83,14 @@ def _disk_refusal(error: BaseException) -> RunDirError | None:
             "there, and the same command goes on."
         )
     return disk_refusal(error)
+
+
+def _train_failure(error: Any) -> Exception | None:
+    """What the first train worker failed with, or its group as it started. Labelling does not import Ray Train."""
+    if failures := getattr(error, "worker_failures", None):
+        return next(iter(failures.values()))
+    failure = getattr(error, "controller_failure", None)
+    return failure if type(failure).__name__ == "WorkerGroupStartupFailedError" else None
 
 
 def _is_death(error: BaseException) -> bool:

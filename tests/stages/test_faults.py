@@ -58,9 +58,16 @@ def test_what_only_speaks_of_one_passes_as_it_is(error: Exception) -> None:
 
 def test_train_workers_that_fail_too_often_are_one_line() -> None:
     failed = WorkerGroupError("failed", {1: RuntimeError("CUDA error: out of memory\nand much more")})
-    with pytest.raises(FaultError) as found, our_errors():
-        raise failed
-    assert "--max-failures allows (RuntimeError: CUDA error: out of memory). What is finished" in str(found.value)
+    never_started = ControllerError(WorkerGroupStartupFailedError("a worker died as it started"))
+    for error, said in (
+        (failed, "RuntimeError: CUDA error: out of memory"),
+        (never_started, "WorkerGroupStartupFailedError: a worker died as it started"),
+    ):
+        with pytest.raises(FaultError) as found, our_errors():
+            raise error
+        assert f"--max-failures allows ({said}). What is finished" in str(found.value)
+    with pytest.raises(ControllerError), our_errors():  # an internal fault keeps its traceback
+        raise ControllerError(KeyError("name"))
 
 
 def test_a_training_whose_workers_never_start_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

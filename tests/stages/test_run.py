@@ -197,7 +197,12 @@ def test_a_signal_while_training_starts_stops_it(
 ) -> None:
     others = {worker.pid for worker in workers_at("RayTrainWorker")}
     config = make_config(tmp_path, labels=finished.labels)
-    stop_when(lambda: any(w.pid not in others for w in workers_at("RayTrainWorker")), config, "train", signal.SIGINT)
+    said = stop_when(
+        lambda: any(w.pid not in others for w in workers_at("RayTrainWorker")), config, "train", signal.SIGINT
+    )
+    assert "train  starting" in said
+    assert not (tmp_path / "model.safetensors").exists()
+    assert not json.loads((tmp_path / "run.json").read_text())["stages"]["train"]["finished"]
 
 
 def test_training_that_was_stopped_goes_on_with_other_workers_and_makes_as_many_updates(
