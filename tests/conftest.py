@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,9 @@ os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 
 import hypothesis
 import pytest
+
+# Tests stop runs as Ctrl-C does; a job in a script's background is started with that ignored, and so are its children.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 hypothesis.settings.register_profile("raydistill", deadline=None, database=None, print_blob=True)
 hypothesis.settings.load_profile("raydistill")
