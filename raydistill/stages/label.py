@@ -24,6 +24,7 @@ from raydistill.progress import Console, Progress
 from raydistill.rejected import rejected_line, set_aside
 from raydistill.resources import Plan
 from raydistill.specs import Effort, TeacherSpec, Tolerance
+from raydistill.stages.attempts import fatal_texts
 from raydistill.stages.cluster import data_settings
 from raydistill.stages.faults import no_actor_left, our_errors
 from raydistill.stages.ingest import CorpusSource, unpack
@@ -115,6 +116,7 @@ def label_corpus(
             stop,
             stall_seconds=tolerance.stall_seconds,
             most_restarts=tolerance.max_failures * plan.teacher_actors_max,
+            excused=lambda: len(fatal_texts(actor.__name__)),
         ),
     ):
         with (
@@ -201,7 +203,7 @@ def _receipts(
     blocks = ray.data.read_datasource(source, override_num_blocks=len(splits), ray_remote_args=task)
     scored = blocks.map_batches(
         actor,
-        fn_constructor_args=(spec,),
+        fn_constructor_args=(spec, tolerance.max_failures),
         batch_size=1,  # a block; for GPUs Ray Data wants a number
         batch_format="pyarrow",
         zero_copy_batch=True,
@@ -215,7 +217,7 @@ def _receipts(
         num_cpus=plan.teacher_cpus,
         num_gpus=plan.teacher_gpus or None,
         max_restarts=-1,  # over days many may be lost: the watchdog ends a run whose actors die while nothing gets done
-        max_task_retries=tolerance.max_failures,
+        max_task_retries=-1,  # the attempts at a block are counted: see `Attempt`
     )
     receipts = scored.map_batches(
         partial(write_block, store=store),

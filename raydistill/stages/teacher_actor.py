@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 import os
@@ -9,7 +10,7 @@ import platform
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,8 @@ from raydistill.label_store import logits_column
 from raydistill.pairs import Ints
 from raydistill.quick_imports import quick_imports
 from raydistill.resources import Plan
-from raydistill.specs import TeacherSpec
+from raydistill.specs import Effort, TeacherSpec, Tolerance
+from raydistill.stages.attempts import Attempt
 from raydistill.stages.ingest import pack, unpack
 
 SYSTEMATIC = 16  # texts that all fail, one after the other
@@ -45,9 +47,13 @@ class TeacherActor:
 
     May be called for two blocks at a time: one is then unpacked and tokenised while the model is at work on the other.
     What the user can mend is raised with the first block: from a constructor Ray passes on its text alone.
+
+    Args:
+        max_failures: how often the process may die at a block.
     """
 
-    def __init__(self, spec: TeacherSpec) -> None:
+    def __init__(self, spec: TeacherSpec, max_failures: int = Tolerance.max_failures) -> None:
+        self.max_failures = max_failures
         self.fault: RaydistillError | None = None
         try:
             self.teacher = self.load(spec)
@@ -76,26 +82,15 @@ class TeacherActor:
 
         Raises:
             ModelError: not one of many texts can be scored: that is the teacher's fault and not theirs.
+            FaultError: the process died too often at this block.
         """
         if self.fault:
             raise self.fault
         block, effort = unpack(packed)
         texts = block["text"].to_pylist()
         rows = np.array([i for i, text in enumerate(texts) if text], dtype=np.int64)
-        started = time.perf_counter()
-        tokenized = self.teacher.tokenize([texts[i] for i in rows])
-        tokenizing = time.perf_counter() - started
-        with self._model_in_use:
-            idle = time.perf_counter() - self._free_since
-            effort.tokenize_seconds = min(tokenizing, idle)  # what was done beside another block costs nothing
-            effort.wait_seconds = idle - effort.tokenize_seconds
-            try:
-                entailment, contradiction, faults = self.teacher.score_tokenized(tokenized, effort)
-            except DeviceLostError:
-                logger.exception("this process ends, and another one begins anew")
-                logging.shutdown()
-                os._exit(1)  # an error would end the stage; of an actor that died, Ray gives the block to the next
-            self._free_since = time.perf_counter()
+        ids = block["text_id"].take(pa.array(rows)).to_pylist()
+        entailment, contradiction, faults = self._score([texts[i] for i in rows], ids, effort)
         effort.actor, effort.scored_at = self._name, time.time()
         # Of a block that is labelled already but for what was rejected before, nothing can be told.
         if pc.all(pc.less(block["known_index"], 0)).as_py():
@@ -110,11 +105,57 @@ class TeacherActor:
         block = block.append_column("entailment", logits_column(entailment).take(where))
         return pack(block.append_column("contradiction", logits_column(contradiction).take(where)), effort)
 
+    def _score(self, texts: Sequence[str], ids: Sequence[str], effort: Effort) -> Any:
+        """As `Teacher.score_some`, and texts that take the process down are told in the end."""
+        attempt = Attempt(type(self).__name__, ids, self.max_failures)
+        with contextlib.ExitStack() as model_in_use:
+            if attempt.deaths:  # what may take the process down again is not to do so beside another block
+                model_in_use.enter_context(self._model_in_use)
+            attempt.begin()
+            started = time.perf_counter()
+            tokenized = None if attempt.careful else self.teacher.tokenize(texts)
+            tokenizing = time.perf_counter() - started
+            if not attempt.deaths:
+                model_in_use.enter_context(self._model_in_use)
+            idle = time.perf_counter() - self._free_since
+            effort.tokenize_seconds = min(tokenizing, idle)  # what was done beside another block costs nothing
+            effort.wait_seconds = idle - effort.tokenize_seconds
+            try:
+                if tokenized is None:
+                    scores = self._score_one_by_one(texts, ids, effort, attempt)
+                else:
+                    scores = self.teacher.score_tokenized(tokenized, effort)
+            except DeviceLostError:
+                logger.exception("this process ends, and another one begins anew")
+                logging.shutdown()
+                os._exit(1)  # an error would end the stage; of an actor that died, Ray gives the block to the next
+            attempt.end()
+            self._free_since = time.perf_counter()
+        return scores
+
+    def _score_one_by_one(self, texts: Sequence[str], ids: Sequence[str], effort: Effort, attempt: Attempt) -> Any:
+        """The same of a block that has taken its process down: each text is noted before it is tried."""
+        fatal, faults = attempt.fatal_ids(), {}
+        num_classes = self.teacher.score_tokenized(self.teacher.tokenize([]), Effort())[0].shape[1]
+        logits = np.full((2, len(texts), num_classes), np.nan, dtype=np.float32)
+        for i, (text, text_id) in enumerate(zip(texts, ids, strict=True)):
+            if text_id in fatal:
+                faults[i] = ModelError("it takes the teacher's process down.")
+                continue
+            attempt.begin(text_id)
+            entailment, contradiction, fault = self.teacher.score_tokenized(self.teacher.tokenize([text]), effort)
+            logits[:, i] = entailment[0], contradiction[0]
+            faults |= {i: fault[0]} if fault else {}
+        attempt.begin()
+        return logits[0], logits[1], faults
+
 
 def describe_fault(fault: Exception) -> str:
     """In one line, why a text could not be scored."""
     if isinstance(fault, FloatingPointError):
         return "its logits are not finite (if the teacher runs in fp16 or bf16, try --teacher-precision fp32)"
+    if isinstance(fault, RaydistillError):
+        return str(fault).rstrip(".")
     return f"{type(fault).__name__}: {first_line(fault)}"
 
 

@@ -6,7 +6,7 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from raydistill.errors import FaultError
 from raydistill.progress import Progress, duration
@@ -19,16 +19,23 @@ logger = logging.getLogger(__name__)
 
 @contextlib.contextmanager
 def watched(
-    progress: Progress, stop: Stop, *, stall_seconds: float, most_restarts: int | None = None
+    progress: Progress,
+    stop: Stop,
+    *,
+    stall_seconds: float,
+    most_restarts: int | None = None,
+    excused: Callable[[], int] = int,
 ) -> Iterator[None]:
     """Have a thread look at a stage now and then; its verdict goes to `stop.fail`.
 
     Args:
         stall_seconds: how long it may make no progress.
         most_restarts: how many actors may be started again while it makes none; None where others count them.
+        excused: how many were, so far, for a reason that has been found.
     """
     over = threading.Event()
-    thread = threading.Thread(target=_watch, args=(progress, stop, over, stall_seconds, most_restarts), daemon=True)
+    arguments = (progress, stop, over, stall_seconds, most_restarts, excused)
+    thread = threading.Thread(target=_watch, args=arguments, daemon=True)
     thread.start()
     try:
         yield
@@ -38,19 +45,25 @@ def watched(
 
 
 def _watch(
-    progress: Progress, stop: Stop, over: threading.Event, stall_seconds: float, most_restarts: int | None
+    progress: Progress,
+    stop: Stop,
+    over: threading.Event,
+    stall_seconds: float,
+    most_restarts: int | None,
+    excused: Callable[[], int],
 ) -> None:
     # What came before it is watched does not count: a large store takes its time to be read.
-    stood_since, before = time.monotonic(), _restarts(job_actors())
+    stood_since, before = time.monotonic(), _restarts(job_actors()) - excused()
     while not over.wait(LOOK_SECONDS):
         try:
             actors = job_actors()
+            restarts = _restarts(actors) - excused()
         except Exception:  # the cluster is gone, and says so itself
             logger.warning("the cluster's actors cannot be seen", exc_info=True)
-            actors = []
+            actors, restarts = [], before
         if progress.moved_at > stood_since:
-            stood_since, before = progress.moved_at, _restarts(actors)
-        died = _restarts(actors) - before
+            stood_since, before = progress.moved_at, restarts
+        died = restarts - before
         if most_restarts is not None and died > most_restarts:
             stop.fail(
                 FaultError(

@@ -69,6 +69,25 @@ class UnluckyActor(TeacherActor):
         return teacher
 
 
+class MortalActor(TeacherActor):
+    """Is gone as soon as its teacher scores certain texts, as by a fault in the model's own machine code."""
+
+    def load(self, spec: TeacherSpec) -> Any:
+        teacher, last = super().load(spec), [""]
+
+        def tokenize(texts: list[str]) -> Any:
+            last[:] = texts
+            return Teacher.tokenize(teacher, texts)
+
+        def score_tokenized(tokenized: Any, effort: Any) -> Any:
+            if any(text.startswith(("text 7 ", "text 9 ")) for text in last):
+                os.kill(os.getpid(), signal.SIGKILL)
+            return Teacher.score_tokenized(teacher, tokenized, effort)
+
+        teacher.tokenize, teacher.score_tokenized = tokenize, score_tokenized
+        return teacher
+
+
 class IdleActor(TeacherActor):
     """Never has a block done."""
 
@@ -86,26 +105,35 @@ def actors_that_travel() -> Iterator[None]:
 
 
 @pytest.fixture
-def label_with(
-    tmp_path: Path, tiny_teacher_dir: Path, console: Console
-) -> Callable[[type, Tolerance, int], tuple[Counts, LabelStore]]:
+def label_with(tmp_path: Path, tiny_teacher_dir: Path, console: Console) -> Callable[..., tuple[Counts, LabelStore]]:
     """Labels so many texts with an actor of some type."""
 
-    def label_with(actor: type, tolerance: Tolerance, texts: int) -> tuple[Counts, LabelStore]:
+    def label_with(actor: type, tolerance: Tolerance, texts: int, most_rejected: int = 0) -> tuple[Counts, LabelStore]:
         corpus, store = tmp_path / "corpus.txt", LabelStore(str(tmp_path / "labels"))
         corpus.write_text("".join(f"text {i} {'again and ' * 40}once\n" for i in range(texts)))
         store.folder.create()
         spec = TeacherSpec(str(tiny_teacher_dir), ("sport", "art", "money"), "This is {}.", backend="torch")
-        limits: dict[str, Any] = {"file_bytes": 1 << 28, "most_rejected": 0, "tolerance": tolerance, "actor": actor}
         with console.stage("label", "texts", texts) as progress:
             plan = make_plan(free_nodes(), Request())
-            return label_corpus(find_files([str(corpus)]), "text", spec, store, plan, progress, **limits), store
+            counts = label_corpus(
+                find_files([str(corpus)]),
+                "text",
+                spec,
+                store,
+                plan,
+                progress,
+                file_bytes=1 << 28,
+                most_rejected=most_rejected,
+                tolerance=tolerance,
+                actor=actor,
+            )
+        return counts, store
 
     return label_with
 
 
 def test_an_actor_and_tasks_that_are_killed_and_a_lost_gpu_cost_no_label(
-    label_with: Callable[[type, Tolerance, int], tuple[Counts, LabelStore]],
+    label_with: Callable[..., tuple[Counts, LabelStore]],
     tiny_teacher_dir: Path,
 ) -> None:
     killed: dict[str, set[int]] = {"MapWorker": set(), "ReadCorpusSource": set(), "MapBatches(write_block)": set()}
@@ -132,6 +160,19 @@ def test_an_actor_and_tasks_that_are_killed_and_a_lost_gpu_cost_no_label(
     assert len(texts) == len(set(texts)) == 3000
 
 
+def test_texts_that_take_their_teacher_down_with_them_are_set_aside(
+    label_with: Callable[..., tuple[Counts, LabelStore]],
+) -> None:
+    counts, store = label_with(MortalActor, Tolerance(max_failures=1), 60, most_rejected=2)
+    assert (counts.texts, counts.labelled, counts.rejected) == (58, 58, 2)
+    rejected = pd.read_json(store.folder.where("_rejected.jsonl"), lines=True)
+    assert set(rejected.text.str[:7]) == {"text 7 ", "text 9 "}
+    assert set(rejected.reason) == {"it takes the teacher's process down"}
+    found = pd.concat([table.to_pandas() for part in store.parts() for table in store.read_part(part)])
+    assert sorted(found.text.str.split().str[1].astype(int)) == [i for i in range(60) if i not in (7, 9)]
+    assert np.isfinite(np.stack(found.entailment)).all()
+
+
 @pytest.mark.parametrize(
     ("actor", "tolerance", "wanted"),
     [
@@ -144,7 +185,7 @@ def test_what_gets_nowhere_ends_in_one_clear_error(
     actor: type,
     tolerance: Tolerance,
     wanted: str,
-    label_with: Callable[[type, Tolerance, int], tuple[Counts, LabelStore]],
+    label_with: Callable[..., tuple[Counts, LabelStore]],
     console: Console,
 ) -> None:
     began = time.monotonic()
