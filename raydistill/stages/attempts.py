@@ -1,28 +1,17 @@
-"""Texts that take their teacher's whole process down: no process lives to tell, so each is noted before it is tried.
-
-The notes are in the cluster's own key-value store, where whoever tries the block again finds them.
-"""
+"""Texts that take their teacher's whole process down: no process lives to tell, so each is noted before it is tried."""
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Sequence
 from hashlib import blake2b
 
-from ray.experimental.internal_kv import (  # no process has to be started for it, as for an actor that keeps notes
-    _internal_kv_del,
-    _internal_kv_get,
-    _internal_kv_initialized,
-    _internal_kv_list,
-    _internal_kv_put,
-)
-
 from raydistill.errors import FaultError
+from raydistill.stages.notes import Notes, notes_can_be_taken
 
-NAMESPACE = "raydistill"
-# Deaths with a block before its texts are tried one by one, which takes long: one or two may well be the machine's.
+# Deaths at a block before its texts are tried one by one, which takes long: one or two may well be the machine's.
 CAREFUL_AFTER = 2
+SUSPECT = "suspect/"
 logger = logging.getLogger(__name__)
 
 
@@ -32,28 +21,27 @@ class Attempt:
     A text that was tried alone when its process died is fatal. Outside Ray nobody tries again, and nothing is noted.
 
     Args:
-        run: what the attempts at one corpus have in common.
+        notes: those on one pass over a corpus.
         text_ids: of the texts to be scored.
         most_deaths: how many of which nothing is known may come before this attempt.
 
     Attributes:
         deaths: how many have.
-        careful: whether texts are to be tried one by one.
+        fatal: ids of texts that must not be tried.
+        careful: whether the others are to be tried one by one.
 
     Raises:
-        FaultError: there were more.
+        FaultError: there were more deaths.
     """
 
-    def __init__(self, run: str, text_ids: Sequence[str], most_deaths: int) -> None:
-        self._run, self._noted = run, bool(text_ids) and _internal_kv_initialized()
-        self._key = f"{run}/block/{blake2b(''.join(text_ids).encode(), digest_size=16).hexdigest()}"
-        self.deaths, at = 0, None
-        if self._noted and (note := _internal_kv_get(self._key, namespace=NAMESPACE)):
-            self.deaths, at = json.loads(note)
-        if at:
-            self.deaths -= 1
-            _internal_kv_put(f"{run}/fatal/{at}", b"", namespace=NAMESPACE)
-            logger.warning("the text with id %s has taken its teacher's process down", at)
+    def __init__(self, notes: Notes, text_ids: Sequence[str], most_deaths: int) -> None:
+        self._notes, self._noted = notes, bool(text_ids) and notes_can_be_taken()
+        self._name = f"block/{blake2b(''.join(text_ids).encode(), digest_size=16).hexdigest()}"
+        self._before = int(notes.read(self._name, 0)) if self._noted else 0
+        self.fatal = suspects(notes).intersection(text_ids) if self._before else set()
+        self.deaths = self._before - len(self.fatal)
+        if self.fatal:
+            logger.warning("texts have taken their teacher's process down, with ids %s", ", ".join(sorted(self.fatal)))
         if self.deaths > most_deaths:
             raise FaultError(
                 f"a block of {len(text_ids):,} texts took its teacher's process down {self.deaths} times, and "
@@ -62,21 +50,25 @@ class Attempt:
             )
         self.careful = self.deaths >= max(1, min(CAREFUL_AFTER, most_deaths))
 
-    def begin(self, text_id: str | None = None) -> None:
-        """Note that the block is tried from here on, or one of its texts alone."""
+    def begin(self) -> None:
+        """Note that the block is tried."""
         if self._noted:
-            _internal_kv_put(self._key, json.dumps([self.deaths + 1, text_id]), namespace=NAMESPACE)
+            self._notes.write(self._name, self._before + 1)
+
+    def suspect(self, text_id: str) -> None:
+        """Note that a text is tried alone."""
+        self._notes.write(f"{SUSPECT}{text_id}")
+
+    def acquit(self, text_id: str) -> None:
+        """Note that nothing has happened."""
+        self._notes.remove(f"{SUSPECT}{text_id}")
 
     def end(self) -> None:
-        """Note nothing any more."""
+        """Note that the block is done."""
         if self._noted:
-            _internal_kv_del(self._key, namespace=NAMESPACE)
-
-    def fatal_ids(self) -> set[str]:
-        """Texts that must not be tried."""
-        return fatal_texts(self._run) if self._noted else set()
+            self._notes.remove(self._name)
 
 
-def fatal_texts(run: str) -> set[str]:
-    """The ids of those that were found."""
-    return {key.decode().rpartition("/")[2] for key in _internal_kv_list(f"{run}/fatal/", namespace=NAMESPACE)}
+def suspects(notes: Notes) -> set[str]:
+    """The ids of texts that have taken a process down, and of those that are being tried alone just now."""
+    return set(notes.names(SUSPECT))

@@ -4,47 +4,65 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import uuid
 from collections.abc import Iterator
 from typing import Any
 
-import ray
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+import ray.exceptions
 
 from raydistill.progress import Progress
+from raydistill.stages.notes import Notes, notes_on
 from raydistill.stopping import Stop
 
 POLL_SECONDS = 0.5
+TOLD, STOP = "told", "stop"
 
 
 class Board:
-    """Where the first worker and the driver tell each other what they have to say."""
+    """Where the first worker and the driver tell each other what they have to say.
 
-    def __init__(self) -> None:
-        self.state: dict[str, Any] = {"stop": False}
+    It travels to workers, of which none is to fail because the cluster's store does not answer for once.
+    """
 
-    def write(self, **state: Any) -> dict[str, Any]:
-        """Add to the state, and return it."""
-        self.state |= state
-        return self.state
+    def __init__(self, notes: Notes) -> None:
+        self._notes, self._told = notes, dict[str, Any]()
+
+    def tell(self, **news: Any) -> None:
+        """Add to what this process has told."""
+        self._told |= news
+        with contextlib.suppress(ray.exceptions.RayError):
+            self._notes.write(TOLD, self._told)
+
+    def told(self) -> dict[str, Any]:
+        """What a worker has told."""
+        return self._notes.read(TOLD, {})
+
+    def ask_stop(self) -> None:
+        """Have the worker stop."""
+        self._notes.write(STOP)
+
+    def stop_asked(self) -> bool:
+        """Whether it is to."""
+        with contextlib.suppress(ray.exceptions.RayError):
+            return bool(self._notes.names(STOP))
+        return False
 
 
 @contextlib.contextmanager
-def followed_board(progress: Progress, stop: Stop) -> Iterator[Any]:
+def followed_board(progress: Progress, stop: Stop) -> Iterator[Board]:
     """A board, and a thread that shows on the console what is written there, and passes a wish to stop on."""
-    # Beside the driver, without which there is nothing to tell, and started again: no worker is to fail for it.
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    lasting: dict[str, Any] = {"num_cpus": 0, "scheduling_strategy": here, "max_restarts": -1, "max_task_retries": -1}
-    board: Any = ray.remote(**lasting)(Board).remote()
     over = threading.Event()
 
-    def follow() -> None:
+    def follow(board: Board) -> None:
         said, evaluated = "", 0
         while not over.wait(POLL_SECONDS):
             try:
-                state: Any = ray.get(board.write.remote(stop=stop.asked))
+                if stop.asked:
+                    board.ask_stop()
+                state = board.told()
             except ray.exceptions.RayError:
                 return  # the cluster is gone, and says so itself
-            if "said" in state and state["said"] != said:
+            if state.get("said", said) != said:
                 said = state["said"]
                 progress.console.say(f"       {said}")
             if state.get("evaluated", 0) != evaluated:
@@ -55,11 +73,12 @@ def followed_board(progress: Progress, stop: Stop) -> Iterator[Any]:
                 loss = f"loss {state['loss']:.3f}" if "loss" in state else ""
                 progress.update(state["step"], state.get("note", loss))
 
-    thread = threading.Thread(target=follow, daemon=True)
-    thread.start()
-    try:
-        yield board
-    finally:
-        over.set()
-        thread.join(timeout=2)
-        ray.kill(board)
+    with notes_on(f"training-{uuid.uuid4().hex}") as notes:
+        board = Board(notes)
+        thread = threading.Thread(target=follow, args=(board,), daemon=True)
+        thread.start()
+        try:
+            yield board
+        finally:
+            over.set()
+            thread.join(timeout=2)

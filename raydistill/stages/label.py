@@ -24,11 +24,12 @@ from raydistill.progress import Console, Progress
 from raydistill.rejected import rejected_line, set_aside
 from raydistill.resources import Plan
 from raydistill.specs import Effort, TeacherSpec, Tolerance
-from raydistill.stages.attempts import fatal_texts
+from raydistill.stages.attempts import suspects
 from raydistill.stages.cluster import data_settings
 from raydistill.stages.faults import no_actor_left, our_errors
 from raydistill.stages.ingest import CorpusSource, unpack
 from raydistill.stages.merging import Merger
+from raydistill.stages.notes import notes_on
 from raydistill.stages.teacher_actor import TeacherActor, as_planned
 from raydistill.stages.watchdog import watched
 from raydistill.stopping import Stop, orderly_stop
@@ -107,6 +108,7 @@ def label_corpus(
     actor = type(f"{actor.__name__}-{uuid.uuid4().hex[:8]}", (actor,), {})  # to tell its actors from those of others
     with (
         our_errors(),
+        notes_on(actor.__name__) as notes,
         no_actor_left(actor.__name__),
         data_settings(target_max_block_size=1),  # a packed block is a row: neither merged nor cut
         contextlib.closing(Merger(store, file_bytes, plan.task_cpus, progress.touch)) as merger,
@@ -116,7 +118,7 @@ def label_corpus(
             stop,
             stall_seconds=tolerance.stall_seconds,
             most_restarts=tolerance.max_failures * plan.teacher_actors_max,
-            excused=lambda: len(fatal_texts(actor.__name__)),
+            excused=lambda: len(suspects(notes)),
         ),
     ):
         with (

@@ -26,6 +26,7 @@ from raydistill.resources import Plan
 from raydistill.specs import Effort, TeacherSpec, Tolerance
 from raydistill.stages.attempts import Attempt
 from raydistill.stages.ingest import pack, unpack
+from raydistill.stages.notes import Notes
 
 SYSTEMATIC = 16  # texts that all fail, one after the other
 logger = logging.getLogger(__name__)
@@ -53,7 +54,7 @@ class TeacherActor:
     """
 
     def __init__(self, spec: TeacherSpec, max_failures: int = Tolerance.max_failures) -> None:
-        self.max_failures = max_failures
+        self.notes, self.max_failures = Notes(type(self).__name__), max_failures
         self.fault: RaydistillError | None = None
         try:
             self.teacher = self.load(spec)
@@ -107,7 +108,7 @@ class TeacherActor:
 
     def _score(self, texts: Sequence[str], ids: Sequence[str], effort: Effort) -> Any:
         """As `Teacher.score_some`, and texts that take the process down are told in the end."""
-        attempt = Attempt(type(self).__name__, ids, self.max_failures)
+        attempt = Attempt(self.notes, ids, self.max_failures)
         with contextlib.ExitStack() as model_in_use:
             if attempt.deaths:  # what may take the process down again is not to do so beside another block
                 model_in_use.enter_context(self._model_in_use)
@@ -135,18 +136,18 @@ class TeacherActor:
 
     def _score_one_by_one(self, texts: Sequence[str], ids: Sequence[str], effort: Effort, attempt: Attempt) -> Any:
         """The same of a block that has taken its process down: each text is noted before it is tried."""
-        fatal, faults = attempt.fatal_ids(), {}
         num_classes = self.teacher.score_tokenized(self.teacher.tokenize([]), Effort())[0].shape[1]
         logits = np.full((2, len(texts), num_classes), np.nan, dtype=np.float32)
+        faults: dict[int, Exception] = {}
         for i, (text, text_id) in enumerate(zip(texts, ids, strict=True)):
-            if text_id in fatal:
+            if text_id in attempt.fatal:
                 faults[i] = ModelError("it takes the teacher's process down.")
                 continue
-            attempt.begin(text_id)
+            attempt.suspect(text_id)
             entailment, contradiction, fault = self.teacher.score_tokenized(self.teacher.tokenize([text]), effort)
+            attempt.acquit(text_id)
             logits[:, i] = entailment[0], contradiction[0]
             faults |= {i: fault[0]} if fault else {}
-        attempt.begin()
         return logits[0], logits[1], faults
 
 

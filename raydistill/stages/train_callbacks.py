@@ -20,7 +20,7 @@ from transformers import TrainerCallback
 from transformers.trainer_utils import get_last_checkpoint
 
 from raydistill.run_dir import BEST, TRAINER
-from raydistill.stages.board import POLL_SECONDS
+from raydistill.stages.board import POLL_SECONDS, Board
 from raydistill.stages.checkpoints import seal
 from raydistill.stopwatch import Stopwatch
 from raydistill.student import Batch
@@ -118,16 +118,15 @@ class SeedUpdates(TrainerCallback):
 class TellBoard(TrainerCallback):
     """Writes steps and loss to the board, twice a second at most, and takes from it whether to stop."""
 
-    def __init__(self, board: Any) -> None:
+    def __init__(self, board: Board) -> None:
         self.board, self.stop_wanted = board, False
-        self._told, self._answer, self._evaluated = 0.0, None, 0
+        self._told, self._loss, self._evaluated = 0.0, dict[str, float](), 0
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if time.monotonic() - self._told >= POLL_SECONDS or state.global_step == state.max_steps:
-            if self._answer is not None and ray.wait([self._answer], timeout=0)[0]:
-                self.stop_wanted = ray.get(self._answer)["stop"]
             self._told = time.monotonic()
-            self._answer = self.board.write.remote(step=state.global_step, steps=state.max_steps)
+            self.board.tell(step=state.global_step, steps=state.max_steps, **self._loss)
+            self.stop_wanted = self.board.stop_asked()
 
     def over(self, batches: Iterable[Batch]) -> Iterator[Batch]:
         """The same batches; the board is told now and then that an evaluation gets on with them."""
@@ -136,14 +135,14 @@ class TellBoard(TrainerCallback):
             self._evaluated += 1
             if time.monotonic() - self._told >= POLL_SECONDS:
                 self._told = time.monotonic()
-                self.board.write.remote(evaluated=self._evaluated)
+                self.board.tell(evaluated=self._evaluated)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self.board.write.remote(note="evaluating")
+        self.board.tell(note="evaluating")
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
         if logs and "loss" in logs:
-            self.board.write.remote(loss=float(logs["loss"]))
+            self._loss = {"loss": float(logs["loss"])}
 
 
 def link(source: str, target: str) -> None:

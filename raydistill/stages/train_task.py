@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
 from raydistill.files import Folder
 from raydistill.specs import StudentSpec
+from raydistill.stages.board import Board
 from raydistill.student_rows import StudentRows
 
 
@@ -17,7 +17,7 @@ class TrainTask:
     Attributes:
         texts: how many there are, each as often as it stands in the corpus.
         rows: how texts have become the rows that the worker gets.
-        board: the actor where rank 0 and the driver tell each other what they have to say (`board.Board`).
+        board: where rank 0 and the driver tell each other what they have to say.
         storage: where Ray Train keeps checkpoints.
         begun_with: the number of workers that the training was planned for: its updates stay as large with another.
         checkpoint_seconds: after which a checkpoint is kept, besides those that `TrainingArguments` ask for.
@@ -27,7 +27,7 @@ class TrainTask:
     spec: StudentSpec
     texts: int
     rows: StudentRows
-    board: Any
+    board: Board
     storage: Folder
     begun_with: int
     checkpoint_seconds: float

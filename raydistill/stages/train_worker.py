@@ -95,7 +95,7 @@ def _arguments(task: TrainTask, folder: str, rank: int, world: int) -> TrainingA
     if world != task.begun_with:
         said = _share_updates(arguments, task.texts, task.begun_with, world)
         if rank == 0:
-            task.board.write.remote(said=said)
+            task.board.tell(said=said)
     return arguments
 
 

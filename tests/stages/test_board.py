@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import time
 
-import ray
-
 from raydistill.progress import Console
 from raydistill.stages.board import followed_board
 from raydistill.stages.train_callbacks import TellBoard
@@ -14,7 +12,7 @@ from raydistill.stopping import Stop
 
 def test_an_evaluation_that_gets_on_is_no_standstill(console: Console) -> None:
     with console.stage("train", "steps") as progress, followed_board(progress, Stop(console.say, 0.0)) as board:
-        ray.get(board.write.remote(step=5, steps=5))
+        board.tell(step=5, steps=5)
         deadline = time.monotonic() + 30
         while progress.total != 5:
             assert time.monotonic() < deadline
