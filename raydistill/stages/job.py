@@ -7,7 +7,8 @@ import dataclasses
 import hashlib
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from raydistill.chatter import Chatter
@@ -19,6 +20,7 @@ from raydistill.errors import ConfigError, CorpusError, DamagedError, counted, s
 from raydistill.label_store import LabelStore
 from raydistill.lease import hold
 from raydistill.progress import Console
+from raydistill.quick_imports import quick_imports
 from raydistill.quote import Quote
 from raydistill.rejected import REJECTED, most_rejected
 from raydistill.resources import Plan, Request, make_plan
@@ -43,7 +45,7 @@ PRODUCTS = {LABEL: LABELS_PRODUCT, TRAIN: STUDENT_PRODUCT}
 
 @dataclasses.dataclass
 class Job:
-    """A run whose input is known to be good. Made by `prepare`, which writes nothing; `execute` does the work."""
+    """A run. Made by `prepare`, which sees that its input is good and writes nothing; `execute` does the work."""
 
     config: DistillConfig
     stages: tuple[str, ...]
@@ -52,12 +54,12 @@ class Job:
     class_names: list[str]
     files: list[CorpusFile]
     texts: tuple[int, bool]
-    models: Models
+    models: Models = dataclasses.field(default_factory=Models)  # as soon as they have been checked
     seconds: dict[str, float] = dataclasses.field(default_factory=dict)  # of the stages that had something to do
 
     @classmethod
     def prepare(cls, config: DistillConfig, stages: tuple[str, ...]) -> Job:
-        """Check all that can be checked without Ray. Raises RaydistillError."""
+        """Check all but the models, for which heavy libraries must be loaded. Raises RaydistillError."""
         labelled_here = LABEL in stages
         config.check(["data_file", "class_names_file", "output_dir"] if labelled_here else ["output_dir"])
         files: list[CorpusFile] = []
@@ -81,12 +83,7 @@ class Job:
                 f"there is only one class, {shown(class_names[0])}: against no other, its probability is always 1. "
                 "Name a second class, or use --multi-label to judge it by itself."
             )
-        models = check_models(config, stages, class_names)
-        fresh = config.overwrite_output_dir and labelled_here
-        if labelled_here and not fresh and (record := _held_record(store, run_dir)):
-            expect_same_labelling(record["labelling"], models.labelling, store)
-            store.expect_own_parts()
-        return cls(config, stages, run_dir, store, class_names, files, texts, models)
+        return cls(config, stages, run_dir, store, class_names, files, texts)
 
     @property
     def teacher_spec(self) -> TeacherSpec:
@@ -98,7 +95,7 @@ class Job:
         return dataclasses.replace(spec, backend="torch" if small else spec.backend)
 
     def execute(self, console: Console, chatter: Chatter | None = None) -> DistillResult:
-        """Start or join Ray, plan, and run the stages; with `dry_run`, print the plan and a quote only.
+        """Start or join Ray, check the models, plan, and run the stages; with `dry_run`, print plan and quote only.
 
         The output directory is touched only when the plan is known to fit, and by a quote only in its `run.json`.
 
@@ -108,15 +105,15 @@ class Job:
         Raises:
             RaydistillError.
         """
-        from raydistill.engines.load import check_backend
-        from raydistill.stages.cluster import connection, expect_shared, free_nodes
-
         started = time.monotonic()
         folder = self.run_dir.folder
         if folder.is_there() or not folder.local:
             with hold(folder, console.say):
                 pass  # where another run is at work, or nothing can be written, that is said before Ray is started
-        with connection(self.config.address, worker_output=chatter is not None):
+        with self._ready(own_process=chatter is not None):
+            from raydistill.engines.load import check_backend
+            from raydistill.stages.cluster import expect_shared, free_nodes
+
             plan = make_plan(
                 free_nodes(),
                 _request(self.config, self.stages),
@@ -149,6 +146,26 @@ class Job:
                             self._train(plan, console)
                     self.run_dir.update(seconds=round(time.monotonic() - started, 3))
         return self._finish(console, logged=chatter is not None)
+
+    @contextlib.contextmanager
+    def _ready(self, *, own_process: bool) -> Iterator[None]:
+        """Ray, and models that are known to be good. Ray starts while libraries load: each takes seconds."""
+        with contextlib.ExitStack() as stack:
+            with quick_imports(own_process=own_process), ThreadPoolExecutor(1) as beside:
+                loading = beside.submit(load_stages, self.stages)
+                from raydistill.stages.cluster import connection
+
+                stack.enter_context(connection(self.config.address, worker_output=own_process))
+                loading.result()
+                self._check_models()
+            yield
+
+    def _check_models(self) -> None:
+        self.models = check_models(self.config, self.stages, self.class_names)
+        fresh = self.config.overwrite_output_dir or LABEL not in self.stages
+        if not fresh and (record := _held_record(self.store, self.run_dir)):
+            expect_same_labelling(record["labelling"], self.models.labelling, self.store)
+            self.store.expect_own_parts()
 
     def _quote(self, plan: Plan, console: Console) -> Quote | None:
         from raydistill.stages.quote import quote_labelling
@@ -296,13 +313,16 @@ class Job:
 
 
 def load_stages(stages: Sequence[str]) -> None:
-    """Import what stages are done with, Ray and PyTorch: once the input is known to be good, and not one by one."""
+    """Import what models are checked and stages are done with."""
     import raydistill.stages.cluster
+    import raydistill.training_arguments
 
     if LABEL in stages:
         import raydistill.stages.label
+        import raydistill.teacher
     if TRAIN in stages:
-        import raydistill.stages.train_stage  # noqa: F401
+        import raydistill.stages.train_stage
+        import raydistill.student  # noqa: F401
 
 
 def _held_record(store: LabelStore, run_dir: RunDir) -> dict[str, Any]:

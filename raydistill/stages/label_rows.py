@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+import ray
 import ray.data
 from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
@@ -76,16 +77,23 @@ class LabelSource(Datasource):
 class EvenOrWhole(DataConfig):
     """Training rows are dealt out evenly, so that no worker waits for another; evaluation leaves no row out."""
 
+    def __init__(self, task_cpus: float) -> None:
+        super().__init__()
+        self._task_cpus = task_cpus
+
     def configure(
         self, datasets: dict[str, Any], world_size: int, worker_handles: Any, worker_node_ids: Any, **_: Any
     ) -> Any:
+        # Starts the process that the first rows will be read in: it takes as long as train workers take to load torch.
+        ray.remote(num_cpus=self._task_cpus)(_begin).remote()
         shares: list[dict[str, Any]] = [{} for _ in range(world_size)]
         for name, dataset in datasets.items():
             dataset.context.execution_options.preserve_order = True  # the same seed gives the same student
-            if name != "train" and world_size == 1:
-                shares[0][name] = dataset.iterator()  # run in the worker, which waits for it anyhow: a process less
-                continue
             splits = dataset.streaming_split(world_size, equal=name == "train", locality_hints=worker_node_ids)
             for share, split in zip(shares, splits, strict=True):
                 share[name] = split
         return shares
+
+
+def _begin() -> None:
+    """Do nothing, in a process that has loaded this module by then."""

@@ -9,10 +9,9 @@ from functools import partial
 from raydistill.chatter import Chatter
 from raydistill.config import DistillConfig
 from raydistill.progress import Console
-from raydistill.quick_imports import quick_imports
 from raydistill.result import DistillResult
 from raydistill.stages.checks import LABEL, TRAIN, expect_absolute_paths
-from raydistill.stages.job import Job, load_stages
+from raydistill.stages.job import Job
 
 
 def distill(config: DistillConfig, console: Console | None = None) -> DistillResult:
@@ -65,7 +64,4 @@ def run_stages(
 def _run_here(
     config: DistillConfig, stages: tuple[str, ...], console: Console, chatter: Chatter | None
 ) -> DistillResult:
-    with quick_imports():
-        job = Job.prepare(config, stages)
-        load_stages(stages)
-    return job.execute(console, chatter)
+    return Job.prepare(config, stages).execute(console, chatter)

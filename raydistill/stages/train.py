@@ -160,7 +160,7 @@ def _make_trainer(task: TrainTask, store: LabelStore, plan: Plan, max_failures: 
             "train": partial(label_rows, store, task.rows, plan, seed=data_seed(arguments), storage=storage),
             "evaluation": partial(label_rows, store, task.rows, plan),
         },
-        dataset_config=EvenOrWhole(),
+        dataset_config=EvenOrWhole(plan.task_cpus),
         run_config=RunConfig(
             name=CHECKPOINTS,
             storage_path=storage.root,
