@@ -13,6 +13,15 @@ from typing import IO
 from raydistill.progress import Console
 
 
+def quiet_libraries() -> None:
+    """Have Transformers and the hub say little, here and in processes that are started from here.
+
+    They ask when they are imported.
+    """
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # of weights too, which are not even read here
+
+
 class Chatter:
     """All that this process prints, its libraries' C++ as well, caught in a file; `console` still reaches the user.
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 
-from raydistill.chatter import Chatter
+from raydistill.chatter import Chatter, quiet_libraries
 from raydistill.config import (
     ESSENTIALS,
     FORMER_NAMES,
@@ -234,8 +234,7 @@ def verify(output_dir: str, sample: float, as_json: bool, **trust: bool) -> int:
 
     if not 0 <= sample <= 1:
         raise ConfigError(f"--sample {sample:g} must be a share between 0 and 1.")
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    quiet_libraries()
     checks, console = [], Console(sys.stdout)
     for check in verify_run(output_dir, sample, **trust):
         checks.append(check)

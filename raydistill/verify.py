@@ -235,6 +235,8 @@ def _verify_sample(record: dict[str, Any], made_with: dict[str, Any], sample: Sa
     spec = pinned(named, "the teacher")
     found = describe_teacher(spec)["teacher_fingerprint"]
     if found != labelling["teacher_fingerprint"]:
+        if labelling.get("trust_remote_code") and not spec.trust_remote_code:
+            raise ValueError(f"{labelling['teacher']}: ran its own code, which --trust-remote-code allows here as well")
         raise ValueError(f"{labelling['teacher']}: is another one now: its fingerprint is {found}")
     if sample.rows is None:
         raise ValueError("there are no rows to score again")

@@ -25,8 +25,9 @@ def command(config: DistillConfig, stage: str) -> list[str]:
 
 
 def environment() -> dict[str, str]:
-    """This one's, with no GPU and no cluster to join."""
-    return {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"} | {"CUDA_VISIBLE_DEVICES": ""}
+    """This one's, with no GPU, no cluster to join, and libraries that talk as they like."""
+    unset = ("RAY_ADDRESS", "TRANSFORMERS_VERBOSITY", "HF_HUB_DISABLE_PROGRESS_BARS")
+    return {name: value for name, value in os.environ.items() if name not in unset} | {"CUDA_VISIBLE_DEVICES": ""}
 
 
 def run(config: DistillConfig, stage: str) -> None:

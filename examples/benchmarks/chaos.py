@@ -351,9 +351,8 @@ def main() -> int:
         struck = disturb(disturbed, nodes, arguments.kills, rng, arguments.pause)
         again.append(scored_again(counted, pairs))
         report = compare(lines, undisturbed, disturbed)
-        verified = subprocess.run(
-            [sys.executable, "-m", "raydistill", "verify", disturbed.output_dir], capture_output=True, text=True
-        )
+        verify = ["verify", disturbed.output_dir, "--trust-remote-code"]
+        verified = subprocess.run([sys.executable, "-m", "raydistill", *verify], capture_output=True, text=True)
         log = disturbed.log.read_text()
     kinds, stages = (Counter(kill[key] for kill in struck) for key in ("kind", "stage"))
     report |= {

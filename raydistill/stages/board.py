@@ -8,8 +8,6 @@ import uuid
 from collections.abc import Iterator
 from typing import Any
 
-import ray.exceptions
-
 from raydistill.progress import Progress
 from raydistill.stages.notes import Notes, notes_on
 from raydistill.stopping import Stop
@@ -19,19 +17,15 @@ TOLD, STOP = "told", "stop"
 
 
 class Board:
-    """Where the first worker and the driver tell each other what they have to say.
-
-    It travels to workers, of which none is to fail because the cluster's store does not answer for once.
-    """
+    """Where the first worker and the driver tell each other what they have to say. Travels to workers."""
 
     def __init__(self, notes: Notes) -> None:
         self._notes, self._told = notes, dict[str, Any]()
 
     def tell(self, **news: Any) -> None:
-        """Add to what this process has told."""
+        """Add to what this process has told, in the place of what others have told before."""
         self._told |= news
-        with contextlib.suppress(ray.exceptions.RayError):
-            self._notes.write(TOLD, self._told)
+        self._notes.write(TOLD, self._told)
 
     def told(self) -> dict[str, Any]:
         """What a worker has told."""
@@ -43,9 +37,7 @@ class Board:
 
     def stop_asked(self) -> bool:
         """Whether it is to."""
-        with contextlib.suppress(ray.exceptions.RayError):
-            return bool(self._notes.names(STOP))
-        return False
+        return bool(self._notes.names(STOP))
 
 
 @contextlib.contextmanager
@@ -56,16 +48,13 @@ def followed_board(progress: Progress, stop: Stop) -> Iterator[Board]:
     def follow(board: Board) -> None:
         said, evaluated = "", 0
         while not over.wait(POLL_SECONDS):
-            try:
-                if stop.asked:
-                    board.ask_stop()
-                state = board.told()
-            except ray.exceptions.RayError:
-                return  # the cluster is gone, and says so itself
+            if stop.asked:
+                board.ask_stop()
+            state = board.told()
             if state.get("said", said) != said:
                 said = state["said"]
                 progress.console.say(f"       {said}")
-            if state.get("evaluated", 0) != evaluated:
+            if state.get("evaluated", evaluated) != evaluated:
                 evaluated = state["evaluated"]
                 progress.touch()
             if "step" in state:

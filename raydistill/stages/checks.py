@@ -36,12 +36,7 @@ class Models:
 
 
 def check_models(config: DistillConfig, stages: Sequence[str], class_names: Sequence[str]) -> Models:
-    """See that teacher and student can be had. Raises ModelError and ConfigError.
-
-    The heavy imports begin here, after all that can be told without them.
-    """
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # of weights too, which are not even read here
+    """See that teacher and student can be had. Raises ModelError and ConfigError."""
     if config.training or TRAIN in stages:
         from raydistill.training_arguments import checked_arguments
 

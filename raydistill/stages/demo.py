@@ -100,11 +100,11 @@ def prepare_demo(folder: str, texts: int = TEXTS, address: str | None = None) ->
 
 def run_demo(files: DemoFiles, job: Job, chatter: Chatter) -> None:
     """Run, then measure teacher and student on the held-out texts and show the table."""
+    console = chatter.console
+    result = job.execute(console, chatter)
     from raydistill.student import load_trained_student, predict
     from raydistill.teacher import Teacher
 
-    console = chatter.console
-    result = job.execute(console, chatter)
     with files.held_out.open(encoding="utf-8", newline="") as stream:
         rows = list(csv.DictReader(stream))
     texts = [row["text"] for row in rows]

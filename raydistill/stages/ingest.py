@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+import uuid
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from functools import partial
@@ -23,6 +24,8 @@ from raydistill.corpus_files import Split
 from raydistill.corpus_readers import read_split
 from raydistill.known_texts import KnownTexts
 from raydistill.specs import Effort
+
+NAME = "raydistill.block"
 
 
 class CorpusSource(Datasource):
@@ -85,7 +88,11 @@ def distinct_texts(texts: Counter[str], known: KnownTexts | None) -> pa.Table:
 
 
 def pack(block: pa.Table, effort: Effort) -> pa.Table:
-    """A block as a single row, which Ray Data passes on as it is: rows it would gather or cut by their bytes."""
+    """A block as a single row, which Ray Data passes on as it is: rows it would gather or cut by their bytes.
+
+    It gets a name of its own, by which who tries it again knows it.
+    """
+    block = block.replace_schema_metadata({NAME: uuid.uuid4().hex})
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, block.schema) as writer:
         writer.write_table(block)
@@ -93,6 +100,11 @@ def pack(block: pa.Table, effort: Effort) -> pa.Table:
     bounds = pa.py_buffer(np.array([0, len(content)], dtype=np.int64))
     block_column = pa.Array.from_buffers(pa.large_binary(), 1, [None, bounds, content])
     return pa.table({"block": block_column, "effort": pa.array([dataclasses.asdict(effort)])})
+
+
+def block_name(block: pa.Table) -> str:
+    """What `pack` has called it."""
+    return block.schema.metadata[NAME.encode()].decode()
 
 
 def unpack(packed: pa.Table) -> tuple[pa.Table, Effort]:

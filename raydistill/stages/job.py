@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from raydistill.chatter import Chatter
+from raydistill.chatter import Chatter, quiet_libraries
 from raydistill.class_names import read_class_names
 from raydistill.config import LABELS_PRODUCT, STUDENT_PRODUCT, DistillConfig
 from raydistill.corpus import check_readable, estimate_texts, sample_texts
@@ -150,6 +150,7 @@ class Job:
     @contextlib.contextmanager
     def _ready(self, *, own_process: bool) -> Iterator[None]:
         """Ray, and models that are known to be good. Ray starts while libraries load: each takes seconds."""
+        quiet_libraries()
         with contextlib.ExitStack() as stack:
             with quick_imports(own_process=own_process), ThreadPoolExecutor(1) as beside:
                 loading = beside.submit(load_stages, self.stages)

@@ -24,7 +24,7 @@ from raydistill.progress import Console, Progress
 from raydistill.rejected import rejected_line, set_aside
 from raydistill.resources import Plan
 from raydistill.specs import Effort, TeacherSpec, Tolerance
-from raydistill.stages.attempts import suspects
+from raydistill.stages.attempts import fatal_texts
 from raydistill.stages.cluster import data_settings
 from raydistill.stages.faults import no_actor_left, our_errors
 from raydistill.stages.ingest import CorpusSource, unpack
@@ -118,7 +118,7 @@ def label_corpus(
             stop,
             stall_seconds=tolerance.stall_seconds,
             most_restarts=tolerance.max_failures * plan.teacher_actors_max,
-            excused=lambda: len(suspects(notes)),
+            found=lambda: fatal_texts(notes),
         ),
     ):
         with (

@@ -1,6 +1,7 @@
 """Notes in the cluster's own key-value store: what processes tell each other, and what outlives each of them.
 
-No process has to be started for it, as for an actor, and none can be lost.
+No process has to be started for it, as for an actor, and none can be lost. Where the store does not answer for once,
+nothing is noted, and nothing found: no work is to fail for it.
 """
 
 from __future__ import annotations
@@ -8,9 +9,11 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-from collections.abc import Iterator
+import logging
+from collections.abc import Callable, Iterator
 from typing import Any
 
+import ray.exceptions
 from ray.experimental.internal_kv import (
     _internal_kv_del,
     _internal_kv_get,
@@ -20,11 +23,20 @@ from ray.experimental.internal_kv import (
 )
 
 NAMESPACE = "raydistill"
+logger = logging.getLogger(__name__)
 
 
 def notes_can_be_taken() -> bool:
     """Whether this process is one of a cluster's."""
     return bool(_internal_kv_initialized())
+
+
+def _answer(call: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+    try:
+        return call(*arguments, namespace=NAMESPACE, **options)
+    except ray.exceptions.RayError:
+        logger.warning("the cluster's store does not answer", exc_info=True)
+        return None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,21 +47,21 @@ class Notes:
 
     def write(self, name: str, value: Any = None) -> None:
         """Take a note, in the place of the one before."""
-        _internal_kv_put(self._key(name), json.dumps(value), namespace=NAMESPACE)
+        _answer(_internal_kv_put, self._key(name), json.dumps(value))
 
     def read(self, name: str, default: Any = None) -> Any:
         """What a note says, or a default where there is none."""
-        found = _internal_kv_get(self._key(name), namespace=NAMESPACE)
+        found = _answer(_internal_kv_get, self._key(name))
         return json.loads(found) if found else default
 
     def remove(self, name: str) -> None:
         """Throw a note away, if there is one."""
-        _internal_kv_del(self._key(name), namespace=NAMESPACE)
+        _answer(_internal_kv_del, self._key(name))
 
     def names(self, beginning: str) -> list[str]:
         """What follows this beginning in the names of the notes that have it."""
         key = self._key(beginning)
-        return [name.decode().removeprefix(key) for name in _internal_kv_list(key, namespace=NAMESPACE)]
+        return [name.decode().removeprefix(key) for name in _answer(_internal_kv_list, key) or ()]
 
     def _key(self, name: str) -> str:
         return f"{self.subject}/{name}"
@@ -63,4 +75,4 @@ def notes_on(subject: str) -> Iterator[Notes]:
         yield notes
     finally:
         with contextlib.suppress(Exception):  # the cluster may be gone
-            _internal_kv_del(f"{subject}/", del_by_prefix=True, namespace=NAMESPACE)
+            _answer(_internal_kv_del, f"{subject}/", del_by_prefix=True)

@@ -25,8 +25,8 @@ from raydistill.quick_imports import quick_imports
 from raydistill.resources import Plan
 from raydistill.specs import Effort, TeacherSpec, Tolerance
 from raydistill.stages.attempts import Attempt
-from raydistill.stages.ingest import pack, unpack
-from raydistill.stages.notes import Notes
+from raydistill.stages.ingest import block_name, pack, unpack
+from raydistill.stages.notes import Notes, notes_can_be_taken
 
 SYSTEMATIC = 16  # texts that all fail, one after the other
 logger = logging.getLogger(__name__)
@@ -54,7 +54,8 @@ class TeacherActor:
     """
 
     def __init__(self, spec: TeacherSpec, max_failures: int = Tolerance.max_failures) -> None:
-        self.notes, self.max_failures = Notes(type(self).__name__), max_failures
+        self._notes = Notes(type(self).__name__) if notes_can_be_taken() else None
+        self._max_failures, self._ended = max_failures, list[Attempt]()
         self.fault: RaydistillError | None = None
         try:
             self.teacher = self.load(spec)
@@ -75,7 +76,7 @@ class TeacherActor:
         with quick_imports():
             from raydistill.teacher import Teacher  # here, so that the tasks of this module start without torch
 
-            return Teacher.load(spec)
+        return Teacher.load(spec)
 
     def __call__(self, packed: pa.Table) -> pa.Table:
         """Adds columns entailment and contradiction (null where there was nothing to score, or it could not be), why it
@@ -88,10 +89,12 @@ class TeacherActor:
         if self.fault:
             raise self.fault
         block, effort = unpack(packed)
-        texts = block["text"].to_pylist()
-        rows = np.array([i for i, text in enumerate(texts) if text], dtype=np.int64)
-        ids = block["text_id"].take(pa.array(rows)).to_pylist()
-        entailment, contradiction, faults = self._score([texts[i] for i in rows], ids, effort)
+        attempt = self._attempt(block_name(block))
+        texts, ids = block["text"].to_pylist(), block["text_id"].to_pylist()
+        fatal = {i for i, text in enumerate(texts) if text and attempt.fatal and ids[i] in attempt.fatal}
+        rows = np.array([i for i, text in enumerate(texts) if text and i not in fatal], dtype=np.int64)
+        scores = self._score([texts[i] for i in rows], [ids[i] for i in rows], attempt, effort)
+        entailment, contradiction, faults = scores
         effort.actor, effort.scored_at = self._name, time.time()
         # Of a block that is labelled already but for what was rejected before, nothing can be told.
         if pc.all(pc.less(block["known_index"], 0)).as_py():
@@ -101,14 +104,22 @@ class TeacherActor:
                 raise ModelError(f"the teacher can score none of {self._failed:,} texts: {first}.")
         good = np.setdiff1d(np.arange(len(rows)), list(faults))
         where = _positions(rows[good], good, len(texts))
-        reasons = {int(rows[i]): describe_fault(fault) for i, fault in faults.items()}
+        reasons = dict.fromkeys(fatal, "it takes the teacher's process down")
+        reasons |= {int(rows[i]): describe_fault(fault) for i, fault in faults.items()}
         block = block.append_column("rejected", pa.array([reasons.get(i) for i in range(len(texts))], pa.string()))
         block = block.append_column("entailment", logits_column(entailment).take(where))
-        return pack(block.append_column("contradiction", logits_column(contradiction).take(where)), effort)
+        scored = pack(block.append_column("contradiction", logits_column(contradiction).take(where)), effort)
+        self._ended.append(attempt)
+        return scored
 
-    def _score(self, texts: Sequence[str], ids: Sequence[str], effort: Effort) -> Any:
-        """As `Teacher.score_some`, and texts that take the process down are told in the end."""
-        attempt = Attempt(self.notes, ids, self.max_failures)
+    def _attempt(self, block: str) -> Attempt:
+        ended, self._ended = self._ended, []
+        for attempt in ended:  # what it has made has been handed over by now
+            attempt.end()
+        return Attempt(self._notes, block, self._max_failures)
+
+    def _score(self, texts: Sequence[str], ids: Sequence[str], attempt: Attempt, effort: Effort) -> Any:
+        """As `Teacher.score_some`; what takes the process down leaves a note on it."""
         with contextlib.ExitStack() as model_in_use:
             if attempt.deaths:  # what may take the process down again is not to do so beside another block
                 model_in_use.enter_context(self._model_in_use)
@@ -123,31 +134,27 @@ class TeacherActor:
             effort.wait_seconds = idle - effort.tokenize_seconds
             try:
                 if tokenized is None:
-                    scores = self._score_one_by_one(texts, ids, effort, attempt)
+                    scores = self._score_one_by_one(texts, ids, attempt, effort)
                 else:
                     scores = self.teacher.score_tokenized(tokenized, effort)
             except DeviceLostError:
                 logger.exception("this process ends, and another one begins anew")
                 logging.shutdown()
                 os._exit(1)  # an error would end the stage; of an actor that died, Ray gives the block to the next
-            attempt.end()
             self._free_since = time.perf_counter()
         return scores
 
-    def _score_one_by_one(self, texts: Sequence[str], ids: Sequence[str], effort: Effort, attempt: Attempt) -> Any:
+    def _score_one_by_one(self, texts: Sequence[str], ids: Sequence[str], attempt: Attempt, effort: Effort) -> Any:
         """The same of a block that has taken its process down: each text is noted before it is tried."""
         num_classes = self.teacher.score_tokenized(self.teacher.tokenize([]), Effort())[0].shape[1]
         logits = np.full((2, len(texts), num_classes), np.nan, dtype=np.float32)
         faults: dict[int, Exception] = {}
         for i, (text, text_id) in enumerate(zip(texts, ids, strict=True)):
-            if text_id in attempt.fatal:
-                faults[i] = ModelError("it takes the teacher's process down.")
-                continue
-            attempt.suspect(text_id)
+            attempt.begin(trying=text_id)
             entailment, contradiction, fault = self.teacher.score_tokenized(self.teacher.tokenize([text]), effort)
-            attempt.acquit(text_id)
             logits[:, i] = entailment[0], contradiction[0]
             faults |= {i: fault[0]} if fault else {}
+        attempt.begin()
         return logits[0], logits[1], faults
 
 
@@ -155,8 +162,6 @@ def describe_fault(fault: Exception) -> str:
     """In one line, why a text could not be scored."""
     if isinstance(fault, FloatingPointError):
         return "its logits are not finite (if the teacher runs in fp16 or bf16, try --teacher-precision fp32)"
-    if isinstance(fault, RaydistillError):
-        return str(fault).rstrip(".")
     return f"{type(fault).__name__}: {first_line(fault)}"
 
 

@@ -24,17 +24,17 @@ def watched(
     *,
     stall_seconds: float,
     most_restarts: int | None = None,
-    excused: Callable[[], int] = int,
+    found: Callable[[], int] = int,
 ) -> Iterator[None]:
     """Have a thread look at a stage now and then; its verdict goes to `stop.fail`.
 
     Args:
         stall_seconds: how long it may make no progress.
         most_restarts: how many actors may be started again while it makes none; None where others count them.
-        excused: how many were, so far, for a reason that has been found.
+        found: how many reasons for that have been found; each is progress.
     """
     over = threading.Event()
-    arguments = (progress, stop, over, stall_seconds, most_restarts, excused)
+    arguments = (progress, stop, over, stall_seconds, most_restarts, found)
     thread = threading.Thread(target=_watch, args=arguments, daemon=True)
     thread.start()
     try:
@@ -50,20 +50,23 @@ def _watch(
     over: threading.Event,
     stall_seconds: float,
     most_restarts: int | None,
-    excused: Callable[[], int],
+    found: Callable[[], int],
 ) -> None:
     # What came before it is watched does not count: a large store takes its time to be read.
-    stood_since, before = time.monotonic(), _restarts(job_actors()) - excused()
+    stood_since, before = time.monotonic(), _restarts(job_actors())
+    known = 0
     while not over.wait(LOOK_SECONDS):
         try:
-            actors = job_actors()
-            restarts = _restarts(actors) - excused()
+            actors, reasons = job_actors(), found()
         except Exception:  # the cluster is gone, and says so itself
             logger.warning("the cluster's actors cannot be seen", exc_info=True)
-            actors, restarts = [], before
+            actors, reasons = [], known
+        if reasons > known:
+            known = reasons
+            progress.touch()
         if progress.moved_at > stood_since:
-            stood_since, before = progress.moved_at, restarts
-        died = restarts - before
+            stood_since, before = progress.moved_at, _restarts(actors)
+        died = _restarts(actors) - before
         if most_restarts is not None and died > most_restarts:
             stop.fail(
                 FaultError(

@@ -8,10 +8,8 @@ from collections.abc import Iterator
 import pytest
 
 from raydistill.errors import FaultError
-from raydistill.stages.attempts import Attempt, suspects
+from raydistill.stages.attempts import Attempt, fatal_texts
 from raydistill.stages.notes import Notes, notes_on
-
-IDS = ("a", "b", "c")
 
 
 @pytest.fixture
@@ -21,47 +19,59 @@ def notes() -> Iterator[Notes]:
     assert not notes.names("")
 
 
-def test_a_text_that_was_tried_alone_when_the_process_died_is_fatal(notes: Notes) -> None:
-    for careful in (False, False):  # which may have been the machine's fault
-        attempt = Attempt(notes, IDS, 3)
-        assert attempt.careful is careful
-        attempt.begin()
-    for expected, fatal in (([], "a"), (["a"], "c"), (["a", "c"], None)):
-        attempt = Attempt(notes, IDS, 3)
-        assert attempt.careful
-        assert attempt.fatal == suspects(notes) == set(expected)
-        attempt.begin()
-        for text_id in IDS:
-            if text_id not in expected:
-                attempt.suspect(text_id)
-                assert suspects(notes) == {*expected, text_id}
-                if text_id == fatal:
-                    break
-                attempt.acquit(text_id)
+def die(notes: Notes, trying: str | None = None, most_deaths: int = 3) -> Attempt:
+    """Try block A, and be gone, at a text or before."""
+    attempt = Attempt(notes, "A", most_deaths)
+    attempt.begin()
+    if trying:
+        attempt.begin(trying="a text before")
+        attempt.begin(trying=trying)
+    return attempt
+
+
+def test_a_text_that_was_tried_alone_when_the_process_died_is_fatal_for_all(notes: Notes) -> None:
+    assert [die(notes).careful for _ in range(2)] == [False, False]  # may have been the machine's fault
+    assert die(notes, trying="x").careful
+    attempt = die(notes, trying="y")
+    assert (attempt.careful, attempt.deaths, attempt.fatal) == (True, 2, {"x"})
+    attempt = Attempt(notes, "A", 3)
+    assert (attempt.careful, attempt.deaths, attempt.fatal) == (True, 2, {"x", "y"})
     attempt.end()
-    again = Attempt(notes, IDS, 3)
-    assert (again.deaths, again.careful) == (0, False)
-    assert suspects(notes) == {"a", "c"}
+    for block in ("A", "B"):
+        attempt = Attempt(notes, block, 3)
+        assert (attempt.careful, attempt.deaths, attempt.fatal) == (False, 0, {"x", "y"})
+    assert fatal_texts(notes) == 2
 
 
-@pytest.mark.parametrize("most_deaths", [0, 1, 2, 3])
+def test_what_is_being_tried_elsewhere_is_not_fatal(notes: Notes) -> None:
+    for _ in range(2):
+        die(notes)
+    die(notes, trying="x")
+    assert Attempt(notes, "B", 3).fatal == set()
+    assert fatal_texts(notes) == 0
+
+
+@pytest.mark.parametrize("most_deaths", [0, 1, 2, 3, 4])
 def test_a_block_that_dies_of_something_else_is_given_up(notes: Notes, most_deaths: int) -> None:
     for deaths in range(most_deaths + 1):
-        attempt = Attempt(notes, IDS, most_deaths)
-        assert attempt.careful is (0 < most_deaths <= deaths or deaths >= 2)
-        attempt.begin()
-        if attempt.careful:
-            attempt.suspect("a")
-            attempt.acquit("a")
-    with pytest.raises(FaultError, match=rf"a block of 3 texts .* {most_deaths + 1} times, .* allows {most_deaths}\."):
-        Attempt(notes, IDS, most_deaths)
-    assert not suspects(notes)
+        assert die(notes, most_deaths=most_deaths).careful is (most_deaths > 2 <= deaths)
+    with pytest.raises(FaultError, match=rf"its? .* {most_deaths + 1} times, .* --max-failures {most_deaths} allows"):
+        Attempt(notes, "A", most_deaths)
+    assert fatal_texts(notes) == 0
+    assert Attempt(notes, "B", most_deaths).deaths == 0
 
 
-def test_blocks_and_runs_are_told_apart(notes: Notes) -> None:
-    Attempt(notes, IDS, 3).begin()
-    other = Notes(f"{notes.subject}-2")
-    assert Attempt(notes, IDS, 3).deaths == 1
-    assert Attempt(notes, IDS[:2], 3).deaths == Attempt(other, IDS, 3).deaths == 0
-    Attempt(notes, (), 3).begin()  # nothing to score
-    assert Attempt(notes, (), 3).deaths == 0
+def test_a_teacher_that_dies_at_every_text_is_given_up(notes: Notes) -> None:
+    for _ in range(2):
+        die(notes)
+    for text in "abcd":
+        die(notes, trying=text)
+    with pytest.raises(FaultError, match=r" 6 times, beyond what --max-failures 3 allows"):
+        Attempt(notes, "A", 3)
+
+
+def test_without_a_cluster_nothing_is_noted() -> None:
+    for _ in range(9):
+        attempt = Attempt(None, "A", 0)
+        attempt.begin(trying="a")
+        assert (attempt.deaths, attempt.fatal, attempt.careful) == (0, set(), False)

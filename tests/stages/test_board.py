@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import time
 
 from raydistill.progress import Console
-from raydistill.stages.board import followed_board
+from raydistill.stages.board import Board, followed_board
 from raydistill.stages.train_callbacks import TellBoard
 from raydistill.stopping import Stop
 
@@ -24,3 +25,14 @@ def test_an_evaluation_that_gets_on_is_no_standstill(console: Console) -> None:
         while progress.moved_at == stood_since:
             assert time.monotonic() < deadline
             time.sleep(0.1)
+
+
+def test_what_a_new_worker_does_not_say_is_not_missed(console: Console) -> None:
+    with console.stage("train", "steps") as progress, followed_board(progress, Stop(console.say, 0.0)) as board:
+        for steps, news in ((5, {"evaluated": 3, "said": "2 workers now"}), (6, {}), (7, {"said": "1 worker now"})):
+            Board(board._notes).tell(step=5, steps=steps, **news)  # each in a process that begins anew
+            deadline = time.monotonic() + 30
+            while progress.total != steps:
+                assert time.monotonic() < deadline
+                time.sleep(0.1)
+    assert re.findall(r"\d workers? now", console.stream.getvalue()) == ["2 workers now", "1 worker now"]

@@ -70,7 +70,7 @@ class UnluckyActor(TeacherActor):
 
 
 class MortalActor(TeacherActor):
-    """Is gone as soon as its teacher scores certain texts, as by a fault in the model's own machine code."""
+    """Is gone as soon as its teacher scores a certain text, as by a fault in the model's own machine code."""
 
     def load(self, spec: TeacherSpec) -> Any:
         teacher, last = super().load(spec), [""]
@@ -80,7 +80,7 @@ class MortalActor(TeacherActor):
             return Teacher.tokenize(teacher, texts)
 
         def score_tokenized(tokenized: Any, effort: Any) -> Any:
-            if any(text.startswith(("text 7 ", "text 9 ")) for text in last):
+            if any(text.startswith("text 7 ") for text in last):
                 os.kill(os.getpid(), signal.SIGKILL)
             return Teacher.score_tokenized(teacher, tokenized, effort)
 
@@ -160,16 +160,15 @@ def test_an_actor_and_tasks_that_are_killed_and_a_lost_gpu_cost_no_label(
     assert len(texts) == len(set(texts)) == 3000
 
 
-def test_texts_that_take_their_teacher_down_with_them_are_set_aside(
+def test_a_text_that_takes_its_teacher_down_with_it_is_set_aside(
     label_with: Callable[..., tuple[Counts, LabelStore]],
 ) -> None:
-    counts, store = label_with(MortalActor, Tolerance(max_failures=1), 60, most_rejected=2)
-    assert (counts.texts, counts.labelled, counts.rejected) == (58, 58, 2)
+    counts, store = label_with(MortalActor, Tolerance(), 60, most_rejected=1)
+    assert (counts.texts, counts.labelled, counts.rejected) == (59, 59, 1)
     rejected = pd.read_json(store.folder.where("_rejected.jsonl"), lines=True)
-    assert set(rejected.text.str[:7]) == {"text 7 ", "text 9 "}
-    assert set(rejected.reason) == {"it takes the teacher's process down"}
+    assert [rejected.text[0][:7], rejected.reason[0]] == ["text 7 ", "it takes the teacher's process down"]
     found = pd.concat([table.to_pandas() for part in store.parts() for table in store.read_part(part)])
-    assert sorted(found.text.str.split().str[1].astype(int)) == [i for i in range(60) if i not in (7, 9)]
+    assert sorted(found.text.str.split().str[1].astype(int)) == [i for i in range(60) if i != 7]
     assert np.isfinite(np.stack(found.entailment)).all()
 
 
@@ -303,6 +302,7 @@ def test_training_that_is_killed_stopped_and_robbed_of_its_worker_comes_to_the_s
     said = process.communicate(timeout=120)[1]
     assert killed_as_it_starts
     assert process.returncode == 0, said
+    assert "it/s]" not in (tmp_path / "killed" / "raydistill.log").read_text()  # no bars of libraries
 
     records = [json.loads((tmp_path / name / "run.json").read_text()) for name in ("whole", "killed")]
     assert records[0]["stages"]["train"]["updates"] == records[1]["stages"]["train"]["updates"] == 500
