@@ -26,7 +26,7 @@ from raydistill.distillation import soft_labels
 from raydistill.label_store import LabelStore, logits_matrix
 from raydistill.specs import TeacherSpec
 from raydistill.stages.ingest import read_blocks
-from raydistill.stages.label import write_block
+from raydistill.stages.receipts import write_block
 from raydistill.stages.teacher_actor import TeacherActor
 
 CLASSES = ("sport", "{}", "art & 'craft' 🙂")
@@ -88,7 +88,8 @@ def cleaned(text: str) -> str:
 
 @pytest.fixture(scope="module")
 def actor(tiny_teacher_dir: Path) -> TeacherActor:
-    return TeacherActor(TeacherSpec(str(tiny_teacher_dir), CLASSES, "This is {}.", backend="torch"))
+    spec = TeacherSpec(str(tiny_teacher_dir), CLASSES, "This is {}.", backend="torch")
+    return TeacherActor(spec, LabelStore("/nowhere"))
 
 
 @example(("jsonl", ["\ud83d\ude42", "\ud83d", "🙂", "\ufffd", "\x1f\ufeff\u200b ", ""]), False, 1, 1)
@@ -108,7 +109,7 @@ def test_any_text_is_labelled_and_counted_as_it_stands(
         store = LabelStore(f"{folder}/labels")
         store.folder.create()
         receipts = [
-            write_block(actor(block), store).to_pylist()[0]
+            write_block(*actor.score(block), store).to_pylist()[0]
             for split in make_splits(files, split_bytes)
             for block in read_blocks(split, "text", block_bytes, None)
         ]

@@ -41,11 +41,11 @@ from raydistill.files import Folder
 from raydistill.label_store import LabelStore, logits_matrix
 
 KINDS = ("actor", "task", "node", "driver")
-WRITE = "write"  # a task as well, killed while it writes labels; one kill in ten
+WRITE = "write"  # an actor or a task that has a label file open to write it; one kill in ten
 # What a process of Ray's calls itself while it is at that.
 ACTORS = {"label": ("MapWorker",), "train": ("RayTrainWorker", "TrainWorker")}
-TASKS = ("ReadCorpusSource", "write_block", "merge_parts", "ReadLabelSource", "StudentRows", "MapBatches")
-WRITES = ("write_block", "merge_parts")
+TASKS = ("ReadCorpusSource", "merge_parts", "ReadLabelSource", "StudentRows")
+WRITERS = ("MapWorker", "merge_parts")
 CLASSES = ("sport", "politics", "money", "art", "technology")
 PATIENCE, LOOK_SECONDS = 120.0, 0.3
 LABEL_HASTE = 6  # labels are made in less time than the student is trained, and are to be disturbed as often
@@ -153,7 +153,7 @@ def strike(kind: str, run: Run, nodes: Nodes, rng: random.Random) -> str | None:
         nodes.lose(rng.uniform(2, 10))
         return "node"
     if kind == WRITE:
-        return _strike_write(rng)
+        return _strike_write(run, rng)
     titles = ACTORS[run.stage] if kind == "actor" else TASKS
     victims = [(process, title) for process in workers() if any(name in (title := _title(process)) for name in titles)]
     if kind == "task":
@@ -165,17 +165,36 @@ def strike(kind: str, run: Run, nodes: Nodes, rng: random.Random) -> str | None:
     return title
 
 
-def _strike_write(rng: random.Random) -> str | None:
-    """Look out for a write, which lasts milliseconds, and kill what is at it some moments into it."""
-    processes, until = workers(), time.monotonic() + 1
+def _strike_write(run: Run, rng: random.Random) -> str | None:
+    """Look out for a write, which lasts milliseconds, and kill what is at it some moments into it.
+
+    A write into a bucket cannot be seen, but lasts longer: of those who write, one is killed at any moment.
+    """
+    writers = [process for process in workers() if any(name in _title(process) for name in (*WRITERS, "IDLE"))]
+    if not run.store.folder.local:
+        writers = [process for process in writers if "IDLE" not in _title(process)]
+        rng.shuffle(writers)
+    until = time.monotonic() + 1
     while time.monotonic() < until:
-        for process in processes:
-            if any(name in (title := _title(process)) for name in WRITES):
+        for process in writers:
+            if not run.store.folder.local or _writes(process, run.store.path):
                 time.sleep(rng.uniform(0, 0.004))
+                title = _title(process)
                 process.kill()
-                return title
+                return f"{title} at writing"
         time.sleep(0.0005)
     return None
+
+
+def _writes(process: psutil.Process, folder: str) -> bool:
+    """Whether it has a file open in a folder that has no name yet."""
+    with contextlib.suppress(OSError):
+        for link in Path(f"/proc/{process.pid}/fd").iterdir():
+            with contextlib.suppress(OSError):
+                target = os.readlink(link)
+                if target.startswith(folder) and target.endswith(".tmp"):
+                    return True
+    return False
 
 
 def planned(kills: int, rng: random.Random) -> dict[str, list[str]]:

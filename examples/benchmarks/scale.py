@@ -4,7 +4,7 @@
 
 No GPU is needed and no model is run: a stand-in teacher *sleeps* as long as a GPU of some pairs a second would take, on
 fake GPUs of a private Ray on this machine. All else is the label stage as it is: reading, hashing, blocks, writing,
-merging, receipts. So what is measured is the driver and the road, with the read and write tasks of all nodes here.
+merging, receipts. So what is measured is the driver and the road, with the tasks of all nodes here.
 
 Texts are BBC News first sentences, each many times over with a number behind it. A GPU is busy while its stand-in
 sleeps; the share is taken from when all have begun their first block until one begins its last. Memory is what a

@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import time
 import uuid
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from functools import partial
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 import ray
 import ray.data
 from ray.data import ActorPoolStrategy
@@ -21,13 +17,13 @@ from raydistill.corpus import make_splits
 from raydistill.corpus_files import CorpusFile
 from raydistill.label_store import LabelStore
 from raydistill.progress import Console, Progress
-from raydistill.rejected import rejected_line, set_aside
+from raydistill.rejected import set_aside
 from raydistill.resources import Plan
 from raydistill.specs import Effort, TeacherSpec, Tolerance
 from raydistill.stages.attempts import fatal_texts
 from raydistill.stages.cluster import data_settings
 from raydistill.stages.faults import no_actor_left, our_errors
-from raydistill.stages.ingest import CorpusSource, unpack
+from raydistill.stages.ingest import CorpusSource
 from raydistill.stages.merging import Merger
 from raydistill.stages.notes import notes_on
 from raydistill.stages.teacher_actor import TeacherActor, as_planned
@@ -138,7 +134,7 @@ def label_corpus(
         stop.conclude()  # before what is done to a store that all texts have been met for
         merger.finish()
         for orphan in set(store.parts()) - set(earlier) - merger.parts:
-            store.folder.delete(orphan)  # left by a task that died after writing and was run again
+            store.folder.delete(orphan)  # left by an actor that died after writing and did it again
         store.correct_occurrences(earlier, known, counted, progress.touch)
         merger.add_others(store.folder.sizes(".parquet"))  # of earlier passes, and what has replaced such
         merger.finish()
@@ -203,16 +199,17 @@ def _receipts(
     source = CorpusSource(splits, text_column, size, known_ref)
     task: dict[str, Any] = {"num_cpus": plan.task_cpus, "max_retries": tolerance.max_failures}
     blocks = ray.data.read_datasource(source, override_num_blocks=len(splits), ray_remote_args=task)
-    scored = blocks.map_batches(
+    receipts = blocks.map_batches(
         actor,
-        fn_constructor_args=(spec, tolerance.max_failures),
+        fn_constructor_args=(spec, store, tolerance.max_failures),
         batch_size=1,  # a block; for GPUs Ray Data wants a number
         batch_format="pyarrow",
         zero_copy_batch=True,
         compute=ActorPoolStrategy(
             min_size=plan.teacher_actors_min,
             max_size=plan.teacher_actors_max,
-            # Beside a GPU's work the CPU makes the next block ready; beside a CPU's, it would take its cores.
+            # Beside a GPU's work the CPU makes the next block ready and writes the last; beside a CPU's, it would take
+            # its cores.
             max_concurrent_calls_per_actor=2 if plan.teacher_gpus else 1,
             enable_true_multi_threading=True,
         ),
@@ -221,53 +218,5 @@ def _receipts(
         max_restarts=-1,  # over days many may be lost: the watchdog ends a run whose actors die while nothing gets done
         max_task_retries=-1,  # the attempts at a block are counted: see `Attempt`
     )
-    receipts = scored.map_batches(
-        partial(write_block, store=store),
-        batch_size=None,
-        batch_format="pyarrow",
-        zero_copy_batch=True,
-        **task,
-    )
     for batch in receipts.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
         yield from batch.to_pylist()
-
-
-def write_block(packed: pa.Table, store: LabelStore) -> pa.Table:
-    """Write the scored rows as a part of the store; return one row that says what the block held."""
-    started = time.perf_counter()
-    block, effort = unpack(packed)
-    scored = block.filter(block["entailment"].is_valid())
-    known = block.filter(pc.greater_equal(block["known_index"], 0))
-    blanks = block.filter(pc.equal(block["text"], ""))
-    rejected = block.filter(block["rejected"].is_valid())
-    part, part_bytes = store.write_part(scored) if scored.num_rows else (None, 0)
-    effort.write_seconds = time.perf_counter() - started
-    receipt = {
-        "part": part,
-        "part_bytes": part_bytes,
-        "texts": _sum(scored["occurrences"]) + _sum(known["occurrences"]),
-        "labelled": scored.num_rows,
-        "blanks": _sum(blanks["occurrences"]),
-        "rejected_texts": _sum(rejected["occurrences"]),
-        "rejected": [
-            rejected_line(row["text_id"], row["text"], row["occurrences"], row["rejected"])
-            for row in rejected.select(["text_id", "text", "occurrences", "rejected"]).to_pylist()
-        ],
-        "known_index": known["known_index"].to_pylist(),
-        "known_occurrences": known["occurrences"].to_pylist(),
-        "effort": dataclasses.asdict(effort),
-    }
-    return pa.table({name: pa.array([value], RECEIPT.get(name)) for name, value in receipt.items()})
-
-
-# Types that a value alone may not tell: of None, and of an empty list.
-RECEIPT = {
-    "part": pa.string(),
-    "rejected": pa.list_(pa.string()),
-    "known_index": pa.list_(pa.int64()),
-    "known_occurrences": pa.list_(pa.int64()),
-}
-
-
-def _sum(column: pa.ChunkedArray) -> int:
-    return pc.sum(column).as_py() or 0

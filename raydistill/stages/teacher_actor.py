@@ -19,14 +19,15 @@ import pyarrow.compute as pc
 import ray
 
 from raydistill.errors import DeviceLostError, ModelError, RaydistillError, first_line
-from raydistill.label_store import logits_column
+from raydistill.label_store import LabelStore, logits_column
 from raydistill.pairs import Ints
 from raydistill.quick_imports import quick_imports
 from raydistill.resources import Plan
 from raydistill.specs import Effort, TeacherSpec, Tolerance
 from raydistill.stages.attempts import Attempt
-from raydistill.stages.ingest import block_name, pack, unpack
+from raydistill.stages.ingest import block_name, unpack
 from raydistill.stages.notes import Notes, notes_can_be_taken
+from raydistill.stages.receipts import write_block
 
 SYSTEMATIC = 16  # texts that all fail, one after the other
 logger = logging.getLogger(__name__)
@@ -44,16 +45,18 @@ def teacher_task(function: Callable[..., Any], plan: Plan) -> Any:
 
 
 class TeacherActor:
-    """A teacher in an actor: loads once, scores the new texts of block after block.
+    """A teacher in an actor: loads once, scores the new texts of block after block, and writes them.
 
-    May be called for two blocks at a time: one is then unpacked and tokenised while the model is at work on the other.
+    Nobody else writes what it has scored: so no more is lost with a process, or with the driver, than is under way.
+    May be called for two blocks at a time: one is then written, or tokenised, while the model is at work on the other.
     What the user can mend is raised with the first block: from a constructor Ray passes on its text alone.
 
     Args:
         max_failures: how often the process may die at a block.
     """
 
-    def __init__(self, spec: TeacherSpec, max_failures: int = Tolerance.max_failures) -> None:
+    def __init__(self, spec: TeacherSpec, store: LabelStore, max_failures: int = Tolerance.max_failures) -> None:
+        self.store = store
         self._notes = Notes(type(self).__name__) if notes_can_be_taken() else None
         self._max_failures, self._ended = max_failures, list[Attempt]()
         self.fault: RaydistillError | None = None
@@ -68,7 +71,7 @@ class TeacherActor:
             )
         self._failed = 0  # texts since the last one that could be scored
         self._name = uuid.uuid4().hex
-        self._model_in_use = threading.Lock()
+        self._model_in_use, self._two_at_a_time = threading.Lock(), spec.use_gpu
         self._free_since = time.perf_counter()
 
     def load(self, spec: TeacherSpec) -> Any:
@@ -79,8 +82,20 @@ class TeacherActor:
         return Teacher.load(spec)
 
     def __call__(self, packed: pa.Table) -> pa.Table:
-        """Adds columns entailment and contradiction (null where there was nothing to score, or it could not be), why it
-        could not be, and what it took.
+        """Score and write a block; what comes back is its receipt.
+
+        Raises:
+            ModelError, FaultError: see `score`.
+            OSError: it cannot be written.
+        """
+        receipt = write_block(*self.score(packed), self.store)
+        if not self._two_at_a_time:
+            self._free_since = time.perf_counter()
+        return receipt
+
+    def score(self, packed: pa.Table) -> tuple[pa.Table, Effort]:
+        """Adds columns entailment and contradiction (null where there was nothing to score, or it could not be) and why
+        it could not be; also what it took.
 
         Raises:
             ModelError: not one of many texts can be scored: that is the teacher's fault and not theirs.
@@ -108,9 +123,8 @@ class TeacherActor:
         reasons |= {int(rows[i]): describe_fault(fault) for i, fault in faults.items()}
         block = block.append_column("rejected", pa.array([reasons.get(i) for i in range(len(texts))], pa.string()))
         block = block.append_column("entailment", logits_column(entailment).take(where))
-        scored = pack(block.append_column("contradiction", logits_column(contradiction).take(where)), effort)
         self._ended.append(attempt)
-        return scored
+        return block.append_column("contradiction", logits_column(contradiction).take(where)), effort
 
     def _attempt(self, block: str) -> Attempt:
         ended, self._ended = self._ended, []

@@ -185,10 +185,10 @@ def test_a_merge_that_was_given_up_while_it_lives_costs_nothing(
 def test_rejected_texts_alone_do_not_end_a_later_pass(
     store: LabelStore, tmp_path: Path, tiny_teacher_dir: Path
 ) -> None:
-    from raydistill.stages.ingest import distinct_texts, pack, unpack
+    from raydistill.stages.ingest import distinct_texts, pack
     from raydistill.stages.teacher_actor import SYSTEMATIC, TeacherActor
 
-    actor = TeacherActor(dataclasses.replace(SPEC, name_or_path=str(tiny_teacher_dir)))
+    actor = TeacherActor(dataclasses.replace(SPEC, name_or_path=str(tiny_teacher_dir)), store)
     good, bad = ["a good text"], [f"bad {i}" for i in range(SYSTEMATIC + 4)]
     known = KnownTexts.of([text_id(text) for text in good], np.array([1]))
     tokenize = actor.teacher.encoder._token_rows
@@ -203,7 +203,7 @@ def test_rejected_texts_alone_do_not_end_a_later_pass(
     from raydistill.specs import Effort
 
     with pytest.raises(ModelError, match="can score none of 20 texts: TypeError: no such text"):
-        actor(pack(distinct_texts(Counter(bad), None), Effort()))
-    block, _ = unpack(actor(pack(distinct_texts(Counter([*good, *bad]), known), Effort())))
+        actor.score(pack(distinct_texts(Counter(bad), None), Effort()))
+    block, _ = actor.score(pack(distinct_texts(Counter([*good, *bad]), known), Effort()))
     assert block["rejected"].to_pylist() == [None, *["TypeError: no such text"] * len(bad)]
     assert block["entailment"].null_count == len(bad) + 1
