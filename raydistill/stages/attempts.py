@@ -19,7 +19,7 @@ class Attempt:
     A text that was tried alone when its process died is fatal: neither here nor in any other block is it tried again.
 
     Args:
-        notes: those on one pass over a corpus; nobody tries a second time without.
+        notes: those on one pass over a corpus.
         block: the block's own name.
         most_deaths: how many of which nothing is known may come before this attempt, and how many fatal texts. Fewer
             than three leave no attempt in which to find such.
@@ -33,19 +33,15 @@ class Attempt:
         FaultError: there were more.
     """
 
-    def __init__(self, notes: Notes | None, block: str, most_deaths: int) -> None:
-        self._notes, self._name, self._condemned = notes, f"block/{block}", 0
-        self.deaths, self.fatal = 0, set[str]()
-        trying = None
-        if notes:
-            begun, self._condemned, trying = notes.read(self._name, (0, 0, None))
-            self.deaths = begun - self._condemned
-        if notes and trying:
+    def __init__(self, notes: Notes, block: str, most_deaths: int) -> None:
+        self._notes, self._name = notes, f"block/{block}"
+        begun, self._condemned, trying = notes.read(self._name, (0, 0, None))
+        if trying:
             notes.write(f"{FATAL}{trying}")
             logger.warning("the text with id %s has taken its teacher's process down", trying)
-            self._condemned, self.deaths = self._condemned + 1, self.deaths - 1
-        if notes:
-            self.fatal = set(notes.names(FATAL))
+            self._condemned += 1
+        self.deaths: int = begun - self._condemned
+        self.fatal = set(notes.names(FATAL))
         if max(self.deaths, self._condemned) > most_deaths:
             raise FaultError(
                 f"a block of texts took its teacher's process down {self.deaths + self._condemned} times, beyond what "
@@ -56,13 +52,11 @@ class Attempt:
 
     def begin(self, trying: str | None = None) -> None:
         """Note that the block is tried from here on, or one of its texts alone."""
-        if self._notes:
-            self._notes.write(self._name, (self.deaths + self._condemned + 1, self._condemned, trying))
+        self._notes.write(self._name, (self.deaths + self._condemned + 1, self._condemned, trying))
 
     def end(self) -> None:
         """Note nothing any more."""
-        if self._notes:
-            self._notes.remove(self._name)
+        self._notes.remove(self._name)
 
 
 def fatal_texts(notes: Notes) -> int:

@@ -1,7 +1,7 @@
 """Notes in the cluster's own key-value store: what processes tell each other, and what outlives each of them.
 
-No process has to be started for it, as for an actor, and none can be lost. Where the store does not answer for once,
-nothing is noted, and nothing found: no work is to fail for it.
+No process has to be started for it, as for an actor, and none can be lost. Where the store does not answer for once, or
+there is no cluster, nothing is noted, and nothing found: no work is to fail for it.
 """
 
 from __future__ import annotations
@@ -26,12 +26,9 @@ NAMESPACE = "raydistill"
 logger = logging.getLogger(__name__)
 
 
-def notes_can_be_taken() -> bool:
-    """Whether this process is one of a cluster's."""
-    return bool(_internal_kv_initialized())
-
-
 def _answer(call: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+    if not _internal_kv_initialized():
+        return None
     try:
         return call(*arguments, namespace=NAMESPACE, **options)
     except ray.exceptions.RayError:

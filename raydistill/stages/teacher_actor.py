@@ -26,7 +26,7 @@ from raydistill.resources import Plan
 from raydistill.specs import Effort, TeacherSpec, Tolerance
 from raydistill.stages.attempts import Attempt
 from raydistill.stages.ingest import block_name, unpack
-from raydistill.stages.notes import Notes, notes_can_be_taken
+from raydistill.stages.notes import Notes
 from raydistill.stages.receipts import write_block
 
 SYSTEMATIC = 16  # texts that all fail, one after the other
@@ -57,8 +57,8 @@ class TeacherActor:
 
     def __init__(self, spec: TeacherSpec, store: LabelStore, max_failures: int = Tolerance.max_failures) -> None:
         self.store = store
-        self._notes = Notes(type(self).__name__) if notes_can_be_taken() else None
-        self._max_failures, self._ended = max_failures, list[Attempt]()
+        self._notes, self._max_failures = Notes(type(self).__name__), max_failures
+        self._ended: list[Attempt] = []
         self.fault: RaydistillError | None = None
         try:
             self.teacher = self.load(spec)

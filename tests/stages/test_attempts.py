@@ -70,8 +70,9 @@ def test_a_teacher_that_dies_at_every_text_is_given_up(notes: Notes) -> None:
         Attempt(notes, "A", 3)
 
 
-def test_without_a_cluster_nothing_is_noted() -> None:
+def test_without_a_cluster_nothing_is_noted(notes: Notes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("raydistill.stages.notes._internal_kv_initialized", lambda: False)
     for _ in range(9):
-        attempt = Attempt(None, "A", 0)
+        attempt = Attempt(notes, "A", 0)
         attempt.begin(trying="a")
         assert (attempt.deaths, attempt.fatal, attempt.careful) == (0, set(), False)
