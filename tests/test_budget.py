@@ -16,7 +16,7 @@ from raydistill.teacher import long_batch
 class Timed:
     """A device that takes some time for any batch, some for each token, and has memory for so many."""
 
-    backend, precision, memory_error, ahead = "timed", "fp32", MemoryError, 0
+    backend, precision, memory_error, ahead, packs = "timed", "fp32", MemoryError, 0, False
 
     def __init__(self, each_batch: float, each_token: float, memory: int = 1 << 40) -> None:
         self.each_batch, self.each_token, self.memory = each_batch, each_token, memory

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import multiprocessing
 import os
 import shutil
@@ -13,9 +14,10 @@ import torch
 from tiny_models import FAMILIES, make_classifier, make_tokenizer, save_classifier, sentences
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertForSequenceClassification
 
-from raydistill.engines import exported, openvino_engine, torch_engine
+from raydistill.engines import exported, openvino_engine, packed, torch_engine
 from raydistill.engines.engine import engine_name
-from raydistill.engines.load import check_backend, load_engine
+from raydistill.engines.load import check_backend, compiled_engine, load_engine, packed_engine
+from raydistill.engines.torch_engine import TorchEngine
 from raydistill.errors import ConfigError, ModelError
 from raydistill.first_token import narrow_last_layer
 from raydistill.specs import TeacherSpec
@@ -339,6 +341,75 @@ def test_importing_openvino_sends_nothing(family_dirs, cache):
 
     load(request(family_dirs["bert"]), batches_of(family_dirs["bert"]))
     assert sys.modules["openvino_telemetry"] is None
+
+
+# Without padding
+
+
+def attention_by_pair(query, key, value, bounds_q, bounds_k, most_q, most_k):
+    """What `varlen_attn` computes, which is for GPUs alone."""
+    found = torch.empty_like(query)
+    for (a, b), (c, d) in zip(itertools.pairwise(bounds_q), itertools.pairwise(bounds_k), strict=True):
+        assert b - a <= most_q
+        assert d - c <= most_k
+        heads = (states.transpose(0, 1) for states in (query[a:b], key[c:d], value[c:d]))
+        found[a:b] = torch.nn.functional.scaled_dot_product_attention(*heads).transpose(0, 1)
+    return found
+
+
+def packed_on_the_cpu(folder, batches):
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+
+    def in_torch():
+        return TorchEngine.load(
+            request(folder, backend="torch"), "fp32", pad_token_id=tokenizer.pad_token_id, use_gpu=False
+        )
+
+    return packed_engine(in_torch, batches)
+
+
+@pytest.mark.parametrize(("family", "compiled"), [*((family, False) for family in FAMILIES), ("roberta", True)])
+def test_pairs_without_padding_have_the_same_logits(family, compiled, family_dirs, monkeypatch):
+    monkeypatch.setattr(packed, "varlen_attn", attention_by_pair)
+    batches = batches_of(family_dirs[family], (2, 5, 1))
+    engine = packed_on_the_cpu(family_dirs[family], batches[:1])
+    assert engine.packs is FIRST_TOKEN[family]
+    if compiled:
+        engine = compiled_engine(engine, batches[:1], strict=True)
+        assert (engine.packs, engine.backend) == (True, "torch-compile")
+    for batch in batches:
+        np.testing.assert_allclose(engine.logits(batch), plain_logits(family_dirs[family], batch), atol=1e-5)
+
+
+def test_padding_is_not_computed(family_dirs, monkeypatch):
+    seen = []
+
+    def noted(query, *others):
+        seen.append(len(query))
+        return attention_by_pair(query, *others)
+
+    monkeypatch.setattr(packed, "varlen_attn", noted)
+    batch = batches_of(family_dirs["roberta"], [5])[0]
+    engine = packed_on_the_cpu(family_dirs["roberta"], [batch])
+    seen.clear()
+    engine.logits(batch)
+    assert batch["input_ids"].size > batch["attention_mask"].sum()
+    assert seen == [*[batch["attention_mask"].sum()] * (len(seen) - 1), 5]
+
+
+def fails(*_):
+    raise RuntimeError("not for this GPU")
+
+
+@pytest.mark.parametrize(
+    "kernel", [None, fails, lambda query, *_: 1 - query], ids=["PyTorch has none", "fails", "is wrong"]
+)
+def test_where_there_is_no_such_kernel_pairs_are_padded(kernel, family_dirs, monkeypatch):
+    monkeypatch.setattr(packed, "varlen_attn", kernel)
+    batches = batches_of(family_dirs["bert"])
+    engine = packed_on_the_cpu(family_dirs["bert"], batches)
+    assert not engine.packs
+    np.testing.assert_allclose(engine.logits(batches[1]), plain_logits(family_dirs["bert"], batches[1]), atol=1e-5)
 
 
 # Compiled

@@ -172,6 +172,16 @@ def test_effort_counts_pairs_and_tokens(tiny_teacher_dir, tiny_teacher):
     assert effort.padded_tokens >= effort.tokens
 
 
+def test_an_engine_that_computes_nothing_for_padding_counts_and_is_quoted_none(tiny_teacher, monkeypatch):
+    samples = [TEXTS]
+    padded, effort = tiny_teacher.work(samples), Effort()
+    monkeypatch.setattr(tiny_teacher.engine, "packs", True)
+    tiny_teacher.score(TEXTS, effort)
+    packed = tiny_teacher.work(samples)
+    assert padded.padded_tokens.sum() > padded.tokens.sum()
+    assert packed.padded_tokens.sum() == packed.tokens.sum() == effort.padded_tokens == effort.tokens
+
+
 def test_a_tokenizer_without_a_padding_token_scores_as_a_plain_loop_of_single_pairs(tmp_path):
     folder = save_classifier(tmp_path / "teacher", "roberta")
     plain = AutoTokenizer.from_pretrained(folder)

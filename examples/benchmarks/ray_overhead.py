@@ -5,6 +5,11 @@
 The demo's teacher labels BBC News first sentences, each some times over with another ending, in turn in this process
 and through the label stage: one actor of all cores, then one actor a core. Steady state is from the first block that
 comes back to the last; start-up is what comes before, less the first block's own work. Prints a Markdown table.
+
+On a GPU, one actor has all of it, then two have half of it each:
+
+    pip install -e '.[demo]' && python examples/benchmarks/ray_overhead.py --device cuda --shape roberta-large \\
+        --texts 100000
 """
 
 from __future__ import annotations
@@ -20,6 +25,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from shapes import CHOICES, teacher_of_shape
 from tables import benchmark_parser, publish
 
 from raydistill.corpus_files import find_files
@@ -42,8 +48,8 @@ class Watch(Progress):
         super().__init__(Console(io.StringIO()), "label", "texts", None)
         self.seen: list[tuple[float, int]] = []
 
-    def update(self, done: int, note: str = "", work: Mapping[str, int] = MappingProxyType({})) -> None:
-        super().update(done, note, work)
+    def update(self, done: int, note: str = "", work: Mapping[str, int] = MappingProxyType({}), **more: int) -> None:
+        super().update(done, note, work, **more)
         self.seen.append((self.seconds, work["pairs"]))
 
 
@@ -72,8 +78,15 @@ def main() -> None:
     parser = benchmark_parser(__doc__)
     parser.add_argument("--texts", type=int, default=4000)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--shape", choices=CHOICES, default="demo")
     arguments = parser.parse_args()
-    cores = os.cpu_count() or 1
+    cores, on_gpu = os.cpu_count() or 1, arguments.device == "cuda"
+    layouts = {f"1 actor on {cores} cores": Request(teacher_actors="1", use_cpu=True)}
+    layouts[f"{cores} actors on {cores} cores"] = Request(teacher_actors=str(cores), use_cpu=True)
+    if on_gpu:
+        layouts = {"1 actor on a GPU": Request(teacher_actors="1")}
+        layouts["2 actors on a GPU"] = Request(teacher_actors="2", teacher_gpus_per_actor=0.5)
     with tempfile.TemporaryDirectory() as temporary, connection(None):
         os.environ["RAYDISTILL_CACHE"] = f"{temporary}/cache"
         files, _ = prepare_demo(f"{temporary}/demo", texts=1000)
@@ -81,26 +94,28 @@ def main() -> None:
         texts = [f"{sentences[i % len(sentences)]} {i}" for i in range(arguments.texts)]
         corpus = Path(temporary) / "corpus.txt"
         corpus.write_text("".join(f"{text}\n" for text in texts), encoding="utf-8")
-        spec = TeacherSpec(str(files.teacher), tuple(CLASSES), TEMPLATE, threads=cores, fingerprint="benchmark")
+        teacher = str(teacher_of_shape(arguments.shape, files))
+        spec = TeacherSpec(teacher, tuple(CLASSES), TEMPLATE, threads=cores, fingerprint="benchmark", use_gpu=on_gpu)
         spec = dataclasses.replace(spec, parameters=describe_teacher(spec)["teacher_parameters"])
-        alone = in_process(spec, texts[: len(texts) // 4])  # makes the export
-        ratios: dict[int, list[float]] = {1: [], cores: []}
-        starts: dict[int, list[float]] = {1: [], cores: []}
+        some = texts[: len(texts) // 4]
+        in_process(spec, some)  # makes the export
+        ratios: dict[str, list[float]] = {name: [] for name in layouts}
+        starts: dict[str, list[float]] = {name: [] for name in layouts}
         for number in range(arguments.rounds):
-            for actors in ratios:
-                before = in_process(spec, texts[: len(texts) // 4])
-                plan = make_plan(free_nodes(), Request(teacher_actors=str(actors)))
-                rate, first = through_ray(spec, corpus, Path(temporary) / f"{number}-{actors}", plan)
-                alone = statistics.mean([before, in_process(spec, texts[: len(texts) // 4])])
-                ratios[actors].append(rate / alone)
-                starts[actors].append(first)
+            for name, request in layouts.items():
+                before = in_process(spec, some)
+                plan = make_plan(free_nodes(), request)
+                rate, first = through_ray(spec, corpus, Path(temporary) / f"{number}-{name}", plan)
+                alone = statistics.mean([before, in_process(spec, some)])
+                ratios[name].append(rate / alone)
+                starts[name].append(first)
     rows = [
         {
-            "label stage": f"{actors} actor{'s' * (actors > 1)} on {cores} cores",
+            "label stage": name,
             "steady state, of the teacher alone": f"{statistics.median(found):.2f} ({min(found):.2f}–{max(found):.2f})",
-            "start-up": f"{statistics.median(starts[actors]):.1f} s",
+            "start-up": f"{statistics.median(starts[name]):.1f} s",
         }
-        for actors, found in ratios.items()
+        for name, found in ratios.items()
     ]
     publish(rows, arguments)
 

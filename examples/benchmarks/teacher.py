@@ -20,14 +20,14 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from seed_method import seed_score
+from shapes import CHOICES, teacher_of_shape
 from tables import benchmark_parser, publish
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertConfig, RobertaConfig
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from raydistill import soft_labels
 from raydistill.engines.torch_engine import load_exact
@@ -35,31 +35,17 @@ from raydistill.specs import Effort, TeacherSpec
 from raydistill.stages.demo import CLASSES, TEMPLATE, demo_documents, prepare_demo
 from raydistill.teacher import Teacher
 
-LABELS = {0: "contradiction", 1: "neutral", 2: "entailment"}
-NAMES = {"id2label": LABELS, "label2id": {name: index for index, name in LABELS.items()}}
-SHAPES = {
-    "bert-base": BertConfig(**NAMES),
-    "roberta-large": RobertaConfig(
-        vocab_size=30522,
-        hidden_size=1024,
-        num_hidden_layers=24,
-        num_attention_heads=16,
-        intermediate_size=4096,
-        max_position_embeddings=514,
-        type_vocab_size=2,
-        **NAMES,
-    ),
-}
 ENGINES = {
     "cpu": [("torch", "fp32"), ("openvino", "fp32"), ("torch", "bf16"), ("openvino", "bf16"), ("openvino", "int8")],
     "cuda": [("torch", "fp32"), ("torch", "fp16"), ("torch", "bf16"), ("torch-compile", "bf16")],
 }
-# The number format of the matrix products that engines are held against, and the rows of one.
-GEMM = {"cpu": (torch.float32, "fp32", 2048), "cuda": (torch.bfloat16, "bf16", 16384)}
+# What engines are held against: a CPU's own rate for each shape in fp32, a GPU's best in bf16.
+REFERENCE = {"cpu": "fp32 GEMM rate", "cuda": "bf16 matrix peak"}
+ROWS, PEAK = 2048, 8192  # of a layer's product, of a square one
 
 
 def linear_seconds_per_token(model: Any, device: str) -> float:
-    """Seconds that the encoder's matrix products alone take for a token, at this machine's own rate for each shape.
+    """Seconds that the encoder's matrix products alone take for a token, at the rate of `REFERENCE`.
 
     Of the last layer only what a narrowed model computes is counted.
     """
@@ -68,26 +54,30 @@ def linear_seconds_per_token(model: Any, device: str) -> float:
     for layer in layers:
         for name, module in layer.named_modules():
             if isinstance(module, torch.nn.Linear) and (layer is not layers[-1] or name.endswith(("key", "value"))):
-                seconds += gemm_seconds(module.in_features, module.out_features, device)
-    gemm_seconds.cache_clear()  # measured anew in the next round
+                inputs, outputs = module.in_features, module.out_features
+                if device == "cuda":
+                    seconds += inputs * outputs * product_seconds(PEAK, PEAK, PEAK, device) / PEAK**3
+                else:
+                    seconds += product_seconds(ROWS, inputs, outputs, device) / ROWS
+    product_seconds.cache_clear()  # measured anew in the next round
     return seconds
 
 
 @functools.cache
-def gemm_seconds(inputs: int, outputs: int, device: str) -> float:
-    """Seconds for a row, at the best of several products with bias; each shape once until the cache is cleared."""
-    dtype, _, number = GEMM[device]
-    rows, weight, bias = (
-        torch.randn(shape, device=device, dtype=dtype) for shape in ((number, inputs), (outputs, inputs), (outputs,))
+def product_seconds(rows: int, inputs: int, outputs: int, device: str) -> float:
+    """The best of several products with bias; each shape once until the cache is cleared."""
+    dtype = torch.bfloat16 if device == "cuda" else torch.float32
+    states, weight, bias = (
+        torch.randn(shape, device=device, dtype=dtype) for shape in ((rows, inputs), (outputs, inputs), (outputs,))
     )
 
     def product() -> None:
-        torch.nn.functional.linear(rows, weight, bias)
+        torch.nn.functional.linear(states, weight, bias)
         if device == "cuda":
             torch.cuda.synchronize()
 
     with torch.inference_mode():
-        return min(timed(product)[0] for _ in range(8)) / number
+        return min(timed(product)[0] for _ in range(8))
 
 
 def spread(values: list[float], style: str = ".2f") -> str:
@@ -102,7 +92,7 @@ def timed(work: Callable[..., Any], *given: Any) -> tuple[float, Any]:
 
 def main() -> None:
     parser = benchmark_parser(__doc__)
-    parser.add_argument("--shape", choices=["demo", *SHAPES], default="demo")
+    parser.add_argument("--shape", choices=CHOICES, default="demo")
     parser.add_argument("--device", choices=list(ENGINES), default="cpu")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--documents", type=int, default=24, help="whole documents a round")
@@ -114,18 +104,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         os.environ["RAYDISTILL_CACHE"] = f"{temporary}/cache"
         files, _ = prepare_demo(f"{temporary}/demo", texts=max(arguments.agreement_texts, arguments.sentences))
-        teacher = files.teacher
-        if arguments.shape != "demo":
-            teacher = Path(temporary) / "shaped"
-            torch.manual_seed(0)
-            AutoModelForSequenceClassification.from_config(SHAPES[arguments.shape]).save_pretrained(teacher)
-            AutoTokenizer.from_pretrained(files.teacher).save_pretrained(teacher)
+        teacher = teacher_of_shape(arguments.shape, files)
         sentences = files.corpus.read_text(encoding="utf-8").splitlines()
         profiles = {
             "whole documents": demo_documents()[: arguments.documents],
             "first sentences": sentences[: arguments.sentences],
         }
-        device, reference = arguments.device, GEMM[arguments.device][1]
+        device = arguments.device
         model = AutoModelForSequenceClassification.from_pretrained(teacher).eval().to(device)
         tokenizer = AutoTokenizer.from_pretrained(teacher)
         spec = TeacherSpec(str(teacher), tuple(CLASSES), TEMPLATE, threads=arguments.threads, fingerprint="benchmark")
@@ -161,7 +146,7 @@ def main() -> None:
                 row |= {"times the seed's loop": spread(ratios)}
                 if name in engines:
                     row |= {
-                        f"share of {reference} GEMM rate": spread(forward[name]),
+                        f"share of {REFERENCE[device]}": spread(forward[name]),
                         "padding": f"{padding:.1%}",
                         "largest difference of soft labels": f"{off[name]:.1e}",
                     }

@@ -25,12 +25,14 @@ class Engine(Protocol):
         precision: fp32, bf16, fp16 or int8.
         memory_error: what it raises where a batch is too large for the memory.
         ahead: how many batches may be started before the logits of the first are asked for.
+        packs: it computes nothing for padding.
     """
 
     backend: str
     precision: str
     memory_error: type[Exception]
     ahead: int
+    packs: bool
 
     def start(self, inputs: Inputs) -> PendingLogits:
         """Begin a batch; what comes back gives its logits once they are there."""

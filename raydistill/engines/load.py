@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
+import numpy as np
+import numpy.typing as npt
 import torch
+from accelerate.utils import compile_regions
 
 from raydistill.engines import openvino_engine, torch_engine
 from raydistill.engines.engine import EXACT, TOLERANCE, Engine, Inputs, share_off
 from raydistill.engines.exported import ExportedTeacher, exported_teacher
+from raydistill.engines.packed import take_packed
 from raydistill.engines.torch_engine import TorchEngine
 from raydistill.errors import ConfigError, ModelError, first_line
 from raydistill.specs import TeacherSpec
@@ -53,10 +57,13 @@ def load_engine(spec: TeacherSpec, pad_token_id: int, batches: Sequence[Inputs])
     check_backend(spec.backend, spec.precision, use_gpu=spec.use_gpu)
     precision = resolve_precision(spec.precision, use_gpu=spec.use_gpu)
     in_torch = partial(TorchEngine.load, spec, precision, pad_token_id=pad_token_id, use_gpu=spec.use_gpu)
-    if spec.backend == "torch-compile":
-        return _compiled_engine(in_torch(), batches, strict=spec.strict)
+    if spec.use_gpu or spec.backend == "torch-compile":
+        packs = spec.use_gpu and precision != EXACT
+        in_pytorch = packed_engine(in_torch, batches) if packs else in_torch()
+        compiles = spec.backend == "torch-compile"
+        return compiled_engine(in_pytorch, batches, strict=spec.strict) if compiles else in_pytorch
     asked = spec.backend == "openvino" or precision == "int8"
-    if spec.use_gpu or spec.backend == "torch" or not openvino_engine.installed(precision):
+    if spec.backend == "torch" or not openvino_engine.installed(precision):
         return in_torch()
     if openvino_engine.lacks(precision):
         if asked:
@@ -73,19 +80,46 @@ def load_engine(spec: TeacherSpec, pad_token_id: int, batches: Sequence[Inputs])
     return engine if asked or entry.beats(engine, in_torch, spec.threads) else in_torch()
 
 
-def _compiled_engine(engine: TorchEngine, batches: Sequence[Inputs], *, strict: bool) -> Engine:
+def packed_engine(in_torch: Callable[[], TorchEngine], batches: Sequence[Inputs]) -> TorchEngine:
+    """An engine that pairs are given to without padding, and is seen to give the same logits; or one as it is loaded.
+
+    Args:
+        in_torch: loads it.
+    """
+    engine = in_torch()
+    wanted = [engine.logits(batch) for batch in batches]
+    try:
+        first_position = take_packed(engine.model)
+        if first_position is None:
+            return engine
+        packed = TorchEngine(engine.model, first_position=first_position)
+        _expect_same(packed, batches, wanted)
+        return packed
+    except Exception:  # of a kernel that is not made for this GPU or these shapes, anything
+        logger.warning("the teacher is given pairs with padding", exc_info=True)
+        return in_torch()
+
+
+def compiled_engine(engine: TorchEngine, batches: Sequence[Inputs], *, strict: bool) -> TorchEngine:
     """The same engine compiled, and seen to give the same logits; or as it is, where it cannot be."""
     try:
-        compiled = TorchEngine(engine.model, compiled=True)
-        off = max(share_off(compiled.logits(batch), engine.logits(batch)) for batch in batches)
-        if not off <= TOLERANCE[engine.precision]:
-            raise ModelError(f"as compiled its logits are off by {off:.2g} of their size.")
+        # Layer by layer, for they are one program: that takes seconds where the whole model takes a minute. And one for
+        # batches of any shape: they are sorted by length, so nearly each has its own.
+        model = compile_regions(engine.model, dynamic=True)
+        compiled = TorchEngine(model, first_position=engine.first_position, compiled=True)
+        _expect_same(compiled, batches, [engine.logits(batch) for batch in batches])
         return compiled
     except Exception as error:  # of a compiler, anything
         if strict:
             raise ModelError(f"--teacher-backend torch-compile: {first_line(error)}.") from None
         logger.warning("the teacher cannot be compiled; PyTorch runs it as it is", exc_info=True)
         return engine
+
+
+def _expect_same(engine: Engine, batches: Sequence[Inputs], wanted: Sequence[npt.NDArray[np.float32]]) -> None:
+    off = max(share_off(engine.logits(batch), logits) for batch, logits in zip(batches, wanted, strict=True))
+    if not off <= TOLERANCE[engine.precision]:
+        raise ModelError(f"its logits are then off by {off:.2g} of their size")
 
 
 def _exported_engine(

@@ -43,6 +43,7 @@ class OpenVinoEngine:
     backend = "openvino"
     memory_error: type[Exception] = MemoryError
     ahead = 0  # what puts the next batch together would take its cores
+    packs = False
 
     def __init__(self, path: Path, input_names: Sequence[str], precision: str, threads: int | None) -> None:
         core = _openvino().Core()

@@ -9,6 +9,7 @@ import numpy.typing as npt
 import torch
 
 from raydistill.engines.engine import EXACT, Inputs, PendingLogits
+from raydistill.engines.packed import pack
 from raydistill.errors import DeviceLostError, first_line
 from raydistill.first_token import narrow_last_layer
 from raydistill.pretrained import load_classifier
@@ -22,16 +23,16 @@ class TorchEngine:
 
     Args:
         model: a sequence classifier, on its device, in its number format.
-        compiled: have it compiled at the first batch.
+        first_position: what `take_packed` has said of it, if it is to be given pairs without padding.
+        compiled: it has been through `torch.compile`.
     """
 
     memory_error: type[Exception] = torch.OutOfMemoryError
 
-    def __init__(self, model: Any, *, compiled: bool = False) -> None:
-        self.model = model.eval()
+    def __init__(self, model: Any, *, first_position: int | None = None, compiled: bool = False) -> None:
+        self.model, self.first_position = model.eval(), first_position
+        self.packs = first_position is not None
         self.backend = "torch-compile" if compiled else "torch"
-        # One program for batches of any shape: they are sorted by length, so nearly each has its own.
-        self._compiled = torch.compile(self.model, dynamic=True) if compiled else None
         self.precision = next(name for name, dtype in DTYPES.items() if dtype == model.dtype)
         self.ahead = 1 if self.device.type == "cuda" else 0  # a GPU computes while the next batch is put together
 
@@ -53,12 +54,24 @@ class TorchEngine:
     @torch.inference_mode()
     def start(self, inputs: Inputs) -> PendingLogits:
         """The same, without waiting for a GPU."""
-        device = self.device
+        more = {}
+        if self.first_position is not None:
+            inputs, more["max_length_q"] = pack(inputs, self.first_position)
         tensors = {name: torch.from_numpy(array) for name, array in inputs.items()}
-        if device.type == "cuda":
-            tensors = {name: tensor.pin_memory().to(device, non_blocking=True) for name, tensor in tensors.items()}
-        found = (self.model if self._compiled is None else self._compiled)(**tensors).logits.float()
-        return lambda: found.cpu().numpy()
+        if self.device.type != "cuda":
+            found = self.model(**tensors, **more).logits.float()
+            return found.numpy
+        tensors = {name: tensor.pin_memory().to(self.device, non_blocking=True) for name, tensor in tensors.items()}
+        # Copied now: asked for later, the copy would queue up behind the next batch.
+        found = self.model(**tensors, **more).logits.float().to("cpu", non_blocking=True)
+        copied = torch.cuda.Event()
+        copied.record()
+
+        def wait() -> npt.NDArray[np.float32]:
+            copied.synchronize()
+            return found.numpy()
+
+        return wait
 
     def recover(self) -> None:
         """Give back what a failed batch has left. Raises DeviceLostError after a fault of the GPU, as CUDA's are."""

@@ -1,0 +1,40 @@
+"""Teachers of well-known shapes with random weights: for speed, not for what they say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertConfig, RobertaConfig
+
+from raydistill.stages.demo import DemoFiles
+
+LABELS = {0: "contradiction", 1: "neutral", 2: "entailment"}
+NAMES = {"id2label": LABELS, "label2id": {name: index for index, name in LABELS.items()}}
+MAX_LENGTH = 512
+SHAPES = {
+    "bert-base": BertConfig(**NAMES),
+    "roberta-large": RobertaConfig(
+        vocab_size=30522,
+        hidden_size=1024,
+        num_hidden_layers=24,
+        num_attention_heads=16,
+        intermediate_size=4096,
+        max_position_embeddings=514,
+        type_vocab_size=2,
+        pad_token_id=0,
+        **NAMES,
+    ),
+}
+CHOICES = ["demo", *SHAPES]
+
+
+def teacher_of_shape(shape: str, files: DemoFiles) -> Path:
+    """A folder with the demo's teacher, or with one of a shape and the demo's vocabulary."""
+    if shape == "demo":
+        return files.teacher
+    folder = files.folder / shape
+    torch.manual_seed(0)
+    AutoModelForSequenceClassification.from_config(SHAPES[shape]).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(files.teacher, model_max_length=MAX_LENGTH).save_pretrained(folder)
+    return folder
