@@ -172,8 +172,8 @@ class DistillConfig:
     )
     teacher_batch_size: int = option(
         32,
-        "Bounds the memory of a forward pass: at most 2,048 tokens times this on a GPU, which is measured for the "
-        "fastest number; on a CPU this many pairs of full length, where a pass is small anyway.",
+        "Bounds the memory of a forward pass: at most this many pairs of full length, so more pairs when texts are "
+        "shorter; or of 2,048 tokens, on a GPU that is given pairs without padding. On a CPU a pass is small anyway.",
         group=TEACHER,
     )
     teacher_max_length: int | None = option(

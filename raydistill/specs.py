@@ -60,6 +60,10 @@ class StudentSpec(ModelSpec):
     training: Mapping[str, Any]
 
 
+# Texts that all fail, one after the other, and none that did not: then it is not theirs.
+SYSTEMATIC = 16
+
+
 @dataclasses.dataclass(frozen=True)
 class Tolerance:
     """What a stage bears before it ends.

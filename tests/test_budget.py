@@ -56,6 +56,21 @@ def test_what_does_not_fit_is_not_chosen_and_its_memory_given_back():
     assert device.released == 1
 
 
+class Limited(Timed):
+    """A device whose kernels take no more than so many tokens."""
+
+    def logits(self, inputs):
+        if inputs["input_ids"].size > 2 * LEAST:
+            raise RuntimeError("invalid configuration argument")
+        return super().logits(inputs)
+
+
+def test_what_a_device_cannot_do_is_not_chosen_and_what_it_can_never_do_is_an_error():
+    assert measured_budget(Limited(each_batch=0.02, each_token=0), tokens, 64 * LEAST) == 2 * LEAST
+    with pytest.raises(RuntimeError, match="invalid configuration"):
+        measured_budget(Limited(0, 0), lambda size: tokens(4 * size), 64 * LEAST)
+
+
 def test_the_bound_is_kept_and_a_device_without_any_room_is_left_to_scoring():
     assert measured_budget(Timed(0.01, 0), tokens, 3 * LEAST // 2) == 3 * LEAST // 2
     assert measured_budget(Timed(0.01, 0), tokens, LEAST // 4) == LEAST // 4

@@ -16,7 +16,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, Bert
 
 from raydistill.engines import exported, openvino_engine, packed, torch_engine
 from raydistill.engines.engine import engine_name
-from raydistill.engines.load import check_backend, compiled_engine, load_engine, packed_engine
+from raydistill.engines.load import check_backend, load_engine
 from raydistill.engines.torch_engine import TorchEngine
 from raydistill.errors import ConfigError, ModelError
 from raydistill.first_token import narrow_last_layer
@@ -357,59 +357,88 @@ def attention_by_pair(query, key, value, bounds_q, bounds_k, most_q, most_k):
     return found
 
 
-def packed_on_the_cpu(folder, batches):
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+@pytest.fixture
+def on_a_gpu(monkeypatch):
+    """What is loaded for a GPU runs on the CPU, in fp32."""
 
-    def in_torch():
-        return TorchEngine.load(
-            request(folder, backend="torch"), "fp32", pad_token_id=tokenizer.pad_token_id, use_gpu=False
-        )
+    def load(spec, precision, *, pad_token_id, use_gpu):
+        return TorchEngine(torch_engine.load_exact(spec, pad_token_id))
 
-    return packed_engine(in_torch, batches)
-
-
-@pytest.mark.parametrize(("family", "compiled"), [*((family, False) for family in FAMILIES), ("roberta", True)])
-def test_pairs_without_padding_have_the_same_logits(family, compiled, family_dirs, monkeypatch):
+    monkeypatch.setattr(TorchEngine, "load", load)
     monkeypatch.setattr(packed, "varlen_attn", attention_by_pair)
+
+
+def for_a_gpu(folder, batches, **changes):
+    return load(request(folder, **{"backend": "torch", "precision": "bf16", "use_gpu": True} | changes), batches)
+
+
+@pytest.mark.parametrize("backend", ["torch", "torch-compile"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_pairs_without_padding_have_the_same_logits(family, backend, family_dirs, on_a_gpu):
     batches = batches_of(family_dirs[family], (2, 5, 1))
-    engine = packed_on_the_cpu(family_dirs[family], batches[:1])
-    assert engine.packs is FIRST_TOKEN[family]
-    if compiled:
-        engine = compiled_engine(engine, batches[:1], strict=True)
-        assert (engine.packs, engine.backend) == (True, "torch-compile")
+    engine = for_a_gpu(family_dirs[family], batches[:1], backend=backend, strict=True)
+    assert (engine.packs, engine.backend) == (FIRST_TOKEN[family], backend)
     for batch in batches:
         np.testing.assert_allclose(engine.logits(batch), plain_logits(family_dirs[family], batch), atol=1e-5)
 
 
-def test_padding_is_not_computed(family_dirs, monkeypatch):
+def test_a_padding_token_in_a_text_has_the_position_that_its_model_gives_it(family_dirs, on_a_gpu):
+    tokenizer = AutoTokenizer.from_pretrained(family_dirs["roberta"])
+    texts = ["the striker <pad> scored twice", "a minister"]
+    batch = tokenizer(texts, ["about sport"] * 2, padding=True, return_tensors="np")
+    assert (batch["input_ids"][0] == tokenizer.pad_token_id).any()
+    assert batch["attention_mask"][0].all()
+    engine = for_a_gpu(family_dirs["roberta"], batches_of(family_dirs["roberta"]))
+    assert engine.packs
+    np.testing.assert_allclose(engine.logits(batch), plain_logits(family_dirs["roberta"], batch), atol=1e-5)
+
+
+def test_padding_is_not_computed(family_dirs, on_a_gpu, monkeypatch):
     seen = []
 
     def noted(query, *others):
         seen.append(len(query))
         return attention_by_pair(query, *others)
 
-    monkeypatch.setattr(packed, "varlen_attn", noted)
     batch = batches_of(family_dirs["roberta"], [5])[0]
-    engine = packed_on_the_cpu(family_dirs["roberta"], [batch])
-    seen.clear()
+    engine = for_a_gpu(family_dirs["roberta"], [batch])
+    monkeypatch.setattr(packed, "varlen_attn", noted)
     engine.logits(batch)
-    assert batch["input_ids"].size > batch["attention_mask"].sum()
-    assert seen == [*[batch["attention_mask"].sum()] * (len(seen) - 1), 5]
+    total = batch["attention_mask"].sum()
+    assert batch["input_ids"].size > total
+    assert seen == [*[total] * (engine.model.config.num_hidden_layers - 1), 5]
 
 
 def fails(*_):
     raise RuntimeError("not for this GPU")
 
 
-@pytest.mark.parametrize(
-    "kernel", [None, fails, lambda query, *_: 1 - query], ids=["PyTorch has none", "fails", "is wrong"]
-)
-def test_where_there_is_no_such_kernel_pairs_are_padded(kernel, family_dirs, monkeypatch):
+def not_a_number(query, *_):
+    return query * float("nan")
+
+
+@pytest.mark.parametrize("kernel", [None, fails, not_a_number, lambda query, *_: 1 - query])
+def test_where_there_is_no_such_kernel_pairs_are_padded(kernel, family_dirs, on_a_gpu, monkeypatch):
     monkeypatch.setattr(packed, "varlen_attn", kernel)
+    expect_padded(for_a_gpu(family_dirs["bert"], batches_of(family_dirs["bert"])), family_dirs["bert"])
+
+
+def test_a_model_whose_attention_cannot_be_set_is_given_padded_pairs(family_dirs, on_a_gpu, monkeypatch):
+    monkeypatch.setattr(BertForSequenceClassification, "_can_set_attn_implementation", lambda *_: False)
+    expect_padded(for_a_gpu(family_dirs["bert"], batches_of(family_dirs["bert"])), family_dirs["bert"])
+
+
+def test_pairs_padded_on_the_left_and_exact_ones_stay_padded(family_dirs, on_a_gpu):
     batches = batches_of(family_dirs["bert"])
-    engine = packed_on_the_cpu(family_dirs["bert"], batches)
+    flipped = [{name: array[:, ::-1].copy() for name, array in batch.items()} for batch in batches]
+    expect_padded(for_a_gpu(family_dirs["bert"], flipped), family_dirs["bert"])
+    expect_padded(for_a_gpu(family_dirs["bert"], batches, precision="fp32"), family_dirs["bert"])
+
+
+def expect_padded(engine, folder):
     assert not engine.packs
-    np.testing.assert_allclose(engine.logits(batches[1]), plain_logits(family_dirs["bert"], batches[1]), atol=1e-5)
+    batch = batches_of(folder)[1]
+    np.testing.assert_allclose(engine.logits(batch), plain_logits(folder, batch), atol=1e-5)
 
 
 # Compiled

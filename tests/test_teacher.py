@@ -27,7 +27,7 @@ from raydistill.engines.torch_engine import TorchEngine
 from raydistill.errors import DeviceLostError, ModelError
 from raydistill.pairs import PairEncoder
 from raydistill.pretrained import ensure_pad_token, longest_input, skeleton
-from raydistill.specs import Effort, ModelSpec, TeacherSpec
+from raydistill.specs import SYSTEMATIC, Effort, ModelSpec, TeacherSpec
 from raydistill.teacher import Teacher, describe_teacher, make_hypotheses, nli_label_ids
 
 CLASSES = ("sport", "politics", "money and art", "film")
@@ -262,6 +262,17 @@ def test_memory_that_does_not_suffice_for_one_pair_is_an_error(tiny_teacher):
     tiny_teacher.engine.model = Wrapped(tiny_teacher.engine.model, refuse_rows_above(0, []))
     with pytest.raises(torch.OutOfMemoryError):
         tiny_teacher.score(TEXTS)
+
+
+def test_where_no_text_at_all_can_be_scored_that_is_found_soon(tiny_teacher):
+    seen = []
+    tiny_teacher.engine.model = Wrapped(tiny_teacher.engine.model, refuse_rows_above(0, seen))
+    texts = [f"text {i}" for i in range(100 * SYSTEMATIC)]
+    *logits, faults = tiny_teacher.score_some(texts, Effort())
+    assert np.isnan(logits).all()
+    assert sorted(faults) == list(range(len(texts)))
+    assert {type(fault) for fault in faults.values()} == {torch.OutOfMemoryError}
+    assert len(seen) < 20 * SYSTEMATIC
 
 
 @pytest.mark.parametrize("ahead", [0, 1])

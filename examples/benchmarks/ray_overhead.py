@@ -9,7 +9,7 @@ comes back to the last; start-up is what comes before, less the first block's ow
 On a GPU, one actor has all of it, then two have half of it each:
 
     pip install -e '.[demo]' && python examples/benchmarks/ray_overhead.py --device cuda --shape roberta-large \\
-        --texts 100000
+        --texts 70000 --rounds 1
 """
 
 from __future__ import annotations

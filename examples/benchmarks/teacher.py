@@ -8,7 +8,7 @@ threads, in turn, several rounds; medians, and least and most in brackets. Print
 --shape bert-base and roberta-large take random weights of those shapes: for speed, not for agreement. On a GPU:
 
     pip install -e '.[demo]' && python examples/benchmarks/teacher.py --device cuda --shape roberta-large \\
-        --documents 200 --sentences 1800
+        --documents 120 --sentences 1200
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ def main() -> None:
         rows: list[dict[str, Any]] = []
         for profile, texts in profiles.items():
             seconds: dict[str, list[float]] = {name: [] for name in ["seed's loop", *engines]}
-            gemm, forward, padding, off = [], {name: [] for name in engines}, 0.0, {}
+            gemm, forward, padding, off = [], {name: [] for name in engines}, {}, {}
             for engine in engines.values():
                 engine.score(texts[:4])
             for _ in range(arguments.rounds):
@@ -137,7 +137,7 @@ def main() -> None:
                     took, found = timed(engine.score, texts, effort)
                     seconds[name].append(took)
                     forward[name].append(effort.tokens * gemm[-1] / effort.forward_seconds)
-                    padding = 1 - effort.tokens / effort.padded_tokens
+                    padding[name] = 1 - effort.tokens / effort.padded_tokens
                     off[name] = float(np.abs(soft_labels(*found) - wanted).max())
             pairs = len(texts) * len(CLASSES)
             for name, took in seconds.items():
@@ -147,7 +147,7 @@ def main() -> None:
                 if name in engines:
                     row |= {
                         f"share of {REFERENCE[device]}": spread(forward[name]),
-                        "padding": f"{padding:.1%}",
+                        "padding": f"{padding[name]:.1%}",
                         "largest difference of soft labels": f"{off[name]:.1e}",
                     }
                 rows.append(row)

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable
 
 from raydistill.engines.engine import Engine, Inputs, tokens_per_second
+from raydistill.errors import first_line
 
 logger = logging.getLogger(__name__)
 
@@ -27,13 +28,16 @@ def measured_budget(engine: Engine, batch_of: Callable[[int], Inputs], most: int
     while True:
         try:
             rates[budget] = tokens_per_second(engine, [batch_of(budget)])
-        except engine.memory_error:
-            engine.recover()
+        except Exception as error:
+            if not rates and not isinstance(error, engine.memory_error):
+                raise
+            logger.info("%s tokens a batch: %s", budget, first_line(error))
             break
         smaller = [rate for tried, rate in rates.items() if tried <= budget // 4]
         if budget >= most or (smaller and rates[budget] * NEAR <= max(smaller)):
             break
         budget = min(2 * budget, most)
+    engine.recover()  # the memory of the largest is not needed any more
     if not rates:
         return budget  # not even the smallest fits; scoring halves it until one does
     chosen = min(tried for tried, rate in rates.items() if rate >= NEAR * max(rates.values()))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 
 import numpy as np
@@ -14,12 +14,16 @@ from accelerate.utils import compile_regions
 from raydistill.engines import openvino_engine, torch_engine
 from raydistill.engines.engine import EXACT, TOLERANCE, Engine, Inputs, share_off
 from raydistill.engines.exported import ExportedTeacher, exported_teacher
-from raydistill.engines.packed import take_packed
+from raydistill.engines.packed import Packing, take_packed, take_padded
 from raydistill.engines.torch_engine import TorchEngine
 from raydistill.errors import ConfigError, ModelError, first_line
 from raydistill.specs import TeacherSpec
 
 logger = logging.getLogger(__name__)
+
+# How far logits of the same weights in the same precision may lie apart, as `share_off` says.
+SAME_WEIGHTS = {EXACT: TOLERANCE[EXACT], "bf16": 0.1, "fp16": 0.02}
+REPEATED = 8  # pairs to try packing with: so many that together they are longer than any one may be
 
 
 def check_backend(backend: str, precision: str, *, use_gpu: bool) -> None:
@@ -58,8 +62,9 @@ def load_engine(spec: TeacherSpec, pad_token_id: int, batches: Sequence[Inputs])
     precision = resolve_precision(spec.precision, use_gpu=spec.use_gpu)
     in_torch = partial(TorchEngine.load, spec, precision, pad_token_id=pad_token_id, use_gpu=spec.use_gpu)
     if spec.use_gpu or spec.backend == "torch-compile":
-        packs = spec.use_gpu and precision != EXACT
-        in_pytorch = packed_engine(in_torch, batches) if packs else in_torch()
+        in_pytorch = in_torch()
+        if spec.use_gpu and precision != EXACT:
+            in_pytorch = packed_engine(in_pytorch, batches)
         compiles = spec.backend == "torch-compile"
         return compiled_engine(in_pytorch, batches, strict=spec.strict) if compiles else in_pytorch
     asked = spec.backend == "openvino" or precision == "int8"
@@ -80,34 +85,35 @@ def load_engine(spec: TeacherSpec, pad_token_id: int, batches: Sequence[Inputs])
     return engine if asked or entry.beats(engine, in_torch, spec.threads) else in_torch()
 
 
-def packed_engine(in_torch: Callable[[], TorchEngine], batches: Sequence[Inputs]) -> TorchEngine:
-    """An engine that pairs are given to without padding, and is seen to give the same logits; or one as it is loaded.
-
-    Args:
-        in_torch: loads it.
-    """
-    engine = in_torch()
-    wanted = [engine.logits(batch) for batch in batches]
+def packed_engine(engine: TorchEngine, batches: Sequence[Inputs]) -> TorchEngine:
+    """The same engine given pairs without padding, and seen to give the same logits; or as it is, where that fails."""
+    packing = Packing.of(engine.model)
+    # Where pairs are padded on the left, a model reads a padding token.
+    if packing is None or not all(batch["attention_mask"][:, 0].all() for batch in batches):
+        return engine
     try:
-        first_position = take_packed(engine.model)
-        if first_position is None:
-            return engine
-        packed = TorchEngine(engine.model, first_position=first_position)
-        _expect_same(packed, batches, wanted)
+        repeated = [{name: np.tile(array, (REPEATED, 1)) for name, array in batch.items()} for batch in batches]
+        wanted = [engine.logits(batch) for batch in repeated]
+        take_packed(engine.model)
+        packed = TorchEngine(engine.model, packing=packing)
+        _expect_same(packed, repeated, wanted, SAME_WEIGHTS[engine.precision])
         return packed
     except Exception:  # of a kernel that is not made for this GPU or these shapes, anything
         logger.warning("the teacher is given pairs with padding", exc_info=True)
-        return in_torch()
+    take_padded(engine.model)
+    engine.recover()
+    return engine
 
 
 def compiled_engine(engine: TorchEngine, batches: Sequence[Inputs], *, strict: bool) -> TorchEngine:
     """The same engine compiled, and seen to give the same logits; or as it is, where it cannot be."""
     try:
-        # Layer by layer, for they are one program: that takes seconds where the whole model takes a minute. And one for
-        # batches of any shape: they are sorted by length, so nearly each has its own.
+        # Layer by layer, for nearly all are one program: that takes seconds where the whole model takes a minute. And
+        # one for batches of any shape: they are sorted by length, so nearly each has its own.
         model = compile_regions(engine.model, dynamic=True)
-        compiled = TorchEngine(model, first_position=engine.first_position, compiled=True)
-        _expect_same(compiled, batches, [engine.logits(batch) for batch in batches])
+        compiled = TorchEngine(model, packing=engine.packing, compiled=True)
+        wanted = [engine.logits(batch) for batch in batches]
+        _expect_same(compiled, batches, wanted, SAME_WEIGHTS[engine.precision])
         return compiled
     except Exception as error:  # of a compiler, anything
         if strict:
@@ -116,10 +122,12 @@ def compiled_engine(engine: TorchEngine, batches: Sequence[Inputs], *, strict: b
         return engine
 
 
-def _expect_same(engine: Engine, batches: Sequence[Inputs], wanted: Sequence[npt.NDArray[np.float32]]) -> None:
-    off = max(share_off(engine.logits(batch), logits) for batch, logits in zip(batches, wanted, strict=True))
-    if not off <= TOLERANCE[engine.precision]:
-        raise ModelError(f"its logits are then off by {off:.2g} of their size")
+def _expect_same(
+    engine: Engine, batches: Sequence[Inputs], wanted: Sequence[npt.NDArray[np.float32]], most: float
+) -> None:
+    off = [share_off(engine.logits(batch), logits) for batch, logits in zip(batches, wanted, strict=True)]
+    if not np.max(off) <= most:  # nor where one is not a number
+        raise ModelError(f"its logits are then off by {np.max(off):.2g} of their size")
 
 
 def _exported_engine(

@@ -7,6 +7,7 @@ what a model does after its layers needs no change.
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -26,47 +27,71 @@ else:
     varlen_attn = varlen.varlen_attn
 
 ATTENTION = "raydistill_packed"  # its name among those that transformers knows
+AMPERE = (8, 0)  # the kernel is for GPUs from there on
 
 
-def pack(inputs: Inputs, first_position: int) -> tuple[dict[str, npt.NDArray[Any]], int]:
-    """A padded batch as one row.
+@dataclasses.dataclass(frozen=True)
+class Packing:
+    """How a model's pairs are packed.
 
-    Args:
-        inputs: arrays of (B, L) int64 under the model's own input names, `attention_mask` among them.
-        first_position: the position of a pair's first token.
-
-    Returns:
-        the model's inputs, (1, T) int64 each, `position_ids` among them, and `cu_seq_lens_q` (B + 1,) int32: where each
-        pair begins, and T; and the length of the longest.
+    `padding_idx`: RoBERTa and its kin count positions from behind this token, which has none; None for plain ones.
     """
-    kept = inputs["attention_mask"] != 0
-    lengths = kept.sum(axis=1)
-    bounds = np.concatenate([[0], np.cumsum(lengths)])
-    row = {name: array[kept][None] for name, array in inputs.items() if name != "attention_mask"}
-    row["position_ids"] = (np.arange(bounds[-1]) - np.repeat(bounds[:-1], lengths) + first_position)[None]
-    return row | {"cu_seq_lens_q": bounds.astype(np.int32)}, int(lengths.max())
+
+    padding_idx: int | None
+
+    @classmethod
+    def of(cls, model: Any) -> Packing | None:
+        """That of a narrowed model; None where it can only be given padded pairs. Nothing is changed."""
+        if varlen_attn is None or model.config._attn_implementation != "sdpa":
+            return None
+        if model.device.type == "cuda" and torch.cuda.get_device_capability(model.device) < AMPERE:
+            return None
+        layers = getattr(getattr(model.base_model, "encoder", None), "layer", None)
+        if not layers or not isinstance(layers[-1].attention, FirstTokenAttention):
+            return None
+        if any(layer.attention.self.scaling != layer.attention.self.attention_head_size**-0.5 for layer in layers):
+            return None  # the kernel has this scale
+        embeddings = model.base_model.embeddings
+        return cls(embeddings.padding_idx if hasattr(embeddings, "create_position_ids_from_input_ids") else None)
+
+    def pack(self, inputs: Inputs) -> tuple[dict[str, npt.NDArray[Any]], int]:
+        """A padded batch as one row.
+
+        Args:
+            inputs: arrays of (B, L) int64 under the model's own input names, `attention_mask` among them.
+
+        Returns:
+            the model's inputs, (1, T) int64 each, `position_ids` among them, and `cu_seq_lens_q` (B + 1,) int32: where
+            each pair begins, and T; and the length of the longest.
+        """
+        kept, ids = inputs["attention_mask"] != 0, inputs["input_ids"]
+        lengths = kept.sum(axis=1)
+        if self.padding_idx is None:
+            positions = np.broadcast_to(np.arange(ids.shape[1]), ids.shape)
+        else:
+            counted = ids != self.padding_idx
+            positions = np.cumsum(counted, axis=1) * counted + self.padding_idx
+        row = {name: array[kept][None] for name, array in inputs.items() if name != "attention_mask"}
+        bounds = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+        return row | {"position_ids": positions[kept][None], "cu_seq_lens_q": bounds}, int(lengths.max())
 
 
-def take_packed(model: Any) -> int | None:
-    """Have a narrowed model take packed batches, and no others any more.
-
-    Args:
-        model: a sequence classifier.
-
-    Returns:
-        the position of a pair's first token; None where it cannot take them, and stays as it is.
-    """
-    if varlen_attn is None or model.config._attn_implementation != "sdpa":
-        return None
-    layers = getattr(getattr(model.base_model, "encoder", None), "layer", [])
-    if not len(layers) or not isinstance(layers[-1].attention, FirstTokenAttention):
-        return None
+def take_packed(model: Any) -> None:
+    """Have a model take packed batches, and no others any more. Raises RuntimeError where it would not."""
     AttentionInterface.register(ATTENTION, packed_attention)
     model.set_attn_implementation(ATTENTION)
-    layers[-1].attention = PackedFirstTokenAttention(layers[-1].attention)
-    embeddings = model.base_model.embeddings
-    # RoBERTa and its kin begin to count behind the index of the padding token.
-    return embeddings.padding_idx + 1 if hasattr(embeddings, "create_position_ids_from_input_ids") else 0
+    if model.config._attn_implementation != ATTENTION:  # transformers has said no more than a warning
+        raise RuntimeError("its attention cannot be set")
+    layer = model.base_model.encoder.layer[-1]
+    layer.attention = PackedFirstTokenAttention(layer.attention)
+
+
+def take_padded(model: Any) -> None:
+    """Undo `take_packed`, wherever that has got to."""
+    model.set_attn_implementation("sdpa")
+    layer = model.base_model.encoder.layer[-1]
+    if isinstance(layer.attention, PackedFirstTokenAttention):
+        layer.attention = FirstTokenAttention(layer.attention)
 
 
 def packed_attention(

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 
 from raydistill.engines.engine import EXACT, Inputs, PendingLogits
-from raydistill.engines.packed import pack
+from raydistill.engines.packed import Packing
 from raydistill.errors import DeviceLostError, first_line
 from raydistill.first_token import narrow_last_layer
 from raydistill.pretrained import load_classifier
@@ -23,15 +23,14 @@ class TorchEngine:
 
     Args:
         model: a sequence classifier, on its device, in its number format.
-        first_position: what `take_packed` has said of it, if it is to be given pairs without padding.
+        packing: how its pairs are packed, of one that takes them so; None for padded ones.
         compiled: it has been through `torch.compile`.
     """
 
     memory_error: type[Exception] = torch.OutOfMemoryError
 
-    def __init__(self, model: Any, *, first_position: int | None = None, compiled: bool = False) -> None:
-        self.model, self.first_position = model.eval(), first_position
-        self.packs = first_position is not None
+    def __init__(self, model: Any, *, packing: Packing | None = None, compiled: bool = False) -> None:
+        self.model, self.packing, self.packs = model.eval(), packing, packing is not None
         self.backend = "torch-compile" if compiled else "torch"
         self.precision = next(name for name, dtype in DTYPES.items() if dtype == model.dtype)
         self.ahead = 1 if self.device.type == "cuda" else 0  # a GPU computes while the next batch is put together
@@ -55,8 +54,8 @@ class TorchEngine:
     def start(self, inputs: Inputs) -> PendingLogits:
         """The same, without waiting for a GPU."""
         more = {}
-        if self.first_position is not None:
-            inputs, more["max_length_q"] = pack(inputs, self.first_position)
+        if self.packing is not None:
+            inputs, more["max_length_q"] = self.packing.pack(inputs)
         tensors = {name: torch.from_numpy(array) for name, array in inputs.items()}
         if self.device.type != "cuda":
             found = self.model(**tensors, **more).logits.float()
@@ -64,7 +63,7 @@ class TorchEngine:
         tensors = {name: tensor.pin_memory().to(self.device, non_blocking=True) for name, tensor in tensors.items()}
         # Copied now: asked for later, the copy would queue up behind the next batch.
         found = self.model(**tensors, **more).logits.float().to("cpu", non_blocking=True)
-        copied = torch.cuda.Event()
+        copied = torch.cuda.Event(blocking=True)  # who waits leaves the core to the tokenizer
         copied.record()
 
         def wait() -> npt.NDArray[np.float32]:
