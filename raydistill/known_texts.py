@@ -17,6 +17,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 BUCKET_IDS = 2_000_000  # sorted at a time, about: some 130 MB
+MOST_BUCKETS = 256  # files that are open at a time
 ID_DIGITS = 32
 Ids = npt.NDArray[np.uint64]
 Rows = Iterable[tuple[Sequence[str] | pa.Array | pa.ChunkedArray, npt.NDArray[np.int64]]]
@@ -107,7 +108,10 @@ def sorted_shares(rows: Rows, about: int, folder: str | None = None) -> Iterator
         folder: on whose disk to lay out 24 bytes for each; by default where temporary files go.
     """
     with contextlib.ExitStack() as stack:
-        buckets = [stack.enter_context(tempfile.TemporaryFile(dir=folder)) for _ in range(about // BUCKET_IDS + 1)]
+        buckets = [
+            stack.enter_context(tempfile.TemporaryFile(dir=folder))
+            for _ in range(min(about // BUCKET_IDS + 1, MOST_BUCKETS))
+        ]
         for text_ids, occurrences in rows:
             dealt = np.empty(len(occurrences), dtype=_ROW)
             dealt["first"], dealt["second"] = id_halves(text_ids)

@@ -61,8 +61,10 @@ def logits_column(logits: npt.NDArray[np.float32]) -> pa.ListArray:
 
 
 def logits_matrix(column: pa.Array | pa.ChunkedArray, num_classes: int) -> npt.NDArray[np.float32]:
-    """The reverse of `logits_column`: (N, K) float32."""
+    """The reverse of `logits_column`: (N, K) float32. Raises ValueError where a row has not K of them."""
     array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    if not pc.all(pc.equal(pc.fill_null(pc.list_value_length(array), -1), num_classes), min_count=0).as_py():
+        raise ValueError(f"a row of logits is not of {num_classes} classes")
     return np.asarray(array.flatten(), dtype=np.float32).reshape(-1, num_classes)
 
 
@@ -129,6 +131,10 @@ class LabelStore:
     def parts(self) -> list[str]:
         """The names of the finished parts, sorted."""
         return self.folder.names(".parquet")
+
+    def own_parts(self) -> list[str]:
+        """Those of them that this store has written, by their names."""
+        return [name for name in self.parts() if PART_NAME.fullmatch(name)]
 
     def expect_own_parts(self) -> None:
         """Raise RunDirError where a Parquet file lies that this store did not write: it would count as labels."""
@@ -271,7 +277,7 @@ class LabelStore:
             except FileNotFoundError:  # a shared file system may still list what is gone
                 return False
 
-        names = [name for name in self.parts() if PART_NAME.fullmatch(name)]
+        names = self.own_parts()
         with ThreadPoolExecutor(LISTERS) as pool:
             return [name for name, damaged in zip(names, pool.map(is_damaged, names), strict=True) if damaged]
 

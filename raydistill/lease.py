@@ -49,12 +49,12 @@ class Owner:
         process = psutil.Process()
         since = datetime.now().astimezone().isoformat(" ", "seconds")
         return cls(
-            socket.gethostname(), _kernel(), process.pid, _started(process), process.username(), since, shared=shared
+            socket.gethostname(), kernel(), process.pid, _started(process), process.username(), since, shared=shared
         )
 
     def lives(self, silence: float) -> bool:
         """Whether it is at work, as seen from this process, when its lock is `silence` seconds old."""
-        if self.kernel != _kernel():
+        if self.kernel != kernel():
             return silence < DEAD_SECONDS
         try:
             process = psutil.Process(self.pid)
@@ -66,8 +66,8 @@ class Owner:
         return f"process {self.pid} of {self.user} on {self.host}, since {self.since}"
 
 
-def _kernel() -> str:
-    """Linux says it exactly; elsewhere hosts are trusted to have names of their own."""
+def kernel() -> str:
+    """What a process id belongs to. Linux says it exactly; elsewhere hosts are trusted to have names of their own."""
     try:
         with open("/proc/sys/kernel/random/boot_id") as boot_id:
             return f"{boot_id.read().strip()} {os.readlink('/proc/self/ns/pid')}"
@@ -89,16 +89,43 @@ class Lock:
         self.fault: RunDirError | None = None
         self._say, self._in_main = say, threading.current_thread() is threading.main_thread()
 
+    def touched(self) -> float:
+        """Renew it; when that was, by the clock of the file system. Raises FileNotFoundError, RunDirError."""
+        self.folder.touch(self.name)
+        return self.folder.modified(self.name)
+
     def write(self) -> None:
         """Make the file."""
         self.folder.write(self.name, json.dumps(dataclasses.asdict(self.owner)).encode())
 
-    def rival(self, now: float) -> Owner | None:
-        """Another who lives and would not share; the locks of those who are gone are removed.
+    def expect_no_rival(self, now: Callable[[], float]) -> None:
+        """Raise RunDirError where another lives and would not share; the locks of those who are gone are removed.
+
+        Of one on another machine, or in another container, nothing is known but its lock: it is looked at until it is
+        renewed, or has not been for so long that its owner must be gone.
 
         Args:
             now: by the clock of the file system, as are the times that locks were last renewed at.
         """
+        first = rival = self.rival(now())
+        if rival and rival[0].kernel != kernel():
+            self._say(
+                f"{self.folder.path}: {rival[0]} was at work there {rival[1]:.0f} s ago; waiting to see whether it "
+                f"still is, for {DEAD_SECONDS:g} s at most"
+            )
+        renewed = False
+        while first and rival and rival[0] == first[0] and rival[0].kernel != kernel() and not renewed:
+            time.sleep(min(HEARTBEAT_SECONDS / 10, 1.0))
+            silence, rival = rival[1], self.rival(now())
+            renewed = rival is not None and rival[1] < silence
+        if rival:
+            raise RunDirError(
+                f"{self.folder.path}: another run is at work there ({rival[0]}). Wait for its end, or give another "
+                "folder."
+            )
+
+    def rival(self, now: float) -> tuple[Owner, float] | None:
+        """Another who lives and would not share, and for how many seconds its lock has not been renewed."""
         for name in self.folder.hidden(PREFIX, SUFFIX):
             if name == self.name:
                 continue
@@ -115,7 +142,7 @@ class Lock:
                     continue  # a reader that may not write: what is dead keeps nobody out
                 self._say(f"{self.folder.path}: the run that held it is gone ({owner}); going on in its place")
             elif not (self.owner.shared and owner.shared):
-                return owner
+                return owner, silence
         return None
 
     def keep(self, over: threading.Event) -> None:
@@ -124,9 +151,9 @@ class Lock:
         while not over.wait(HEARTBEAT_SECONDS):
             lost = False
             try:
-                self.folder.touch(self.name)
+                now = self.touched()
                 if time.time() - renewed > DEAD_SECONDS:
-                    lost = self.rival(self.folder.modified(self.name)) is not None
+                    lost = self.rival(now) is not None
                 renewed = time.time()
             except FileNotFoundError:
                 lost = True
@@ -165,13 +192,13 @@ def hold(folder: Folder, say: Callable[[str], None], *, shared: bool = False) ->
         if not shared:
             raise
         # A reader that may not write keeps nobody out, and looks by its own clock.
-        _expect_no(lock.rival(time.time()), folder)
+        lock.expect_no_rival(time.time)
         yield
         return
     over = threading.Event()
     heartbeat = threading.Thread(target=lock.keep, args=(over,), daemon=True)
     try:
-        _expect_no(lock.rival(folder.modified(lock.name)), folder)
+        lock.expect_no_rival(lock.touched)
         if not shared:
             folder.sweep()
         heartbeat.start()
@@ -191,10 +218,3 @@ def _owner(content: bytes) -> Owner:
         return Owner(**parse_record(content))
     except (ValueError, TypeError):
         return Owner()
-
-
-def _expect_no(rival: Owner | None, folder: Folder) -> None:
-    if rival:
-        raise RunDirError(
-            f"{folder.path}: another run is at work there ({rival}). Wait for its end, or give another folder."
-        )

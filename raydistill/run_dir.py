@@ -14,6 +14,7 @@ from typing import Any
 from raydistill.config import LABELS_PRODUCT, DistillConfig, flag
 from raydistill.errors import RunDirError
 from raydistill.files import Folder, parse_record
+from raydistill.label_store import RECORD as LABELS_RECORD
 from raydistill.label_store import LabelStore
 
 RECORD, LOG, LABELS, CHECKPOINTS = "run.json", "raydistill.log", "labels", "checkpoints"
@@ -46,10 +47,13 @@ class RunDir:
             raise RunDirError(f"--output-dir {error}") from None
         if hindrance := folder.hindrance():
             raise RunDirError(f"--output-dir {folder.path}: {hindrance}.")
-        if config.overwrite_output_dir or folder.is_empty():
+        if folder.is_empty():
+            return cls(folder, {})
+        if config.overwrite_output_dir:
+            _expect_no_others_names(folder)
             return cls(folder, {})
         try:
-            record = parse_record(folder.read(RECORD))
+            record = _own_record(folder)
         except FileNotFoundError:
             if _holds_labels(folder):
                 return cls(folder, {})  # whether its labels are of this run, they say themselves
@@ -205,6 +209,29 @@ def versions() -> dict[str, str]:
     return found
 
 
+def _own_record(folder: Folder) -> dict[str, Any]:
+    """What `run.json` says. Raises FileNotFoundError where there is none of a run of ours, ValueError where torn."""
+    record = parse_record(folder.read(RECORD))
+    if not record.keys() & {"quote", "made_with"}:
+        raise FileNotFoundError(RECORD)
+    return record
+
+
+def _expect_no_others_names(folder: Folder) -> None:
+    """Raise RunDirError where there has been no run of ours, and something else has a name that one needs."""
+    try:
+        _own_record(folder)
+    except FileNotFoundError:
+        taken = [name for name in (LABELS, CHECKPOINTS, RECORD) if folder.has(name)]
+        if taken and not folder.child(LABELS).has(LABELS_RECORD):
+            raise RunDirError(
+                f"--output-dir {folder.path}: holds {' and '.join(taken)}, which no run of raydistill's has made. Move "
+                "that away, or give another folder."
+            ) from None
+    except ValueError:
+        pass  # ours, torn by a power cut
+
+
 def _holds_labels(folder: Folder) -> bool:
     """Whether there is a label store that knows how it was made. Raises RunDirError where that is damaged."""
     labels = folder.child(LABELS)
@@ -229,6 +256,8 @@ def _differences(config: DistillConfig, product: str, record: dict[str, Any]) ->
     then = DistillConfig().that_change(product) | then  # an option that is newer than the run was at its default
     lines = []
     for name in now:
+        if name == "data_file" and set(now[name]) >= set(then.get(name) or ()):
+            continue  # a corpus may grow by files, as a folder's may
         if name == "training":
             names = sorted(now[name].keys() | then.get(name, {}).keys())
             pairs = [(key, then.get(name, {}).get(key), now[name].get(key)) for key in names]

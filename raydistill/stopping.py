@@ -49,9 +49,9 @@ class Stop:
             raise KeyboardInterrupt  # nothing else gets out of ray.get; `orderly_stop` says what it was
         if not self.asked and self._grace > 0:
             self._signal, self.asked_at = number, time.time()
-            self._say(
-                f"       stopping: what is under way has {self._grace:g} s to finish; a second signal stops at once"
-            )
+            # In a thread: the main one may have been interrupted while it was at the console.
+            line = f"       stopping: what is under way has {self._grace:g} s to finish; a second signal stops at once"
+            threading.Thread(target=self._say, args=(line,), daemon=True).start()
             self._timer = threading.Timer(self._grace, _rouse)
             self._timer.daemon = True
             self._timer.start()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import math
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -24,6 +25,7 @@ from raydistill.rejected import REJECTED
 from raydistill.run_dir import LABELS, RECORD, damaged_file
 from raydistill.specs import TeacherSpec
 
+logger = logging.getLogger(__name__)
 LEAST_SAMPLED = 32
 SPLIT_BYTES = 256 << 20
 
@@ -89,8 +91,9 @@ def _checked(name: str, look: Any) -> Check:
     """The check that `look` makes: what it returns was found; what it raises is what is wrong."""
     try:
         return Check(name, True, look())
-    except (RaydistillError, OSError, ValueError, ArithmeticError, LookupError, TypeError) as error:
-        return Check(name, False, first_line(error))
+    except Exception as error:  # damage may show itself as any
+        logger.info("the check of %s", name, exc_info=True)
+        return Check(name, False, first_line(error) or type(error).__name__)
 
 
 def _verify_labels(

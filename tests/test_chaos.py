@@ -13,7 +13,21 @@ SCRIPT = Path(__file__).parents[1] / "examples" / "benchmarks" / "chaos.py"
 
 
 def test_kills_of_every_kind_lose_and_double_nothing(tmp_path: Path) -> None:
-    size = ["--texts", "3000", "--epochs", "2", "--kills", "6", "--seed", "1", "--pause", "0.5", "3"]
+    size = [
+        "--texts",
+        "3000",
+        "--epochs",
+        "2",
+        "--kills",
+        "6",
+        "--seed",
+        "1",
+        "--pause",
+        "0.5",
+        "3",
+        "--save-steps",
+        "60",
+    ]
     done = subprocess.run(
         [sys.executable, str(SCRIPT), *size, "--s3", "--json", str(tmp_path / "chaos.json")],
         capture_output=True,

@@ -106,6 +106,12 @@ def test_a_slice_of_a_column_is_that_slice_of_the_matrix(start, length):
     np.testing.assert_array_equal(found, logits[start : start + length])
 
 
+@pytest.mark.parametrize("rows", [[[1.0] * 5] * 4, [[1.0], [1.0] * 3], [[1.0] * 2, None]])
+def test_rows_that_have_not_a_logit_for_each_class_are_refused(rows):
+    with pytest.raises(ValueError, match="a row of logits is not of 2 classes"):
+        logits_matrix(pa.array(rows, pa.list_(pa.float32())), 2)
+
+
 def test_logits_keep_every_bit(store):
     table = part({f"text {i}": 1 for i in range(100)}, classes=7)
     store.write_part(table)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -52,6 +54,24 @@ def leave_lock(folder, age, **owner):
     folder.write(".lock-0.json", json.dumps(facts).encode() if owner.get("pid") != "torn" else b"")
     then = time.time() - age
     os.utime(f"{folder.path}/.lock-0.json", (then, then))
+
+
+@contextlib.contextmanager
+def renewed(folder):
+    """Its owner is at work."""
+    over = threading.Event()
+
+    def renew():
+        while not over.wait(0.2):
+            os.utime(f"{folder.path}/.lock-0.json")
+
+    thread = threading.Thread(target=renew)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
 
 
 def refusal(folder, *, shared=False, said=None):
@@ -112,11 +132,23 @@ def test_a_process_id_that_is_used_again_is_another_process(folder, holder):
 @pytest.mark.parametrize("owner", [{}, {"pid": "torn"}], ids=["whole", "torn"])
 def test_seen_from_elsewhere_a_lock_lives_as_long_as_it_is_renewed(owner, folder):
     leave_lock(folder, 30, **owner)
-    assert "another run is at work there" in refusal(folder)
-    leave_lock(folder, 90, **owner)
     said = []
+    with renewed(folder):
+        assert "another run is at work there" in refusal(folder, said=said)
+    assert "waiting to see whether it still is, for 60 s at most" in said.pop()
+    leave_lock(folder, 90, **owner)
     with hold(folder, said.append):
         assert len(said) == len(locks(folder)) == 1
+
+
+def test_a_run_that_was_lost_with_its_machine_is_waited_out(folder):
+    leave_lock(folder, 58)
+    said, started = [], time.monotonic()
+    with hold(folder, said.append):
+        assert 1 < time.monotonic() - started < 20
+        assert len(locks(folder)) == 1
+    assert ["waiting" in line for line in said] == [True, False]
+    assert "the run that held it is gone (process 7 of ann on far, since noon)" in said[1]
 
 
 def test_readers_share_and_keep_writers_out(folder):
@@ -136,7 +168,8 @@ def test_a_reader_that_may_not_write_looks_all_the_same(folder, monkeypatch):
         raise RunDirError("cannot be written")
 
     monkeypatch.setattr(Folder, "write", refuse)
-    assert "another run" in refusal(folder, shared=True)
+    with renewed(folder):
+        assert "another run" in refusal(folder, shared=True)
     monkeypatch.setattr(Folder, "delete", refuse)
     os.utime(f"{folder.path}/{left[0]}", (0, 0))
     with hold(folder, print, shared=True):

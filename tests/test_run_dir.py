@@ -100,6 +100,22 @@ def test_a_folder_of_other_things_is_refused_and_left_alone(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
+@pytest.mark.parametrize("name", ["labels", "checkpoints"])
+def test_what_others_keep_under_a_name_of_ours_is_not_overwritten(name, tmp_path):
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "mine.pt").write_text("mine")
+    message = claim_error(config_for(tmp_path, overwrite_output_dir=True))
+    assert f"holds {name}, which no run of raydistill's has made. Move that away" in message
+    assert (tmp_path / name / "mine.pt").read_text() == "mine"
+
+
+def test_a_record_of_another_tool_is_no_run_of_ours(tmp_path):
+    (tmp_path / "run.json").write_text('{"metrics": {"f1": 0.9}}')
+    assert "is not empty and holds no earlier run" in claim_error(config_for(tmp_path))
+    assert "holds run.json, which no run" in claim_error(config_for(tmp_path, overwrite_output_dir=True))
+    assert json.loads((tmp_path / "run.json").read_text()) == {"metrics": {"f1": 0.9}}
+
+
 @pytest.mark.parametrize("content", [b"{", b"", b"\xff\xfe\x00"])
 def test_a_damaged_record_is_refused(content, tmp_path):
     (tmp_path / "run.json").write_bytes(content)
@@ -293,6 +309,12 @@ def test_overwriting_for_training_keeps_what_is_known_of_the_labels(tmp_path):
     assert record["made_with"]["labels"]["data_file"] == ["corpus.txt"]
     assert "figures" not in record
     assert "--data-file was corpus.txt, now other.txt" in claim_error(config_for(tmp_path, data_file="other.txt"))
+
+
+@pytest.mark.parametrize("files", [["b.txt", "a.txt"], ["a.txt", "b.txt", "c.txt"]])
+def test_a_corpus_may_grow_by_files_in_any_order(files, tmp_path):
+    begun(tmp_path, data_file=["a.txt", "b.txt"])
+    assert RunDir.claim(config_for(tmp_path, data_file=files), BOTH).record
 
 
 def test_overwriting_forgets_the_earlier_runs_record(tmp_path):

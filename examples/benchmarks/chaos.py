@@ -324,6 +324,7 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--pause", type=float, nargs=2, default=(2.0, 8.0), help="seconds between kills in training")
+    parser.add_argument("--save-steps", type=int, default=200, help="updates between checkpoints")
     parser.add_argument("--s3", action="store_true")
     parser.add_argument("--json", type=Path, default=None)
     parser.add_argument("--keep", type=Path, default=None, help="a folder to leave both runs and their logs in")
@@ -358,7 +359,8 @@ def main() -> int:
             "train_workers": "1:2",
             "max_failures": 20,
             "num_train_epochs": arguments.epochs,
-            "save_steps": 200,
+            "save_steps": arguments.save_steps,
+            "label_file_mb": 1,  # so that small files are merged under way
             "learning_rate": 1e-3,
         }
         pairs = len(set(lines)) * len(CLASSES)

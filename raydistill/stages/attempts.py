@@ -16,7 +16,8 @@ logger = logging.getLogger(__name__)
 class Attempt:
     """One of scoring a block; others before it may have ended with the process.
 
-    A text that was tried alone when its process died is fatal: neither here nor in any other block is it tried again.
+    A text that was tried alone when its process died is tried alone once more, for the machine may have been at fault.
+    If it dies again, the text is fatal: neither here nor in any other block is it tried again.
 
     Args:
         notes: those on one pass over a corpus.
@@ -35,16 +36,17 @@ class Attempt:
 
     def __init__(self, notes: Notes, block: str, most_deaths: int) -> None:
         self._notes, self._name = notes, f"block/{block}"
-        begun, self._condemned, trying = notes.read(self._name, (0, 0, None))
-        if trying:
+        begun, self._condemned, trying, self._suspect = notes.read(self._name, (0, 0, None, None))
+        if trying and trying == self._suspect:
             notes.write(f"{FATAL}{trying}")
-            logger.warning("the text with id %s has taken its teacher's process down", trying)
+            logger.warning("the text with id %s has taken its teacher's process down, twice", trying)
             self._condemned += 1
-        self.deaths: int = begun - self._condemned
+        self._suspect = trying or self._suspect
+        self.deaths: int = begun - 2 * self._condemned
         self.fatal = set(notes.names(FATAL))
         if max(self.deaths, self._condemned) > most_deaths:
             raise FaultError(
-                f"a block of texts took its teacher's process down {self.deaths + self._condemned} times, beyond what "
+                f"a block of texts took its teacher's process down {begun} times, beyond what "
                 f"--max-failures {most_deaths} allows. What is finished is kept: the same command goes on from there. "
                 "The log has what the processes said last."
             )
@@ -52,7 +54,8 @@ class Attempt:
 
     def begin(self, trying: str | None = None) -> None:
         """Note that the block is tried from here on, or one of its texts alone."""
-        self._notes.write(self._name, (self.deaths + self._condemned + 1, self._condemned, trying))
+        begun = self.deaths + 2 * self._condemned + 1
+        self._notes.write(self._name, (begun, self._condemned, trying, self._suspect))
 
     def end(self) -> None:
         """Note nothing any more."""

@@ -6,8 +6,6 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import ray
-
 from raydistill.audit import Audit, audit_teacher
 from raydistill.config import DistillConfig
 from raydistill.engines.engine import EXACT
@@ -15,7 +13,7 @@ from raydistill.errors import ModelError
 from raydistill.progress import Console
 from raydistill.resources import Plan
 from raydistill.specs import TeacherSpec
-from raydistill.stages.faults import our_errors
+from raydistill.stages.faults import our_errors, wait_for
 from raydistill.stages.teacher_actor import as_planned, teacher_task
 
 
@@ -37,7 +35,7 @@ def choose_precision(
     remote = teacher_task(audit_teacher, plan)
     with our_errors(), console.stage("audit", "texts", len(sample)) as progress:
         ref = remote.remote(exact, reduced, sample, temperature=config.temperature, multi_label=config.multi_label)
-        audit: Audit = ray.get(ref)
+        audit: Audit = wait_for([ref], 60 * config.stall_timeout, "audit")[0]
         progress.update(len(sample))
     console.say(f"       {audit}")
     passed = audit.agreement >= config.min_agreement

@@ -12,7 +12,7 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +31,12 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 import raydistill
 from raydistill.errors import ResourceError, RunDirError, first_line
 from raydistill.files import Folder
+from raydistill.label_store import RECORD as LABELS_RECORD
 from raydistill.resources import Node
 from raydistill.stages.faults import DEATHS
 
 CONNECT_SECONDS = 10
+ANSWER_SECONDS = 120.0  # for a node to look at a folder
 CLIENT_SCHEME = "ray://"
 # The head starts a server for each client, which now and then hangs in its fork; the next one does well.
 CLIENT_ATTEMPTS, STARTUP_FAULT = 3, "Initialization failure from server"
@@ -181,34 +183,49 @@ def _memory(free: Mapping[str, float]) -> float:
     return free["memory"] + free.get("object_store_memory", 0.0) if "memory" in free else math.inf
 
 
-def expect_shared(folder: Folder) -> None:
-    """Have every node read and write in the output directory. Raises ResourceError naming one that cannot."""
+def expect_shared(folder: Folder, labels: Folder | None = None) -> None:
+    """Have every node read and write in the output directory. Raises ResourceError naming one that cannot.
+
+    Args:
+        labels: a label store elsewhere that every node must see.
+    """
     nodes = {node["NodeID"]: node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]}
     if len(nodes) == 1:
         return
-    look: Any = ray.remote(num_cpus=0, max_retries=0)(_use)
     token = f".{uuid.uuid4().hex}"
     try:
         folder.write(f"{token}.tmp", b"")
-        asked = {
-            look.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(
-                folder.path, token, number
-            ): node
-            for number, node in enumerate(nodes)
-        }
-        for ref, node in asked.items():
-            try:
-                fault = ray.get(ref)
-            except (*DEATHS, ray.exceptions.TaskUnschedulableError):
-                continue  # it has gone meanwhile; where it comes back, its tasks say themselves what they lack
-            if fault:
-                raise ResourceError(
-                    f"--output-dir {folder.path}: node {nodes[node]} cannot use it ({fault}). Give a folder on a file "
-                    "system that all nodes share, or an object store that all may read and write, or leave --address "
-                    "out to use this machine alone."
-                )
+        _ask_every_node(nodes, _use, "--output-dir", folder, token)
     finally:
         folder.sweep()
+    if labels:
+        _ask_every_node(nodes, _see, "--labels", labels, LABELS_RECORD)
+
+
+def _ask_every_node(
+    nodes: Mapping[str, str], look: Callable[..., str | None], option: str, folder: Folder, name: str
+) -> None:
+    """Raise ResourceError where a node finds something in the way, or says nothing."""
+    remote: Any = ray.remote(num_cpus=0, max_retries=0)(look)
+    asked = {
+        remote.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(
+            folder.path, name, number
+        ): address
+        for number, (node, address) in enumerate(nodes.items())
+    }
+    for ref, address in asked.items():
+        try:
+            fault = ray.get(ref, timeout=ANSWER_SECONDS)
+        except ray.exceptions.GetTimeoutError:
+            fault = f"no answer within {ANSWER_SECONDS:g} s"
+        except (*DEATHS, ray.exceptions.TaskUnschedulableError):
+            continue  # it has gone meanwhile; where it comes back, its tasks say themselves what they lack
+        if fault:
+            raise ResourceError(
+                f"{option} {folder.path}: node {address} cannot use it ({fault}). Give a folder on a file system that "
+                "all nodes share, or an object store that all may read and write, or leave --address out to use this "
+                "machine alone."
+            )
 
 
 def _use(path: str, token: str, number: int) -> str | None:
@@ -217,6 +234,17 @@ def _use(path: str, token: str, number: int) -> str | None:
         folder = Folder(path)
         folder.read(f"{token}.tmp")
         folder.write(f"{token}-{number}.tmp", b"")
+    except FileNotFoundError:
+        return "it does not see it"
+    except RunDirError as error:
+        return str(error)
+    return None
+
+
+def _see(path: str, name: str, number: int) -> str | None:
+    """What is in the way of reading a file there; None where nothing is."""
+    try:
+        Folder(path).read(name)
     except FileNotFoundError:
         return "it does not see it"
     except RunDirError as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import ray
@@ -17,6 +17,7 @@ from ray.util.placement_group import PlacementGroup, remove_placement_group
 
 from raydistill.errors import FaultError, RaydistillError, RunDirError, first_line
 from raydistill.files import disk_refusal
+from raydistill.progress import duration
 
 END_SECONDS = 10.0
 logger = logging.getLogger(__name__)
@@ -63,6 +64,17 @@ def our_errors() -> Iterator[None]:
             f"a process of the cluster died more often than --max-failures allows ({first_line(death)}). What is "
             "finished is kept: the same command goes on from there. The log has more."
         ) from None
+
+
+def wait_for(refs: Sequence[ray.ObjectRef], stall_seconds: float, what: str) -> tuple[Any, list[ray.ObjectRef]]:
+    """What the first of some tasks gives, and the others. Raises FaultError where none ends in that time."""
+    done, waiting = ray.wait(list(refs), timeout=stall_seconds)
+    if not done:
+        raise FaultError(
+            f"{what}: no progress for {duration(stall_seconds)}. `ray status` says what the cluster lacks; "
+            "--stall-timeout sets how long to wait."
+        )
+    return ray.get(done[0]), waiting
 
 
 def find_ours(error: BaseException | None) -> RaydistillError | None:

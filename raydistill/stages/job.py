@@ -129,7 +129,7 @@ class Job:
                 return DistillResult(folder.path, self.store.path, {}, {}, {}, quote)
             products = [PRODUCTS[stage] for stage in self.stages]
             with hold(folder, console.say):
-                expect_shared(folder)
+                expect_shared(folder, self.store.folder if self.config.labels else None)
                 if self.run_dir.torn:
                     console.say("       run.json is damaged: it is written anew, and the student will be trained anew")
                 if self.config.overwrite_output_dir and LABEL in self.stages and self.store.folder.is_there():
@@ -187,7 +187,7 @@ class Job:
             known,
             plan,
             console,
-            block_seconds=self.config.block_seconds,
+            tolerance=_tolerance(self.config),
         )
         if quote is None:
             console.say("quote  all texts of the sample are labelled already")

@@ -133,7 +133,7 @@ def label_corpus(
                 _show(counts, passed, at_rest - passed, progress)
         stop.conclude()  # before what is done to a store that all texts have been met for
         merger.finish()
-        for orphan in set(store.parts()) - set(earlier) - merger.parts:
+        for orphan in set(store.own_parts()) - set(earlier) - merger.parts:
             store.folder.delete(orphan)  # left by an actor that died after writing and did it again
         store.correct_occurrences(earlier, known, counted, progress.touch)
         merger.add_others(store.folder.sizes(".parquet"))  # of earlier passes, and what has replaced such

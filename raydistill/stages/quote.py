@@ -17,8 +17,8 @@ from raydistill.known_texts import KnownTexts
 from raydistill.progress import Console
 from raydistill.quote import Probe, Quote, Stretch, Work, make_quote
 from raydistill.resources import Plan
-from raydistill.specs import Effort, TeacherSpec
-from raydistill.stages.faults import our_errors
+from raydistill.specs import Effort, TeacherSpec, Tolerance
+from raydistill.stages.faults import our_errors, wait_for
 from raydistill.stages.label import block_bytes
 from raydistill.stages.teacher_actor import as_planned, teacher_task
 
@@ -38,7 +38,7 @@ def quote_labelling(
     plan: Plan,
     console: Console,
     *,
-    block_seconds: float,
+    tolerance: Tolerance,
 ) -> Quote | None:
     """Probe the teacher with the resources that its actors will have; None where there is nothing new to label.
 
@@ -49,7 +49,7 @@ def quote_labelling(
     Raises:
         CorpusError, ModelError.
     """
-    size = block_bytes(files, spec, plan, block_seconds)
+    size = block_bytes(files, spec, plan, tolerance.block_seconds)
     stretches, samples, read = [], [], 0
     for lines in read_stretches(files, text_column, min(size, LARGEST_STRETCH_BYTES)):
         read += sum(map(line_bytes, lines))
@@ -72,8 +72,7 @@ def quote_labelling(
         waiting = [remote.remote(spec, sample, number) for number in range(at_once)]
         probes, works = [], []
         while waiting:
-            (done,), waiting = ray.wait(waiting)
-            probe, work, seconds = ray.get(done)
+            (probe, work, seconds), waiting = wait_for(waiting, tolerance.stall_seconds, "probe")
             until_begun = max(0.0, time.monotonic() - asked - seconds)  # a process had to start
             start = STAGE_SECONDS + until_begun + probe.start_seconds
             probes.append(dataclasses.replace(probe, start_seconds=start))

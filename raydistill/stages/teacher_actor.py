@@ -23,13 +23,13 @@ from raydistill.label_store import LabelStore, logits_column
 from raydistill.pairs import Ints
 from raydistill.quick_imports import quick_imports
 from raydistill.resources import Plan
-from raydistill.specs import Effort, TeacherSpec, Tolerance
+from raydistill.specs import SYSTEMATIC, Effort, TeacherSpec, Tolerance
 from raydistill.stages.attempts import Attempt
 from raydistill.stages.ingest import block_name, unpack
 from raydistill.stages.notes import Notes
 from raydistill.stages.receipts import write_block
 
-SYSTEMATIC = 16  # texts that all fail, one after the other
+BACK_OFF_SECONDS, MOST_DOUBLINGS = 0.5, 6  # before a block is tried again that a process has died at
 logger = logging.getLogger(__name__)
 
 
@@ -127,10 +127,14 @@ class TeacherActor:
         return block.append_column("contradiction", logits_column(contradiction).take(where)), effort
 
     def _attempt(self, block: str) -> Attempt:
+        """Of those before, what they have made has been handed over by now."""
         ended, self._ended = self._ended, []
-        for attempt in ended:  # what it has made has been handed over by now
+        for attempt in ended:
             attempt.end()
-        return Attempt(self._notes, block, self._max_failures)
+        attempt = Attempt(self._notes, block, self._max_failures)
+        if attempt.deaths:
+            time.sleep(BACK_OFF_SECONDS * 2 ** min(attempt.deaths - 1, MOST_DOUBLINGS))
+        return attempt
 
     def _score(self, texts: Sequence[str], ids: Sequence[str], attempt: Attempt, effort: Effort) -> Any:
         """As `Teacher.score_some`; what takes the process down leaves a note on it."""

@@ -7,7 +7,6 @@ import dataclasses
 import json
 import math
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -26,6 +25,7 @@ from transformers import TrainerCallback, TrainingArguments, set_seed
 from raydistill.errors import RunDirError, counted, first_line
 from raydistill.first_token import narrow_last_layer
 from raydistill.run_dir import BEST, MODEL, RESULT, TRAINER
+from raydistill.scratch import scratch_folder
 from raydistill.specs import ModelSpec
 from raydistill.stages.checkpoints import remove_unlisted, seal
 from raydistill.stages.train_callbacks import KeepPace, KeepTime, ReportCheckpoints, SeedUpdates, TellBoard, link
@@ -52,7 +52,7 @@ def train_worker(task: TrainTask, watch: Stopwatch) -> None:
         torch.cuda.set_device(ray.train.torch.get_device())
     if rank == 0:
         remove_unlisted(task.storage)
-    with tempfile.TemporaryDirectory() as folder, _downloaded(ray.train.get_checkpoint()) as checkpoint:
+    with scratch_folder() as folder, _downloaded(ray.train.get_checkpoint()) as checkpoint:
         trained = read_result(checkpoint) if checkpoint and (checkpoint / MODEL).is_dir() else None
         if trained and "figures" in trained:
             return  # the student was finished and only the driver was lost

@@ -31,9 +31,12 @@ def die(notes: Notes, trying: str | None = None, most_deaths: int = 3) -> Attemp
 
 def test_a_text_that_was_tried_alone_when_the_process_died_is_fatal_for_all(notes: Notes) -> None:
     assert [die(notes).careful for _ in range(2)] == [False, False]  # may have been the machine's fault
-    assert die(notes, trying="x").careful
-    attempt = die(notes, trying="y")
-    assert (attempt.careful, attempt.deaths, attempt.fatal) == (True, 2, {"x"})
+    for deaths, fatal in (2, set()), (3, set()):  # it too
+        attempt = die(notes, trying="x")
+        assert (attempt.careful, attempt.deaths, attempt.fatal) == (True, deaths, fatal)
+    for deaths in 2, 3:
+        attempt = die(notes, trying="y")
+        assert (attempt.careful, attempt.deaths, attempt.fatal) == (True, deaths, {"x"})
     attempt = Attempt(notes, "A", 3)
     assert (attempt.careful, attempt.deaths, attempt.fatal) == (True, 2, {"x", "y"})
     attempt.end()
@@ -46,9 +49,21 @@ def test_a_text_that_was_tried_alone_when_the_process_died_is_fatal_for_all(note
 def test_what_is_being_tried_elsewhere_is_not_fatal(notes: Notes) -> None:
     for _ in range(2):
         die(notes)
-    die(notes, trying="x")
+    for _ in range(2):
+        die(notes, trying="x")
     assert Attempt(notes, "B", 3).fatal == set()
     assert fatal_texts(notes) == 0
+
+
+def test_a_text_that_was_tried_when_its_machine_was_lost_is_not_fatal(notes: Notes) -> None:
+    for _ in range(2):
+        die(notes)
+    die(notes, trying="x")
+    attempt = Attempt(notes, "A", 3)
+    attempt.begin(trying="x")
+    attempt.begin()
+    attempt.end()
+    assert (Attempt(notes, "A", 3).deaths, fatal_texts(notes)) == (0, 0)
 
 
 @pytest.mark.parametrize("most_deaths", [0, 1, 2, 3, 4])
@@ -64,9 +79,9 @@ def test_a_block_that_dies_of_something_else_is_given_up(notes: Notes, most_deat
 def test_a_teacher_that_dies_at_every_text_is_given_up(notes: Notes) -> None:
     for _ in range(2):
         die(notes)
-    for text in "abcd":
+    for text in "aabbccdd":
         die(notes, trying=text)
-    with pytest.raises(FaultError, match=r" 6 times, beyond what --max-failures 3 allows"):
+    with pytest.raises(FaultError, match=r" 10 times, beyond what --max-failures 3 allows"):
         Attempt(notes, "A", 3)
 
 

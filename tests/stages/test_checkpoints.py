@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from pathlib import Path
 
 import pytest
+from transformers import TrainerControl, TrainerState
 
 from raydistill.files import Folder
 from raydistill.stages.checkpoints import SEAL, last_report, mend_checkpoints, remove_unlisted, seal
+from raydistill.stages.train_callbacks import KeepPace
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -118,3 +121,24 @@ def test_going_on_leaves_the_checkpoint_as_it_was_and_brings_the_best_one_along(
     plain = kept(tmp_path, "plain", {"updates": 10})
     (plain / "trainer" / "trainer_state.json").write_text("{}")
     assert _with_best(plain, tmp_path / "unused") == plain / "trainer"
+
+
+def test_one_is_kept_every_so_many_seconds_but_not_at_the_last_update() -> None:
+    pace = KeepPace(0.2, lambda: False, alone=True)
+    state = TrainerState(global_step=0, max_steps=100)
+
+    def saves() -> bool:
+        control = TrainerControl()
+        state.global_step += 1
+        pace.on_step_end(None, state, control)
+        if control.should_save:
+            pace.on_save(None, state, control)
+        assert not control.should_training_stop
+        return control.should_save
+
+    assert not saves()
+    time.sleep(0.25)
+    assert [saves(), saves()] == [True, False]
+    time.sleep(0.25)
+    state.global_step = state.max_steps - 1
+    assert not saves()  # Trainer keeps that one itself

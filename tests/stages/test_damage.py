@@ -149,6 +149,12 @@ def test_logits_that_are_not_the_teachers_are_found(
     assert check in failed(checks)
 
 
+def test_a_text_that_is_none_is_found(copied: Path, verified: Callable[..., Any]) -> None:
+    rewritten(copied, lambda table: table.set_column(1, "text", pa.array([None, *table["text"].to_pylist()[1:]])))
+    code, checks = verified(copied)
+    assert (code, "rows" in failed(checks)) == (1, True)
+
+
 def test_another_corpus_is_not_compared(copied: Path, verified: Callable[..., Any], tmp_path: Path) -> None:
     corpus = tmp_path / "corpus.txt"
     corpus.write_text("another one\n")

@@ -185,8 +185,9 @@ def test_a_merge_that_was_given_up_while_it_lives_costs_nothing(
 def test_rejected_texts_alone_do_not_end_a_later_pass(
     store: LabelStore, tmp_path: Path, tiny_teacher_dir: Path
 ) -> None:
+    from raydistill.specs import SYSTEMATIC
     from raydistill.stages.ingest import distinct_texts, pack
-    from raydistill.stages.teacher_actor import SYSTEMATIC, TeacherActor
+    from raydistill.stages.teacher_actor import TeacherActor
 
     actor = TeacherActor(dataclasses.replace(SPEC, name_or_path=str(tiny_teacher_dir)), store)
     good, bad = ["a good text"], [f"bad {i}" for i in range(SYSTEMATIC + 4)]
