@@ -135,7 +135,8 @@ class DistillConfig:
     )
     overwrite_output_dir: bool = option(
         False,
-        "Begin anew in an output directory that is not empty: an earlier run's files are removed, others left alone.",
+        "Begin anew in an output directory that is not empty: an earlier run's files are removed, others left alone, "
+        "but for a model, which the student replaces.",
         group=BEHAVIOUR,
     )
     label_file_mb: int = option(

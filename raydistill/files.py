@@ -25,8 +25,7 @@ import pyarrow.fs as pafs
 from raydistill.errors import RunDirError, first_line
 from raydistill.paths import is_uri, open_path
 
-FULL = (errno.ENOSPC, errno.EDQUOT)
-REFUSED = (errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.EIO, errno.ESTALE)
+FULL, REFUSED = (errno.ENOSPC, errno.EDQUOT), (errno.EROFS, errno.EACCES)
 OS_ERROR = re.compile(r"\b(?:os error|errno)[ :]+(\d+)", re.IGNORECASE)  # as libraries in Rust and C++ quote it
 
 

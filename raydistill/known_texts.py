@@ -16,8 +16,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-BUCKET_IDS = 2_000_000  # sorted at a time, about: some 130 MB
-MOST_BUCKETS = 256  # files that are open at a time
+BUCKET_IDS = 2_000_000  # sorted at a time, about: some 130 MB; more of over 256 million
+MOST_BUCKETS = 128  # files that are open at a time
 ID_DIGITS = 32
 Ids = npt.NDArray[np.uint64]
 Rows = Iterable[tuple[Sequence[str] | pa.Array | pa.ChunkedArray, npt.NDArray[np.int64]]]

@@ -87,16 +87,13 @@ class Lock:
         self.folder, self.owner = folder, Owner.here(shared=shared)
         self.name = f".{PREFIX}{uuid.uuid4().hex}{SUFFIX}"
         self.fault: RunDirError | None = None
+        self._waits = False
         self._say, self._in_main = say, threading.current_thread() is threading.main_thread()
 
-    def touched(self) -> float:
-        """Renew it; when that was, by the clock of the file system. Raises FileNotFoundError, RunDirError."""
-        self.folder.touch(self.name)
-        return self.folder.modified(self.name)
-
-    def write(self) -> None:
-        """Make the file."""
+    def write(self) -> float:
+        """Make the file, or make it anew; when that was, by the clock of the file system."""
         self.folder.write(self.name, json.dumps(dataclasses.asdict(self.owner)).encode())
+        return self.folder.modified(self.name)
 
     def expect_no_rival(self, now: Callable[[], float]) -> None:
         """Raise RunDirError where another lives and would not share; the locks of those who are gone are removed.
@@ -107,43 +104,45 @@ class Lock:
         Args:
             now: by the clock of the file system, as are the times that locks were last renewed at.
         """
-        first = rival = self.rival(now())
-        if rival and rival[0].kernel != kernel():
-            self._say(
-                f"{self.folder.path}: {rival[0]} was at work there {rival[1]:.0f} s ago; waiting to see whether it "
-                f"still is, for {DEAD_SECONDS:g} s at most"
-            )
-        renewed = False
-        while first and rival and rival[0] == first[0] and rival[0].kernel != kernel() and not renewed:
+        first, began = dict[str, float](), time.monotonic()
+        while rivals := self.rivals(now()):
+            for name, (owner, renewed) in rivals.items():
+                if owner.kernel == kernel() or renewed > first.setdefault(name, renewed):
+                    raise RunDirError(
+                        f"{self.folder.path}: another run is at work there ({owner}). Wait for its end, or give "
+                        "another folder."
+                    )
+            if time.monotonic() - began > DEAD_SECONDS:
+                return  # whatever the clocks say
+            if not self._waits:
+                self._waits = True
+                self._say(
+                    f"{self.folder.path}: {next(iter(rivals.values()))[0]} was at work there a moment ago; waiting to "
+                    f"see whether it still is, for {DEAD_SECONDS:g} s at most"
+                )
             time.sleep(min(HEARTBEAT_SECONDS / 10, 1.0))
-            silence, rival = rival[1], self.rival(now())
-            renewed = rival is not None and rival[1] < silence
-        if rival:
-            raise RunDirError(
-                f"{self.folder.path}: another run is at work there ({rival[0]}). Wait for its end, or give another "
-                "folder."
-            )
 
-    def rival(self, now: float) -> tuple[Owner, float] | None:
-        """Another who lives and would not share, and for how many seconds its lock has not been renewed."""
+    def rivals(self, now: float) -> dict[str, tuple[Owner, float]]:
+        """Others who live and would not share, by their locks, and when these were last renewed."""
+        found = {}
         for name in self.folder.hidden(PREFIX, SUFFIX):
             if name == self.name:
                 continue
             try:
                 # Read first: a client of a shared file system then asks for the time anew.
                 owner = _owner(self.folder.read(name))
-                silence = now - self.folder.modified(name)
+                renewed = self.folder.modified(name)
             except FileNotFoundError:
                 continue  # given up meanwhile
-            if not owner.lives(silence):
+            if not owner.lives(now - renewed):
                 try:
                     self.folder.delete(name)
                 except RunDirError:
                     continue  # a reader that may not write: what is dead keeps nobody out
                 self._say(f"{self.folder.path}: the run that held it is gone ({owner}); going on in its place")
             elif not (self.owner.shared and owner.shared):
-                return owner, silence
-        return None
+                found[name] = owner, renewed
+        return found
 
     def keep(self, over: threading.Event) -> None:
         """Renew the lock until it is over. If another has taken the folder while this process slept, end the run."""
@@ -151,9 +150,10 @@ class Lock:
         while not over.wait(HEARTBEAT_SECONDS):
             lost = False
             try:
-                now = self.touched()
+                self.folder.touch(self.name)
+                now = self.folder.modified(self.name)
                 if time.time() - renewed > DEAD_SECONDS:
-                    lost = self.rival(now) is not None
+                    lost = bool(self.rivals(now))
                 renewed = time.time()
             except FileNotFoundError:
                 lost = True
@@ -178,7 +178,7 @@ def hold(folder: Folder, say: Callable[[str], None], *, shared: bool = False) ->
     renewed. It ends with the process, however that ends.
 
     Args:
-        say: told in a line of a lock whose owner is gone.
+        say: told in a line of a lock whose owner is gone, or may be.
 
     Raises:
         RunDirError: another is at work there, or was put in this one's place while this process stood still.
@@ -198,7 +198,7 @@ def hold(folder: Folder, say: Callable[[str], None], *, shared: bool = False) ->
     over = threading.Event()
     heartbeat = threading.Thread(target=lock.keep, args=(over,), daemon=True)
     try:
-        lock.expect_no_rival(lock.touched)
+        lock.expect_no_rival(lock.write)
         if not shared:
             folder.sweep()
         heartbeat.start()

@@ -37,7 +37,8 @@ class RunDir:
     def claim(cls, config: DistillConfig, products: Sequence[str]) -> RunDir:
         """Take the output directory for a run that makes some products ("labels", "student"), or raise RunDirError.
 
-        It may be new, empty, or hold an earlier run whose options for these products are the same: that one goes on.
+        It may be new, empty, or hold an earlier run whose options for these products are the same, but for files that
+        were added to the corpus or taken from it: that one goes on.
         Nothing is written yet; see `begin`.
         """
         assert config.output_dir is not None
@@ -57,6 +58,7 @@ class RunDir:
         except FileNotFoundError:
             if _holds_labels(folder):
                 return cls(folder, {})  # whether its labels are of this run, they say themselves
+            _expect_no_others_names(folder)
             raise RunDirError(
                 f"--output-dir {folder.path}: is not empty and holds no earlier run. Give another folder, or use this "
                 "one as it is with --overwrite-output-dir."
@@ -256,8 +258,8 @@ def _differences(config: DistillConfig, product: str, record: dict[str, Any]) ->
     then = DistillConfig().that_change(product) | then  # an option that is newer than the run was at its default
     lines = []
     for name in now:
-        if name == "data_file" and set(now[name]) >= set(then.get(name) or ()):
-            continue  # a corpus may grow by files, as a folder's may
+        if name == "data_file" and (set(now[name]) >= set(old := then.get(name) or ()) or set(now[name]) <= set(old)):
+            continue  # a corpus may grow or shrink by files, as a folder's may
         if name == "training":
             names = sorted(now[name].keys() | then.get(name, {}).keys())
             pairs = [(key, then.get(name, {}).get(key), now[name].get(key)) for key in names]

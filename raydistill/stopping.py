@@ -32,6 +32,7 @@ class Stop:
         self._fault: Exception | None = None
         self._before: dict[int, Any] = {}
         self._timer: threading.Timer | None = None
+        self._teller: threading.Thread | None = None
 
     @property
     def asked(self) -> bool:
@@ -51,12 +52,17 @@ class Stop:
             self._signal, self.asked_at = number, time.time()
             # In a thread: the main one may have been interrupted while it was at the console.
             line = f"       stopping: what is under way has {self._grace:g} s to finish; a second signal stops at once"
-            threading.Thread(target=self._say, args=(line,), daemon=True).start()
+            self._teller = threading.Thread(target=self._tell, args=(line,), daemon=True)
+            self._teller.start()
             self._timer = threading.Timer(self._grace, _rouse)
             self._timer.daemon = True
             self._timer.start()
         else:
             self._as_before(self._signal or number, frame)
+
+    def _tell(self, line: str) -> None:
+        with contextlib.suppress(ValueError, OSError):  # the console may be closed by then
+            self._say(line)
 
     def _as_before(self, number: int, frame: FrameType | None) -> None:
         handler = self._before[number]
@@ -75,6 +81,8 @@ class Stop:
         global _stage
         if self._timer:
             self._timer.cancel()
+        if self._teller:
+            self._teller.join(1)
         if self._before:
             _stage = None
         for number, handler in self._before.items():

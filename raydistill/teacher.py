@@ -144,10 +144,13 @@ class Teacher:
             waiting = self._score_pairs(tokenized, lengths, waiting, logits, effort, faults)
             if len(faults) > known:
                 self.token_budget = budget  # it was one text that was too large, not the batch
-            if len(faults) - len(tokenized.faults) >= SYSTEMATIC and np.isnan(logits).all():
-                last = faults[next(reversed(faults))]
-                faults |= dict.fromkeys(map(int, waiting // num_classes), last)
-                break  # the others would take hours to fail in the same way
+            if len(waiting) and len(faults) - len(tokenized.faults) >= SYSTEMATIC and np.isnan(logits).all():
+                shortest = waiting[[lengths[waiting].argmin()]]  # those before were the longest
+                self._score_pairs(tokenized, lengths, shortest, logits, effort, faults)
+                if np.isnan(logits).all():
+                    faults |= dict.fromkeys(map(int, waiting // num_classes), faults[next(reversed(faults))])
+                    break  # the others would take hours to fail in the same way
+                waiting = waiting[waiting != shortest[0]]
         effort.forward_seconds += time.perf_counter() - started
         effort.engine = engine_name(self.engine)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import logging
 import math
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -25,7 +24,6 @@ from raydistill.rejected import REJECTED
 from raydistill.run_dir import LABELS, RECORD, damaged_file
 from raydistill.specs import TeacherSpec
 
-logger = logging.getLogger(__name__)
 LEAST_SAMPLED = 32
 SPLIT_BYTES = 256 << 20
 
@@ -91,9 +89,10 @@ def _checked(name: str, look: Any) -> Check:
     """The check that `look` makes: what it returns was found; what it raises is what is wrong."""
     try:
         return Check(name, True, look())
+    except (RaydistillError, OSError, ValueError) as error:
+        return Check(name, False, first_line(error))
     except Exception as error:  # damage may show itself as any
-        logger.info("the check of %s", name, exc_info=True)
-        return Check(name, False, first_line(error) or type(error).__name__)
+        return Check(name, False, f"{type(error).__name__}: {first_line(error)}")
 
 
 def _verify_labels(
@@ -142,7 +141,11 @@ def _verify_rows(store: LabelStore, num_classes: int, sample: Sample) -> str:
         for table in store.read_part(name):
             texts, ids = table["text"].to_pylist(), table["text_id"].to_pylist()
             for column in ("entailment", "contradiction"):
-                if not np.isfinite(logits_matrix(table[column], num_classes)).all():
+                try:
+                    finite = np.isfinite(logits_matrix(table[column], num_classes)).all()
+                except ValueError as error:
+                    raise ValueError(f"{name}: {error}") from None
+                if not finite:
                     raise ValueError(f"{name}: a logit is not finite")
             if [text_id(text) for text in texts] != ids:
                 raise ValueError(f"{name}: an id is not that of its text")
@@ -167,9 +170,9 @@ def _verify_counts(store: LabelStore, complete: dict[str, Any]) -> str:
 def _corpus_has_changed(complete: dict[str, Any], made_with: dict[str, Any]) -> bool:
     try:
         files = find_files(made_with["data_file"], made_with.get("encoding", "utf-8"))
-    except (RaydistillError, KeyError):
+        return corpus_signature(files, made_with["text_column"]) != complete["corpus"]
+    except (RaydistillError, LookupError, TypeError):
         return False  # the check will say so
-    return corpus_signature(files, made_with["text_column"]) != complete["corpus"]
 
 
 def _verify_corpus(store: LabelStore, complete: dict[str, Any], made_with: dict[str, Any]) -> str:

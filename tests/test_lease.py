@@ -142,10 +142,10 @@ def test_seen_from_elsewhere_a_lock_lives_as_long_as_it_is_renewed(owner, folder
 
 
 def test_a_run_that_was_lost_with_its_machine_is_waited_out(folder):
-    leave_lock(folder, 58)
+    leave_lock(folder, 50)
     said, started = [], time.monotonic()
     with hold(folder, said.append):
-        assert 1 < time.monotonic() - started < 20
+        assert 5 < time.monotonic() - started < 20
         assert len(locks(folder)) == 1
     assert ["waiting" in line for line in said] == [True, False]
     assert "the run that held it is gone (process 7 of ann on far, since noon)" in said[1]

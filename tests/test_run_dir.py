@@ -111,7 +111,7 @@ def test_what_others_keep_under_a_name_of_ours_is_not_overwritten(name, tmp_path
 
 def test_a_record_of_another_tool_is_no_run_of_ours(tmp_path):
     (tmp_path / "run.json").write_text('{"metrics": {"f1": 0.9}}')
-    assert "is not empty and holds no earlier run" in claim_error(config_for(tmp_path))
+    assert "holds run.json, which no run" in claim_error(config_for(tmp_path))
     assert "holds run.json, which no run" in claim_error(config_for(tmp_path, overwrite_output_dir=True))
     assert json.loads((tmp_path / "run.json").read_text()) == {"metrics": {"f1": 0.9}}
 
@@ -138,10 +138,10 @@ def test_a_damaged_record_over_good_labels_is_written_anew(content, tmp_path):
 
 def test_labels_without_a_record_of_either_kind_are_not_taken_for_a_run(tmp_path):
     (tmp_path / "labels").mkdir()
-    assert "holds no earlier run" in claim_error(config_for(tmp_path))
+    assert "which no run of raydistill" in claim_error(config_for(tmp_path))
     (tmp_path / "labels").rmdir()
     (tmp_path / "labels").write_text("a file")
-    assert "holds no earlier run" in claim_error(config_for(tmp_path))
+    assert "which no run of raydistill" in claim_error(config_for(tmp_path))
 
 
 def test_an_option_that_is_newer_than_the_run_was_at_its_default(tmp_path):
@@ -169,12 +169,12 @@ def test_a_run_of_the_same_options_goes_on(tmp_path):
 
 def test_a_run_of_other_options_is_refused_and_each_difference_is_told(tmp_path):
     begun(tmp_path, temperature=1, learning_rate="1e-4", data_file=["a.txt", "b.txt"])
-    message = claim_error(config_for(tmp_path, temperature=2, seed=3, data_file="a.txt", teacher_max_length=9))
+    message = claim_error(config_for(tmp_path, temperature=2, seed=3, data_file="c.txt", teacher_max_length=9))
     for wanted in (
         "--temperature was 1.0, now 2.0",
         "--learning-rate was 1e-4, now not given",
         "--seed was not given, now 3",
-        "--data-file was a.txt b.txt, now a.txt",
+        "--data-file was a.txt b.txt, now c.txt",
         "--teacher-max-length was not given, now 9",
     ):
         assert wanted in message
@@ -311,8 +311,8 @@ def test_overwriting_for_training_keeps_what_is_known_of_the_labels(tmp_path):
     assert "--data-file was corpus.txt, now other.txt" in claim_error(config_for(tmp_path, data_file="other.txt"))
 
 
-@pytest.mark.parametrize("files", [["b.txt", "a.txt"], ["a.txt", "b.txt", "c.txt"]])
-def test_a_corpus_may_grow_by_files_in_any_order(files, tmp_path):
+@pytest.mark.parametrize("files", [["b.txt", "a.txt"], ["c.txt", "a.txt", "b.txt"], ["b.txt"]])
+def test_a_corpus_may_grow_and_shrink_by_files_in_any_order(files, tmp_path):
     begun(tmp_path, data_file=["a.txt", "b.txt"])
     assert RunDir.claim(config_for(tmp_path, data_file=files), BOTH).record
 

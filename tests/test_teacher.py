@@ -275,6 +275,18 @@ def test_where_no_text_at_all_can_be_scored_that_is_found_soon(tiny_teacher):
     assert len(seen) < 20 * SYSTEMATIC
 
 
+def test_many_texts_that_are_too_long_do_not_condemn_the_others(tiny_teacher):
+    def refuse_long(inputs):
+        if inputs["input_ids"].shape[1] > MAX_LENGTH // 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    tiny_teacher.engine.model = Wrapped(tiny_teacher.engine.model, refuse_long)
+    texts = [f"{i} {'and on ' * 100}" for i in range(2 * SYSTEMATIC)] + [f"text {i}" for i in range(50)]
+    entailment, _, faults = tiny_teacher.score_some(texts, Effort())
+    assert sorted(faults) == list(range(2 * SYSTEMATIC))
+    assert np.isfinite(entailment[2 * SYSTEMATIC :]).all()
+
+
 @pytest.mark.parametrize("ahead", [0, 1])
 def test_what_was_scored_before_memory_ran_out_is_not_scored_again(ahead, tiny_teacher):
     calls, done = [], []

@@ -25,7 +25,7 @@ KINDS = {  # the beginnings of the titles that Ray gives its processes
     "ray::RayTrainWorker": "train worker",
     "ray::TrainController": "train controller",
     "ray::SplitCoordinator": "data coordinator of the training",
-    "ray::": "read, write and data tasks",
+    "ray::": "read, merge and data tasks",
 }
 
 

@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 # How far logits of the same weights in the same precision may lie apart, as `share_off` says.
 SAME_WEIGHTS = {EXACT: TOLERANCE[EXACT], "bf16": 0.1, "fp16": 0.02}
-REPEATED = 8  # pairs to try packing with: so many that together they are longer than any one may be
+REPEATED = 8  # what packing is tried with, for rows that are longer than pairs usually may be
 
 
 def check_backend(backend: str, precision: str, *, use_gpu: bool) -> None:

@@ -9,7 +9,7 @@ from raydistill.stages.notes import Notes
 
 # Deaths at a block before its texts are tried one by one, which takes long: one or two may well be the machine's.
 CAREFUL_AFTER = 2
-FATAL = "fatal/"
+FATAL, SUSPECT = "fatal/", "suspect/"
 logger = logging.getLogger(__name__)
 
 
@@ -22,8 +22,8 @@ class Attempt:
     Args:
         notes: those on one pass over a corpus.
         block: the block's own name.
-        most_deaths: how many of which nothing is known may come before this attempt, and how many fatal texts. Fewer
-            than three leave no attempt in which to find such.
+        most_deaths: how many of which nothing is known may come before this attempt, but for a first one at a text,
+            and how many fatal texts. Fewer than three leave no attempt in which to find such.
 
     Attributes:
         deaths: how many have come before of which nothing is known.
@@ -41,10 +41,13 @@ class Attempt:
             notes.write(f"{FATAL}{trying}")
             logger.warning("the text with id %s has taken its teacher's process down, twice", trying)
             self._condemned += 1
+        elif trying:
+            notes.write(f"{SUSPECT}{trying}")
         self._suspect = trying or self._suspect
         self.deaths: int = begun - 2 * self._condemned
         self.fatal = set(notes.names(FATAL))
-        if max(self.deaths, self._condemned) > most_deaths:
+        suspected = bool(trying) and trying not in self.fatal
+        if max(self.deaths - suspected, self._condemned) > most_deaths:
             raise FaultError(
                 f"a block of texts took its teacher's process down {begun} times, beyond what "
                 f"--max-failures {most_deaths} allows. What is finished is kept: the same command goes on from there. "
@@ -62,6 +65,6 @@ class Attempt:
         self._notes.remove(self._name)
 
 
-def fatal_texts(notes: Notes) -> int:
-    """How many were found."""
-    return len(notes.names(FATAL))
+def progress_made(notes: Notes) -> int:
+    """Texts that were suspected, and texts that were found to be fatal, in all."""
+    return len(notes.names(SUSPECT)) + len(notes.names(FATAL))

@@ -16,6 +16,8 @@ from raydistill.specs import TeacherSpec
 from raydistill.stages.faults import our_errors, wait_for
 from raydistill.stages.teacher_actor import as_planned, teacher_task
 
+AUDIT_STALLS = 10
+
 
 def choose_precision(
     config: DistillConfig, spec: TeacherSpec, draw_sample: Callable[[], Sequence[str]], plan: Plan, console: Console
@@ -35,7 +37,8 @@ def choose_precision(
     remote = teacher_task(audit_teacher, plan)
     with our_errors(), console.stage("audit", "texts", len(sample)) as progress:
         ref = remote.remote(exact, reduced, sample, temperature=config.temperature, multi_label=config.multi_label)
-        audit: Audit = wait_for([ref], 60 * config.stall_timeout, "audit")[0]
+        # It says nothing under way, and exact scores take their time.
+        audit: Audit = wait_for([ref], AUDIT_STALLS * 60 * config.stall_timeout, "audit")[0]
         progress.update(len(sample))
     console.say(f"       {audit}")
     passed = audit.agreement >= config.min_agreement

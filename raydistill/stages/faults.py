@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -66,13 +67,15 @@ def our_errors() -> Iterator[None]:
         ) from None
 
 
-def wait_for(refs: Sequence[ray.ObjectRef], stall_seconds: float, what: str) -> tuple[Any, list[ray.ObjectRef]]:
+def wait_for(refs: Sequence[ray.ObjectRef], most_seconds: float, what: str) -> tuple[Any, list[ray.ObjectRef]]:
     """What the first of some tasks gives, and the others. Raises FaultError where none ends in that time."""
-    done, waiting = ray.wait(list(refs), timeout=stall_seconds)
+    done, waiting = ray.wait(list(refs), timeout=most_seconds if math.isfinite(most_seconds) else None)
     if not done:
+        for ref in waiting:
+            ray.cancel(ref, force=True)
         raise FaultError(
-            f"{what}: no progress for {duration(stall_seconds)}. `ray status` says what the cluster lacks; "
-            "--stall-timeout sets how long to wait."
+            f"{what}: no end after {duration(most_seconds)}. If `ray status` says that the cluster lacks nothing, give "
+            "a longer --stall-timeout."
         )
     return ray.get(done[0]), waiting
 

@@ -20,7 +20,7 @@ from raydistill.progress import Console, Progress
 from raydistill.rejected import set_aside
 from raydistill.resources import Plan
 from raydistill.specs import Effort, TeacherSpec, Tolerance
-from raydistill.stages.attempts import fatal_texts
+from raydistill.stages.attempts import progress_made
 from raydistill.stages.cluster import data_settings
 from raydistill.stages.faults import no_actor_left, our_errors
 from raydistill.stages.ingest import CorpusSource
@@ -114,7 +114,7 @@ def label_corpus(
             stop,
             stall_seconds=tolerance.stall_seconds,
             most_restarts=tolerance.max_failures * plan.teacher_actors_max,
-            found=lambda: fatal_texts(notes),
+            found=lambda: progress_made(notes),
         ),
     ):
         with (
@@ -136,7 +136,9 @@ def label_corpus(
         for orphan in set(store.own_parts()) - set(earlier) - merger.parts:
             store.folder.delete(orphan)  # left by an actor that died after writing and did it again
         store.correct_occurrences(earlier, known, counted, progress.touch)
-        merger.add_others(store.folder.sizes(".parquet"))  # of earlier passes, and what has replaced such
+        sizes, own = store.folder.sizes(".parquet"), set(store.own_parts())
+        # Of earlier passes, and what has replaced such.
+        merger.add_others({name: size for name, size in sizes.items() if name in own})
         merger.finish()
     counts.known = int((counted > 0).sum())
     counts.removed = len(counted) - counts.known

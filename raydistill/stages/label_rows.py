@@ -23,8 +23,8 @@ from raydistill.stages.checkpoints import last_report
 from raydistill.stages.cluster import data_settings
 from raydistill.student_rows import StudentRows
 
-BLOCK_BYTES = 8 << 20  # Ray Data would gather row groups to 128 MB
-TASK_BYTES = 16 << 20
+# Ray Data would gather row groups to 128 MB. What a task takes in memory beside its process grows with both.
+BLOCK_BYTES, TASK_BYTES = 2 << 20, 4 << 20
 
 
 def label_rows(

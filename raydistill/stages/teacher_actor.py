@@ -11,7 +11,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import pyarrow as pa
@@ -30,6 +30,8 @@ from raydistill.stages.notes import Notes
 from raydistill.stages.receipts import write_block
 
 BACK_OFF_SECONDS, MOST_DOUBLINGS = 0.5, 6  # before a block is tried again that a process has died at
+LOAD_AGAIN_SECONDS = 5.0
+SCORED = "scored"
 logger = logging.getLogger(__name__)
 
 
@@ -60,11 +62,13 @@ class TeacherActor:
         self._notes, self._max_failures = Notes(type(self).__name__), max_failures
         self._ended: list[Attempt] = []
         self.fault: RaydistillError | None = None
+        self._machines_fault, self._has_scored = False, False
         try:
             self.teacher = self.load(spec)
         except RaydistillError as fault:
             self.fault = fault
         except Exception as error:
+            self._machines_fault = True
             logger.exception("the teacher cannot be loaded")
             self.fault = ModelError(
                 f"the teacher cannot be loaded on {platform.node()} ({describe_fault(error)}). The log has more."
@@ -102,6 +106,9 @@ class TeacherActor:
             FaultError: the process died too often at this block.
         """
         if self.fault:
+            if self._machines_fault and self._notes.read(SCORED):
+                time.sleep(LOAD_AGAIN_SECONDS)
+                self._end("others have loaded the teacher: this process ends, and another one tries anew")
             raise self.fault
         block, effort = unpack(packed)
         attempt = self._attempt(block_name(block))
@@ -124,6 +131,9 @@ class TeacherActor:
         block = block.append_column("rejected", pa.array([reasons.get(i) for i in range(len(texts))], pa.string()))
         block = block.append_column("entailment", logits_column(entailment).take(where))
         self._ended.append(attempt)
+        if not self._has_scored:
+            self._has_scored = True
+            self._notes.write(SCORED, True)
         return block.append_column("contradiction", logits_column(contradiction).take(where)), effort
 
     def _attempt(self, block: str) -> Attempt:
@@ -156,11 +166,17 @@ class TeacherActor:
                 else:
                     scores = self.teacher.score_tokenized(tokenized, effort)
             except DeviceLostError:
-                logger.exception("this process ends, and another one begins anew")
-                logging.shutdown()
-                os._exit(1)  # an error would end the stage; of an actor that died, Ray gives the block to the next
+                logger.exception("the GPU is lost")
+                self._end("this process ends, and another one begins anew")
             self._free_since = time.perf_counter()
         return scores
+
+    @staticmethod
+    def _end(why: str) -> NoReturn:
+        """An error would end the stage; of an actor that died, Ray gives the block to the next."""
+        logger.error(why)
+        logging.shutdown()
+        os._exit(1)
 
     def _score_one_by_one(self, texts: Sequence[str], ids: Sequence[str], attempt: Attempt, effort: Effort) -> Any:
         """The same of a block that has taken its process down: each text is noted before it is tried."""

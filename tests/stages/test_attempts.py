@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from raydistill.errors import FaultError
-from raydistill.stages.attempts import Attempt, fatal_texts
+from raydistill.stages.attempts import FATAL, Attempt, progress_made
 from raydistill.stages.notes import Notes, notes_on
 
 
@@ -43,7 +43,7 @@ def test_a_text_that_was_tried_alone_when_the_process_died_is_fatal_for_all(note
     for block in ("A", "B"):
         attempt = Attempt(notes, block, 3)
         assert (attempt.careful, attempt.deaths, attempt.fatal) == (False, 0, {"x", "y"})
-    assert fatal_texts(notes) == 2
+    assert progress_made(notes) == 4
 
 
 def test_what_is_being_tried_elsewhere_is_not_fatal(notes: Notes) -> None:
@@ -52,7 +52,7 @@ def test_what_is_being_tried_elsewhere_is_not_fatal(notes: Notes) -> None:
     for _ in range(2):
         die(notes, trying="x")
     assert Attempt(notes, "B", 3).fatal == set()
-    assert fatal_texts(notes) == 0
+    assert not notes.names(FATAL)
 
 
 def test_a_text_that_was_tried_when_its_machine_was_lost_is_not_fatal(notes: Notes) -> None:
@@ -63,7 +63,7 @@ def test_a_text_that_was_tried_when_its_machine_was_lost_is_not_fatal(notes: Not
     attempt.begin(trying="x")
     attempt.begin()
     attempt.end()
-    assert (Attempt(notes, "A", 3).deaths, fatal_texts(notes)) == (0, 0)
+    assert (Attempt(notes, "A", 3).deaths, notes.names(FATAL), progress_made(notes)) == (0, [], 1)
 
 
 @pytest.mark.parametrize("most_deaths", [0, 1, 2, 3, 4])
@@ -72,8 +72,16 @@ def test_a_block_that_dies_of_something_else_is_given_up(notes: Notes, most_deat
         assert die(notes, most_deaths=most_deaths).careful is (most_deaths > 2 <= deaths)
     with pytest.raises(FaultError, match=rf"its? .* {most_deaths + 1} times, .* --max-failures {most_deaths} allows"):
         Attempt(notes, "A", most_deaths)
-    assert fatal_texts(notes) == 0
+    assert progress_made(notes) == 0
     assert Attempt(notes, "B", most_deaths).deaths == 0
+
+
+def test_one_more_death_of_the_machine_does_not_hide_a_fatal_text(notes: Notes) -> None:
+    for _ in range(2):
+        die(notes)
+    for text in "yxx":
+        die(notes, trying=text)
+    assert Attempt(notes, "A", 3).fatal == {"x"}
 
 
 def test_a_teacher_that_dies_at_every_text_is_given_up(notes: Notes) -> None:
