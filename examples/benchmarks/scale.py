@@ -237,8 +237,12 @@ def project(few: dict[str, Any], many: dict[str, Any], texts: int) -> str:
             f"{78 * texts / 1e9:,.0f} GB",
             "for each text that is labelled 24 bytes in the object store and 54 in the driver",
         ],
-        ["label store", f"{stored / 1e9:,.0f} GB", "the texts themselves"],
-        ["label files", f"{stored / FILE_MB / MB:,.0f}", "`--label-file-mb`"],
+        [
+            "label store",
+            f"{stored / 1e9:,.0f} GB and the texts, compressed",
+            "logits and ids; these texts repeat a thousand sentences, which take next to nothing",
+        ],
+        ["label files", f"{stored / FILE_MB / MB:,.0f} and more, for the texts", "`--label-file-mb`"],
     ]
     return table(rows, (f"{texts:,} texts", "", "bounded by"))
 

@@ -29,7 +29,7 @@ from raydistill.engines.engine import TOLERANCE, Engine, Inputs, engine_name, sh
 from raydistill.engines.openvino_engine import OpenVinoEngine, convert
 from raydistill.engines.torch_engine import TorchEngine
 from raydistill.errors import ModelError, first_line
-from raydistill.files import Folder
+from raydistill.files import Folder, parse_record
 
 logger = logging.getLogger(__name__)
 
@@ -90,7 +90,7 @@ class ExportedTeacher:
         where = f"{engine_name(own)}, {threads or os.cpu_count()} threads of {_cpu_name()}"
         with _locked(self.folder):
             try:
-                speeds = json.loads(speeds_file.read_text())
+                speeds = parse_record(speeds_file.read_bytes())
             except (OSError, ValueError):
                 speeds = {}
             if where not in speeds:

@@ -145,5 +145,5 @@ def _exported_engine(
     entry = exported_teacher(spec.fingerprint, precision, fill)
     try:
         return entry, entry.load(precision, spec.threads)
-    except RuntimeError as error:
+    except Exception as error:
         raise ModelError(f"OpenVINO cannot run the converted teacher ({first_line(error)}).") from None
