@@ -43,8 +43,9 @@ def begin(config: DistillConfig, stage: str, reached: Callable[[], bool]) -> sub
     deadline = time.monotonic() + 120
     while not reached() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.02)
-    assert reached()
-    assert process.poll() is None
+    if not reached() or process.poll() is not None:
+        process.kill()
+        raise AssertionError(process.communicate()[1])
     return process
 
 

@@ -165,7 +165,7 @@ def test_an_actor_and_tasks_that_are_killed_and_a_lost_gpu_cost_no_label(
 
     killer = threading.Thread(target=kill, daemon=True)
     killer.start()
-    counts, store = label_with(UnluckyActor, Tolerance(block_seconds=0.1, max_failures=5), 3000)
+    counts, store = label_with(UnluckyActor, Tolerance(block_seconds=0.1, max_failures=8), 3000)
     over.set()
     killer.join()
     assert Path(f"{tiny_teacher_dir}.lost").exists()
