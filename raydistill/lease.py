@@ -87,7 +87,6 @@ class Lock:
         self.folder, self.owner = folder, Owner.here(shared=shared)
         self.name = f".{PREFIX}{uuid.uuid4().hex}{SUFFIX}"
         self.fault: RunDirError | None = None
-        self._waits = False
         self._say, self._in_main = say, threading.current_thread() is threading.main_thread()
 
     def write(self) -> float:
@@ -104,18 +103,18 @@ class Lock:
         Args:
             now: by the clock of the file system, as are the times that locks were last renewed at.
         """
-        first, began = dict[str, float](), time.monotonic()
+        first: dict[str, tuple[float, float]] = {}  # when each lock had been renewed as it was met, and when that was
         while rivals := self.rivals(now()):
+            looked, told = time.monotonic(), bool(first)
             for name, (owner, renewed) in rivals.items():
-                if owner.kernel == kernel() or renewed > first.setdefault(name, renewed):
+                if owner.kernel == kernel() or renewed > first.setdefault(name, (renewed, looked))[0]:
                     raise RunDirError(
                         f"{self.folder.path}: another run is at work there ({owner}). Wait for its end, or give "
                         "another folder."
                     )
-            if time.monotonic() - began > DEAD_SECONDS:
+            if all(looked - first[name][1] > DEAD_SECONDS for name in rivals):
                 return  # whatever the clocks say
-            if not self._waits:
-                self._waits = True
+            if not told:
                 self._say(
                     f"{self.folder.path}: {next(iter(rivals.values()))[0]} was at work there a moment ago; waiting to "
                     f"see whether it still is, for {DEAD_SECONDS:g} s at most"

@@ -86,6 +86,19 @@ def wait_for(what: Callable[[], bool], process: subprocess.Popen[str], said: Pat
         time.sleep(0.1)
 
 
+ASKED = """
+import sys
+from raydistill.errors import ResourceError
+from raydistill.files import Folder
+from raydistill.stages.cluster import connection, expect_shared
+with connection(sys.argv[1]):
+    try:
+        expect_shared(Folder(sys.argv[2]), Folder(sys.argv[3]))
+    except ResourceError as error:
+        print(error)
+"""
+
+
 @needs_mounts
 def test_a_node_that_does_not_see_the_output_directory_is_named_before_work_begins(
     start_cluster: Callable[..., Cluster], tmp_path: Path, inputs: dict[str, Path]
@@ -107,6 +120,13 @@ def test_a_node_that_does_not_see_the_output_directory_is_named_before_work_begi
         assert blind.stdout is not None
         assert any("Ray runtime started" in line for line in blind.stdout)
         done = run(cluster.address, shared / "out", inputs)
+        (shared / "labels").mkdir()
+        (shared / "labels" / "_labels.json").write_text("{}")
+        (tmp_path / "seen").mkdir()
+        folders = [str(tmp_path / "seen"), str(shared / "labels")]
+        asked = subprocess.run(
+            [sys.executable, "-c", ASKED, cluster.address, *folders], capture_output=True, text=True, timeout=120
+        )
     finally:
         blind.kill()
         blind.wait()
@@ -116,6 +136,9 @@ def test_a_node_that_does_not_see_the_output_directory_is_named_before_work_begi
     assert "cannot use it (it does not see it)" in line
     assert not (shared / "out" / "labels").exists()
     assert not (shared / "out" / "run.json").exists()
+    assert asked.stdout.startswith(f"--labels {shared}/labels: node "), asked.stderr
+    assert "cannot use it (it does not see it)" in asked.stdout
+    assert not list((tmp_path / "seen").iterdir())
 
 
 def test_a_cluster_does_the_work_with_fewer_train_workers_once_a_node_is_lost_and_more_once_one_returns(

@@ -151,6 +151,25 @@ def test_a_run_that_was_lost_with_its_machine_is_waited_out(folder):
     assert "the run that held it is gone (process 7 of ann on far, since noon)" in said[1]
 
 
+def test_one_that_comes_while_another_is_waited_out_is_looked_at_for_as_long(folder, monkeypatch):
+    monkeypatch.setattr(lease, "DEAD_SECONDS", 3.0)
+    leave_lock(folder, -60)  # by a clock that is ahead: its age alone would never tell
+
+    def come():
+        time.sleep(2)
+        facts = {"host": "near", "kernel": "a third", "pid": 8, "started": 1, "user": "bob", "since": "one"}
+        folder.write(".lock-1.json", json.dumps(facts).encode())
+        for _ in range(20):
+            time.sleep(0.1)
+        with contextlib.suppress(RunDirError, FileNotFoundError):
+            folder.touch(".lock-1.json")
+
+    thread = threading.Thread(target=come)
+    thread.start()
+    assert "process 8 of bob on near" in refusal(folder)
+    thread.join()
+
+
 def test_readers_share_and_keep_writers_out(folder):
     folder.create()
     with hold(folder, print, shared=True), hold(folder, print, shared=True):

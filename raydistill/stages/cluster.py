@@ -12,7 +12,7 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -195,23 +195,21 @@ def expect_shared(folder: Folder, labels: Folder | None = None) -> None:
     token = f".{uuid.uuid4().hex}"
     try:
         folder.write(f"{token}.tmp", b"")
-        _ask_every_node(nodes, _use, "--output-dir", folder, token)
+        _expect_seen(nodes, "--output-dir", folder, f"{token}.tmp", writes=True)
     finally:
         folder.sweep()
     if labels:
-        _ask_every_node(nodes, _see, "--labels", labels, LABELS_RECORD)
+        _expect_seen(nodes, "--labels", labels, LABELS_RECORD, writes=False)
 
 
-def _ask_every_node(
-    nodes: Mapping[str, str], look: Callable[..., str | None], option: str, folder: Folder, name: str
-) -> None:
-    """Raise ResourceError where a node finds something in the way, or says nothing."""
-    remote: Any = ray.remote(num_cpus=0, max_retries=0)(look)
+def _expect_seen(nodes: Mapping[str, str], option: str, folder: Folder, name: str, *, writes: bool) -> None:
+    """Raise ResourceError where a node cannot read that file, or cannot write beside it, or says nothing."""
+    look: Any = ray.remote(num_cpus=0, max_retries=0)(_look)
     asked = {
-        remote.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(
-            folder.path, name, number
+        look.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(
+            folder.path, name, f".{uuid.uuid4().hex}.tmp" if writes else None
         ): address
-        for number, (node, address) in enumerate(nodes.items())
+        for node, address in nodes.items()
     }
     for ref, address in asked.items():
         try:
@@ -228,23 +226,13 @@ def _ask_every_node(
             )
 
 
-def _use(path: str, token: str, number: int) -> str | None:
-    """What is in the way of reading and writing there; None where nothing is."""
+def _look(path: str, name: str, draft: str | None) -> str | None:
+    """What is in the way of reading a file there, and of writing another one; None where nothing is."""
     try:
         folder = Folder(path)
-        folder.read(f"{token}.tmp")
-        folder.write(f"{token}-{number}.tmp", b"")
-    except FileNotFoundError:
-        return "it does not see it"
-    except RunDirError as error:
-        return str(error)
-    return None
-
-
-def _see(path: str, name: str, number: int) -> str | None:
-    """What is in the way of reading a file there; None where nothing is."""
-    try:
-        Folder(path).read(name)
+        folder.read(name)
+        if draft:
+            folder.write(draft, b"")
     except FileNotFoundError:
         return "it does not see it"
     except RunDirError as error:
