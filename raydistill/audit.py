@@ -63,8 +63,10 @@ def audit_teacher(
     exact: TeacherSpec, reduced: TeacherSpec, texts: Sequence[str], *, temperature: float, multi_label: bool
 ) -> Audit:
     """Score texts twice and compare. Raises ModelError and ConfigError."""
-    from raydistill.teacher import Teacher  # here, so that the driver need not load torch
+    from raydistill.engines.load import expect_native  # here, so that the driver need not load torch
+    from raydistill.teacher import Teacher
 
+    expect_native(reduced)
     scores, seconds, precision, name = [], [], "", ""
     for spec in (exact, reduced):
         teacher, effort = Teacher.load(spec), Effort()

@@ -18,6 +18,7 @@ from raydistill.label_store import RECORD as LABELS_RECORD
 from raydistill.label_store import LabelStore
 
 RECORD, LOG, LABELS, CHECKPOINTS = "run.json", "raydistill.log", "labels", "checkpoints"
+ROWS = "rows"  # in the folder of checkpoints: what the student is trained on
 # What a checkpoint holds: Trainer's own one, and its best one if that is another; or the student and what came of it.
 TRAINER, BEST, MODEL, RESULT = "trainer", "best", "model", "result.json"
 

@@ -63,11 +63,9 @@ class StudentRows:
         portable = tokenizer.backend_tokenizer.to_str() if tokenizer.is_fast else model
         return cls(portable, max_length, tokenizer.truncation_side, num_classes, temperature, multi_label)
 
-    def __call__(self, part: pa.Table) -> Iterator[pa.Table]:
-        """Rows (text, occurrences, entailment, contradiction) -> (input_ids: list<int32>, labels: list<float32>).
-
-        A text stands in the result as often as in the corpus; where any does so more than once, the rows are mixed, so
-        that its copies do not stand in a row, and come some thousand at a time.
+    def __call__(self, part: pa.Table) -> pa.Table:
+        """For each row (text, occurrences, entailment, contradiction) a row (input_ids, labels, occurrences): token ids
+        as list<int32>, soft labels as list<float32>.
         """
         labels = soft_labels(
             logits_matrix(part["entailment"], self.num_classes),
@@ -75,14 +73,13 @@ class StudentRows:
             temperature=self.temperature,
             multi_label=self.multi_label,
         )
-        rows = pa.table({"input_ids": self._token_ids(part["text"].to_pylist()), "labels": logits_column(labels)})
-        occurrences = part["occurrences"].to_numpy()
-        if (occurrences == 1).all():
-            yield rows
-            return
-        order = np.random.default_rng(0).permutation(np.repeat(np.arange(len(occurrences)), occurrences))
-        for at in range(0, max(len(order), 1), SLICE_ROWS):
-            yield rows.take(order[at : at + SLICE_ROWS])
+        return pa.table(
+            {
+                "input_ids": self._token_ids(part["text"].to_pylist()),
+                "labels": logits_column(labels),
+                "occurrences": part["occurrences"],
+            }
+        )
 
     def _token_ids(self, texts: list[str]) -> pa.Array:
         kind = pa.list_(pa.int32())
@@ -110,6 +107,21 @@ class StudentRows:
         if key not in _tokenizers:
             _tokenizers[key] = load_tokenizer(model)
         return _tokenizers[key]
+
+
+def as_often(rows: pa.Table) -> Iterator[pa.Table]:
+    """Rows as often as they are said to occur: (input_ids, labels), as they train a student.
+
+    Where any occurs more than once they are mixed, so that its copies do not stand in a row, and come some thousand at
+    a time.
+    """
+    occurrences, rows = rows["occurrences"].to_numpy(), rows.drop_columns(["occurrences"])
+    if (occurrences == 1).all():
+        yield rows
+        return
+    order = np.random.default_rng(0).permutation(np.repeat(np.arange(len(occurrences)), occurrences))
+    for at in range(0, max(len(order), 1), SLICE_ROWS):
+        yield rows.take(order[at : at + SLICE_ROWS])
 
 
 def pad_rows(rows: pa.Table, pad_id: int, num_classes: int, *, left: bool = False) -> dict[str, np.ndarray[Any, Any]]:

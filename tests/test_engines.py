@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import itertools
 import multiprocessing
 import os
@@ -16,9 +17,9 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, Bert
 
 from raydistill.engines import exported, openvino_engine, packed, torch_engine
 from raydistill.engines.engine import engine_name
-from raydistill.engines.load import check_backend, load_engine
+from raydistill.engines.load import check_backend, expect_native, load_engine
 from raydistill.engines.torch_engine import TorchEngine
-from raydistill.errors import ConfigError, ModelError
+from raydistill.errors import ConfigError, ModelError, RunDirError
 from raydistill.first_token import narrow_last_layer
 from raydistill.specs import TeacherSpec
 
@@ -220,12 +221,25 @@ def test_what_cannot_be_had_is_one_clear_error(backend, precision, use_gpu, mess
         check_backend(backend, precision, use_gpu=use_gpu)
 
 
-def test_a_number_format_that_the_cpu_lacks_is_an_error_where_openvino_is_asked_for(family_dirs, cache, monkeypatch):
+@pytest.mark.parametrize("backend", ["openvino", "auto", "torch"])
+def test_a_number_format_that_the_cpu_lacks_is_an_error_but_labels_begun_elsewhere_are_gone_on_with(
+    backend, family_dirs, cache, monkeypatch
+):
     monkeypatch.setattr(openvino_engine, "lacks", lambda precision: True)
-    with pytest.raises(ConfigError, match="CPU cannot compute in it"):
-        load(request(family_dirs["bert"], precision="bf16"), batches_of(family_dirs["bert"]))
-    engine = load(request(family_dirs["bert"], precision="bf16", backend="auto"), batches_of(family_dirs["bert"]))
-    assert engine_name(engine) == "torch bf16"
+    spec = request(family_dirs["bert"], precision="bf16", backend=backend)
+    with pytest.raises(ConfigError, match=r"--teacher-precision bf16: this machine's CPU cannot compute in it\."):
+        expect_native(spec)
+    assert engine_name(load(spec, batches_of(family_dirs["bert"]))) == "torch bf16"
+    with pytest.raises(ConfigError, match=r"--teacher-precision int8: this machine's CPU cannot compute in it\."):
+        load(dataclasses.replace(spec, precision="int8", backend="auto"), batches_of(family_dirs["bert"]))
+
+
+def test_a_number_format_that_the_gpu_only_emulates_is_an_error(family_dirs, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)
+    spec = dataclasses.replace(request(family_dirs["bert"], precision="bf16"), use_gpu=True)
+    with pytest.raises(ConfigError, match=r"--teacher-precision bf16: this machine's GPU cannot compute in it\."):
+        expect_native(spec)
+    expect_native(dataclasses.replace(spec, precision="fp16"))
 
 
 # The cache
@@ -278,6 +292,37 @@ def test_a_cache_that_cannot_be_written_does_not_stop_the_teacher(family_dirs, t
     engine = load(request(family_dirs["bert"]), batches_of(family_dirs["bert"]))
     assert engine_name(engine) == "openvino fp32"
     assert "cannot keep the exported teacher" in caplog.text
+
+
+def test_a_cache_that_is_only_read_is_used_if_the_teacher_is_there(family_dirs, cache, monkeypatch):
+    batches = batches_of(family_dirs["bert"])
+    wanted = load(request(family_dirs["bert"]), batches).logits(batches[1])
+
+    def refused(*_):
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(exported, "_locked", refused)
+    monkeypatch.setattr(exported.Folder, "write", lambda *_: refuse_in_words())
+    monkeypatch.setattr(exported, "tokens_per_second", lambda engine, *_: engine.backend == "openvino")
+    monkeypatch.setattr(exported, "convert", lambda *_: pytest.fail("it was converted again"))
+    for backend in ("openvino", "auto"):
+        engine = load(request(family_dirs["bert"], backend=backend), batches)
+        assert engine_name(engine) == "openvino fp32"
+        np.testing.assert_array_equal(engine.logits(batches[1]), wanted)
+
+
+def refuse_in_words():
+    raise RunDirError("a cache: cannot be written (Read-only file system).")
+
+
+def test_what_is_made_for_one_process_leaves_nothing_behind(family_dirs, tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr(exported, "tokens_per_second", lambda engine, *_: engine.backend == "openvino")
+    engine = load(request(family_dirs["bert"], fingerprint=None, backend="auto"), batches_of(family_dirs["bert"]))
+    assert engine_name(engine) == "openvino fp32"
+    del engine
+    gc.collect()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_disk_without_room_leaves_pytorch(family_dirs, cache, monkeypatch, caplog):

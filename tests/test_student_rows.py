@@ -19,7 +19,7 @@ from raydistill.distillation import soft_labels
 from raydistill.label_store import logits_column
 from raydistill.pretrained import load_tokenizer
 from raydistill.specs import ModelSpec
-from raydistill.student_rows import StudentRows, pad_rows
+from raydistill.student_rows import StudentRows, as_often, pad_rows
 
 CLASSES = 3
 TEXTS = [*sentences()[:5], "a", "", "Zoë 東京 🙂 unknownword", " ".join(sentences()[:30]), "[SEP] </s> <mask>"]
@@ -54,7 +54,7 @@ def rows_of(tokenizer, max_length=20, temperature=1.0, multi_label=False):
 
 def made(rows, table):
     """What they make of a part, all slices together."""
-    return pa.concat_tables(rows(table))
+    return pa.concat_tables(as_often(rows(table)))
 
 
 @pytest.fixture(scope="module")
@@ -149,7 +149,7 @@ def test_a_text_stands_as_often_as_in_the_corpus(occurrences):
 
 def test_copies_of_a_text_come_some_at_a_time_and_mixed_with_others(monkeypatch):
     monkeypatch.setattr("raydistill.student_rows.SLICE_ROWS", 100)
-    slices = list(rows_of(make_tokenizer("bert"))(part(sentences()[:2], [500, 500])))
+    slices = list(as_often(rows_of(make_tokenizer("bert"))(part(sentences()[:2], [500, 500]))))
     assert [table.num_rows for table in slices] == [100] * 10
     first = [
         sum(row == slices[0]["input_ids"][0].as_py() for row in table["input_ids"].to_pylist()) for table in slices
@@ -227,8 +227,7 @@ def test_slices_and_chunks_are_padded_as_they_stand():
 
 def test_data_tasks_need_neither_torch_nor_transformers():
     code = (
-        "import sys, raydistill.student_rows; "
-        "print(sorted({'torch', 'transformers', 'ray', 'pandas'} & set(sys.modules)))"
+        "import sys, raydistill.kept_rows; print(sorted({'torch', 'transformers', 'ray', 'pandas'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

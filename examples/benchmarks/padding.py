@@ -11,6 +11,7 @@ from __future__ import annotations
 import tempfile
 
 import numpy as np
+from shapes import of_mixed_length
 from tables import benchmark_parser, publish
 
 from raydistill.pairs import PairEncoder, budget_batches
@@ -48,7 +49,7 @@ def main() -> None:
         tokenizer = load_tokenizer(ModelSpec(str(files.teacher)))
         sentences = files.corpus.read_text(encoding="utf-8").splitlines()
     documents = demo_documents()
-    mixed = [" ".join(text.split()[: int(rng.integers(10, 1000))]) for text in documents]
+    mixed = of_mixed_length(documents)
     encoder = PairEncoder(tokenizer, make_hypotheses(TEMPLATE, CLASSES), MAX_LENGTH)
     budgets = {"CPU": CPU_TOKEN_BUDGET, "GPU": BATCH_SIZE * MAX_LENGTH}
     names = [f"{block:,} texts, {device}" for device in budgets for block in BLOCKS]

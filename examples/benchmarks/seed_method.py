@@ -1,6 +1,8 @@
-"""The reference of every comparison of labels: the seed script's method, written plainly, in one process.
+"""The references of every comparison of labels: the seed script's method, written plainly, in one process; and what
+people write by hand, a loop over a zero-shot pipeline.
 
-Pairs in corpus order, tokenised by the tokenizer in batches of 32 and padded to the longest; soft labels by softmax.
+The seed's: pairs in corpus order, tokenised by the tokenizer in batches of 32 and padded to the longest; soft labels by
+softmax.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
 
 def seed_logits(teacher: str, texts: Sequence[str], class_names: Sequence[str], template: str) -> torch.Tensor:
@@ -38,3 +40,13 @@ def seed_soft_labels(logits: torch.Tensor, entailment: int, temperature: float, 
     contradiction = -1 if entailment == 0 else 0
     nli = logits[..., [contradiction, entailment]] / temperature
     return nli.softmax(-1 if multi_label else 1)[..., 1].numpy()
+
+
+def zero_shot_soft_labels(
+    model: Any, tokenizer: Any, texts: Sequence[str], class_names: Sequence[str], template: str
+) -> np.ndarray:
+    """(N, K) float32: the scores of transformers' own zero-shot pipeline, in batches of 32 pairs."""
+    classify = pipeline("zero-shot-classification", model=model, tokenizer=tokenizer, batch_size=32)
+    found = classify(list(texts), list(class_names), hypothesis_template=template)
+    scores = [dict(zip(one["labels"], one["scores"], strict=True)) for one in found]
+    return np.array([[one[name] for name in class_names] for one in scores], dtype=np.float32)

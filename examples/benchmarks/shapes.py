@@ -1,9 +1,11 @@
-"""Teachers of well-known shapes with random weights: for speed, not for what they say."""
+"""Teachers of well-known shapes with random weights, for speed, not for what they say; and texts of all lengths."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertConfig, RobertaConfig
 
@@ -38,3 +40,9 @@ def teacher_of_shape(shape: str, files: DemoFiles) -> Path:
     AutoModelForSequenceClassification.from_config(SHAPES[shape]).save_pretrained(folder)
     AutoTokenizer.from_pretrained(files.teacher, model_max_length=MAX_LENGTH).save_pretrained(folder)
     return folder
+
+
+def of_mixed_length(documents: Sequence[str], seed: int = 0) -> list[str]:
+    """The beginnings of documents, of 10 to 1,000 words."""
+    rng = np.random.default_rng(seed)
+    return [" ".join(text.split()[: int(rng.integers(10, 1000))]) for text in documents]

@@ -28,7 +28,7 @@ import numpy.typing as npt
 from raydistill.engines.engine import TOLERANCE, Engine, Inputs, engine_name, share_off, tokens_per_second
 from raydistill.engines.openvino_engine import OpenVinoEngine, convert
 from raydistill.engines.torch_engine import TorchEngine
-from raydistill.errors import ModelError, first_line
+from raydistill.errors import ModelError, RunDirError, first_line
 from raydistill.files import Folder, parse_record
 
 logger = logging.getLogger(__name__)
@@ -88,7 +88,9 @@ class ExportedTeacher:
         """Whether this engine is faster than another one on this CPU: measured once, then remembered."""
         speeds_file = self.folder / "speeds.json"
         where = f"{engine_name(own)}, {threads or os.cpu_count()} threads of {_cpu_name()}"
-        with _locked(self.folder):
+        with contextlib.ExitStack() as stack:
+            with contextlib.suppress(OSError):  # of a cache that may only be read
+                stack.enter_context(_locked(self.folder))
             try:
                 speeds = parse_record(speeds_file.read_bytes())
             except (OSError, ValueError):
@@ -96,7 +98,7 @@ class ExportedTeacher:
             if where not in speeds:
                 longest = [max((batch for batch, _ in self._check()), key=lambda batch: batch["input_ids"].size)]
                 speeds[where] = [round(tokens_per_second(engine, longest), 1) for engine in (own, rival())]
-                with contextlib.suppress(OSError):
+                with contextlib.suppress(RunDirError):
                     Folder(str(self.folder)).write(speeds_file.name, json.dumps(speeds).encode())
         own_speed, rival_speed = speeds[where]
         logger.info("%s: %s tokens a second, PyTorch %s", where, own_speed, rival_speed)
@@ -134,6 +136,8 @@ def exported_teacher(
     """
     if fingerprint:
         entry = ExportedTeacher(cache_folder() / "teachers" / _key(fingerprint, precision))
+        if entry.folder.exists():  # then whole; and the cache may be one that is only read
+            return entry
         try:
             entry.folder.parent.mkdir(parents=True, exist_ok=True)
             with _locked(entry.folder):
@@ -143,7 +147,8 @@ def exported_teacher(
         except OSError as error:
             logger.warning("%s: cannot keep the exported teacher (%s)", cache_folder(), first_line(error))
     temporary = tempfile.TemporaryDirectory(prefix="raydistill-")
-    entry = ExportedTeacher(Path(temporary.name), kept_alive=temporary)
+    entry = ExportedTeacher(Path(temporary.name, "teacher"), kept_alive=temporary)  # with room for a lock beside it
+    entry.folder.mkdir()
     fill(entry)
     return entry
 

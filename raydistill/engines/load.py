@@ -38,6 +38,19 @@ def check_backend(backend: str, precision: str, *, use_gpu: bool) -> None:
         raise ConfigError(f"{option}: not installed: pip install 'raydistill[{extra}]'.")
 
 
+def expect_native(spec: TeacherSpec) -> None:
+    """Raise ConfigError where this machine would only emulate the number format asked for: slower than fp32."""
+    if spec.use_gpu:
+        emulated = spec.precision == "bf16" and not torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        emulated = openvino_engine.installed() and openvino_engine.lacks(spec.precision)
+    if emulated:
+        device = "GPU" if spec.use_gpu else "CPU"
+        raise ConfigError(
+            f"--teacher-precision {spec.precision}: this machine's {device} cannot compute in it. Leave it out."
+        )
+
+
 def resolve_precision(precision: str, *, use_gpu: bool) -> str:
     """The number format for a device; "auto" is exact on a CPU, and the fastest that keeps the ranking on a GPU."""
     if precision != "auto":
@@ -71,9 +84,9 @@ def load_engine(spec: TeacherSpec, pad_token_id: int, batches: Sequence[Inputs])
     if spec.backend == "torch" or not openvino_engine.installed(precision):
         return in_torch()
     if openvino_engine.lacks(precision):
-        if asked:
-            raise ConfigError(f"--teacher-precision {precision}: this machine's CPU cannot compute in it.")
-        return in_torch()
+        if precision == "int8":
+            raise ConfigError("--teacher-precision int8: this machine's CPU cannot compute in it. Leave it out.")
+        return in_torch()  # labels that were begun elsewhere are gone on with, however slowly
     try:
         entry, engine = _exported_engine(spec, precision, pad_token_id, batches)
     except (ModelError, OSError) as error:

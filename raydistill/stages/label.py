@@ -56,15 +56,17 @@ class Counts:
     engines: dict[str, int] = dataclasses.field(default_factory=dict)  # pairs that each scored
     effort: Effort = dataclasses.field(default_factory=Effort)
 
-    def add(self, receipt: dict[str, Any]) -> None:
-        """Add what one block met."""
+    def add(self, receipt: dict[str, Any]) -> str | None:
+        """Add what one block met; the engine that scored it is returned if none of it did so before."""
         effort = Effort(**receipt["effort"])
         self.effort += effort
+        new_engine = effort.engine if effort.pairs and effort.engine not in self.engines else None
         if effort.pairs:
             self.engines[effort.engine] = self.engines.get(effort.engine, 0) + effort.pairs
         for name in ("texts", "blanks", "labelled"):
             setattr(self, name, getattr(self, name) + receipt[name])
         self.rejected += receipt["rejected_texts"]
+        return new_engine
 
 
 def label_corpus(
@@ -124,7 +126,8 @@ def label_corpus(
             ) as receipts,
         ):
             for receipt in _until_stopped(receipts, stop):
-                counts.add(receipt)
+                if engine := counts.add(receipt):
+                    progress.console.say(f"       {engine} runs the teacher")
                 rejected.add(receipt["rejected"], receipt["rejected_texts"])
                 if receipt["part"]:
                     merger.add(receipt["part"], receipt["part_bytes"])

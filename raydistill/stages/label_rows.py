@@ -17,45 +17,37 @@ from ray.data.datasource import Datasource, ReadTask
 from ray.train import DataConfig
 
 from raydistill.files import Folder
-from raydistill.label_store import LabelStore
+from raydistill.kept_rows import KeptRows
 from raydistill.resources import Plan
 from raydistill.stages.checkpoints import last_report
 from raydistill.stages.cluster import data_settings
-from raydistill.student_rows import StudentRows
 
 # Ray Data would gather row groups to 128 MB. What a task takes in memory beside its process grows with both.
 BLOCK_BYTES, TASK_BYTES = 2 << 20, 4 << 20
 
 
-def label_rows(
-    store: LabelStore, rows: StudentRows, plan: Plan, seed: int | None = None, storage: Folder | None = None
-) -> ray.data.Dataset:
+def label_rows(rows: KeptRows, plan: Plan, seed: int | None = None, storage: Folder | None = None) -> ray.data.Dataset:
     """The label store as a stream of the student's rows; with a seed, the order of its files is drawn anew each epoch.
 
     The draw depends on seed and epoch alone: training that goes on from a checkpoint in `storage` sees what it would
     have seen undisturbed.
     """
     with data_settings(target_max_block_size=BLOCK_BYTES):
-        source = LabelSource(store, seed, last_report(storage).get("epoch", 0) if storage else 0)
-        dataset = ray.data.read_datasource(source, num_cpus=plan.task_cpus, override_num_blocks=source.num_tasks)
-        return dataset.map_batches(
-            rows, batch_size=None, batch_format="pyarrow", zero_copy_batch=True, num_cpus=plan.task_cpus
-        )
+        source = LabelSource(rows, seed, last_report(storage).get("epoch", 0) if storage else 0)
+        return ray.data.read_datasource(source, num_cpus=plan.task_cpus, override_num_blocks=source.num_tasks)
 
 
 class LabelSource(Datasource):
-    """The label store as Ray Data reads it: row groups from all over it, in an order drawn from seed and epoch.
+    """A label store as Ray Data reads it: rows of row groups from all over it, in an order drawn from seed and epoch.
 
     `ray.data.read_parquet` would do, but it lists files in a task that takes a whole CPU, whatever `num_cpus` says, and
     waits for ever where the train worker has left less.
     """
 
-    COLUMNS = ("text", "occurrences", "entailment", "contradiction")
-
-    def __init__(self, store: LabelStore, seed: int | None, first_epoch: int) -> None:
+    def __init__(self, rows: KeptRows, seed: int | None, first_epoch: int) -> None:
         super().__init__()
-        self._store, self._seed, self._first_epoch = store, seed, first_epoch
-        self._groups = store.row_groups()
+        self._rows, self._seed, self._first_epoch = rows, seed, first_epoch
+        self._groups = rows.store.row_groups()
         self.num_tasks = math.ceil(sum(group.size for group in self._groups) / TASK_BYTES)
 
     def estimate_inmemory_data_size(self) -> int | None:
@@ -71,7 +63,7 @@ class LabelSource(Datasource):
             epoch = self._first_epoch + (data_context._execution_idx if data_context else 0)
             np.random.default_rng([self._seed, epoch]).shuffle(order)
         shares = [[self._groups[at] for at in share] for share in np.array_split(order, self.num_tasks)]
-        return [ReadTask(partial(self._store.read_row_groups, share, self.COLUMNS), unknown) for share in shares]
+        return [ReadTask(partial(self._rows, share), unknown) for share in shares]
 
 
 class EvenOrWhole(DataConfig):

@@ -26,7 +26,6 @@ LARGEST_STRETCH_BYTES = 256 << 10
 PROBES = 8  # teachers at a time: more tell nothing new
 PROBE_SECONDS, CHUNK_SECONDS, QUICK_LOAD_SECONDS = 15.0, 1.0, 8.0
 STAGE_SECONDS = 2.5  # what Ray Data takes to start, and the last block to be written
-FIRST_CHUNK = 8  # texts
 
 
 def quote_labelling(
@@ -103,8 +102,10 @@ def probe_teacher(spec: TeacherSpec, samples: Sequence[Sequence[str]], number: i
         ModelError, ConfigError.
     """
     began = time.monotonic()
-    from raydistill.teacher import Teacher  # here, so that the driver need not load torch
+    from raydistill.engines.load import expect_native  # here, so that the driver need not load torch
+    from raydistill.teacher import Teacher
 
+    expect_native(spec)
     imported = time.monotonic()
     teacher = Teacher.load(spec)
     load = time.monotonic() - imported
@@ -119,9 +120,10 @@ def probe_teacher(spec: TeacherSpec, samples: Sequence[Sequence[str]], number: i
     def seconds(effort: Effort) -> float:  # a GPU's next block is tokenised beside its work
         return max(effort.tokenize_seconds, effort.forward_seconds) if spec.use_gpu else effort.busy_seconds
 
-    efforts, at, size, rejected = [], 0, FIRST_CHUNK, 0
-    teacher.warm_up([texts[i] for i in order[:FIRST_CHUNK]])
+    # A large teacher on a CPU takes many seconds for one text: that comes first, and more as the time allows.
+    efforts, at, size, rejected = [], 0, 1, 0
     until = time.monotonic() + PROBE_SECONDS
+    teacher.warm_up([texts[i] for i in order[:1]])
     while at < len(order) and time.monotonic() < until:
         effort = Effort()
         chunk = [texts[i] for i in order[at : at + size]]

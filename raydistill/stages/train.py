@@ -17,10 +17,11 @@ from ray.train.v2._internal.callbacks.placement_group_callback import PlacementG
 from ray.train.v2.api.config import ScalingConfig
 
 from raydistill.files import Folder
+from raydistill.kept_rows import KeptRows
 from raydistill.label_store import LabelStore
 from raydistill.progress import Progress
 from raydistill.resources import Plan
-from raydistill.run_dir import CHECKPOINTS, MODEL, RESULT
+from raydistill.run_dir import CHECKPOINTS, MODEL, RESULT, ROWS
 from raydistill.specs import StudentSpec, Tolerance
 from raydistill.stages.board import followed_board
 from raydistill.stages.cluster import data_settings, ends_with_run
@@ -115,7 +116,7 @@ def train_student(
             threads=plan.train_threads,
             use_gpu=plan.train_gpus > 0,
         )
-        trainer = _make_trainer(task, store, plan, tolerance.max_failures)
+        trainer = _make_trainer(task, _kept_rows(task, store), plan, tolerance.max_failures)
         try:
             result = trainer.fit()
         except BaseException:
@@ -130,7 +131,18 @@ def train_student(
     return TrainedStudent(finished.child(MODEL), came_of_it["figures"], came_of_it["updates"], came_of_it["seconds"])
 
 
-def _make_trainer(task: TrainTask, store: LabelStore, plan: Plan, max_failures: int) -> _Trainer:
+def _kept_rows(task: TrainTask, store: LabelStore) -> KeptRows:
+    """Rows that are kept in the run's directory, if any pass is to come after the first."""
+    arguments = checked_arguments(task.spec.training)
+    if not (arguments.do_train and (arguments.do_eval or arguments.num_train_epochs > 1 or arguments.max_steps > 0)):
+        return KeptRows(store, task.rows)
+    folder = task.storage.child(CHECKPOINTS).child(ROWS)
+    folder.create()
+    folder.sweep()
+    return KeptRows(store, task.rows, folder)
+
+
+def _make_trainer(task: TrainTask, rows: KeptRows, plan: Plan, max_failures: int) -> _Trainer:
     arguments, storage = checked_arguments(task.spec.training), task.storage
     keep = max(arguments.save_total_limit or 0, 1) + 2  # the newest, or as many as asked for, and the student, twice
     scaling = ScalingConfig(
@@ -157,8 +169,8 @@ def _make_trainer(task: TrainTask, store: LabelStore, plan: Plan, max_failures: 
         scaling_config=scaling,
         torch_config=ProcessGroup("nccl" if task.use_gpu else "gloo"),  # type: ignore[arg-type]
         datasets={
-            "train": partial(label_rows, store, task.rows, plan, seed=data_seed(arguments), storage=storage),
-            "evaluation": partial(label_rows, store, task.rows, plan),
+            "train": partial(label_rows, rows, plan, seed=data_seed(arguments), storage=storage),
+            "evaluation": partial(label_rows, rows, plan),
         },
         dataset_config=EvenOrWhole(plan.task_cpus),
         run_config=RunConfig(

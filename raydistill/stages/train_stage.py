@@ -8,7 +8,7 @@ from raydistill.errors import ConfigError, counted
 from raydistill.label_store import LabelStore
 from raydistill.progress import Console
 from raydistill.resources import Plan
-from raydistill.run_dir import CHECKPOINTS, RunDir
+from raydistill.run_dir import CHECKPOINTS, ROWS, RunDir
 from raydistill.specs import StudentSpec, Tolerance
 from raydistill.stages.checkpoints import last_report, mend_checkpoints
 from raydistill.stages.checks import TRAIN, labels_identity, store_counts
@@ -59,7 +59,9 @@ def run_train_stage(
             "worker_seconds": student.seconds,
         }
         run_dir.update(figures=student.figures, stages={TRAIN: begun | finished})
-    if not arguments.save_total_limit:
+    if arguments.save_total_limit:
+        folder.child(CHECKPOINTS).delete_tree(ROWS)
+    else:
         folder.delete_tree(CHECKPOINTS)
     return seconds
 

@@ -50,6 +50,7 @@ def undisturbed(
 ) -> Path:
     out = tmp_path_factory.mktemp("undisturbed") / "out"
     distill(make_config(out, **options), Console(io.StringIO()))
+    assert not (out / "checkpoints" / "rows").exists()  # no more than was asked to be kept
     return out
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from mounts import needs_mounts
 
 from raydistill import DistillConfig, RaydistillError, label
 from raydistill.cli import main
@@ -70,6 +73,7 @@ def test_a_precision_that_passes_is_used_and_its_audit_kept(
     assert (found["audit"]["texts"], found["audit"]["passed"]) == (20, True)
     said = console.stream.getvalue()
     assert "torch bf16 against fp32 on 20 texts" in said
+    assert said.count("       torch bf16 runs the teacher\n") == 1
     assert "teacher  torch bf16;" in said
     off = np.abs(entailment(tmp_path / "out") - entailment(exact))
     assert 0 < off.max() < 0.2
@@ -192,6 +196,54 @@ def test_a_cache_that_cannot_be_written_is_done_without(
     record = json.loads((tmp_path / "out" / "run.json").read_text())
     assert list(record["stages"]["label"]["engines"]) == ["openvino fp32"]
     np.testing.assert_allclose(entailment(tmp_path / "out"), entailment(exact), atol=1e-5)
+
+
+FULL_CACHE = 'mount -t tmpfs -o size=40k none "$RAYDISTILL_CACHE" && exec "$@"'
+
+
+@needs_mounts
+def test_a_cache_that_is_full_is_done_without(
+    tmp_path: Path, tiny_teacher_dir: Path, class_names_file: Path, corpus_file: Path, exact: Path
+) -> None:
+    cache, out = tmp_path / "cache", tmp_path / "out"
+    cache.mkdir()
+    options = {
+        "data-file": corpus_file,
+        "class-names-file": class_names_file,
+        "output-dir": out,
+        "teacher-name-or-path": tiny_teacher_dir,
+        "hypothesis-template": "This text is about {}.",
+        "teacher-backend": "openvino",
+    }
+    command = [sys.executable, "-m", "raydistill", "label", *(f"--{name}={value}" for name, value in options.items())]
+    done = subprocess.run(
+        ["unshare", "-rm", "sh", "-c", FULL_CACHE, "sh", *command],
+        env=os.environ | {"RAYDISTILL_CACHE": str(cache)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    assert "openvino fp32 runs the teacher" in done.stderr
+    assert "cannot keep the exported teacher (No space left on device)" in (out / "raydistill.log").read_text()
+    np.testing.assert_allclose(entailment(out), entailment(exact), atol=1e-5)
+
+
+def test_a_number_format_that_the_cpu_only_emulates_is_one_line(
+    run_label: Callable[..., tuple[int, str]], tmp_path: Path
+) -> None:
+    from raydistill.engines import openvino_engine
+
+    lacking = [precision for precision in ("fp16", "bf16") if openvino_engine.lacks(precision)]
+    if not lacking:
+        pytest.skip("this CPU has all")
+    code, said = run_label(**{"teacher-precision": lacking[0]})
+    assert (code, said) == (
+        2,
+        f"Error: --teacher-precision {lacking[0]}: this machine's CPU cannot compute in it. Leave it out.",
+    )
+    assert not (tmp_path / "out" / "labels").exists()
 
 
 @pytest.mark.parametrize(

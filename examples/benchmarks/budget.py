@@ -1,0 +1,68 @@
+"""How many tokens should a batch have on a CPU?
+
+    pip install -e '.[demo,int8]' && python examples/benchmarks/budget.py
+
+Whole BBC News documents and their first sentences, five topics, with batches of 512 to 16,384 tokens, in turn, several
+rounds, for each engine that is offered for CPUs. How fast each is beside the budget that is used, 2,048: medians, least
+and most in brackets. Prints a Markdown table; --json keeps it.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import tempfile
+import time
+
+import torch
+from shapes import CHOICES, teacher_of_shape
+from tables import benchmark_parser, publish
+
+from raydistill.specs import TeacherSpec
+from raydistill.stages.demo import CLASSES, TEMPLATE, demo_documents, prepare_demo
+from raydistill.teacher import CPU_TOKEN_BUDGET, Teacher
+
+ENGINES = [("torch", "fp32"), ("openvino", "fp32"), ("torch", "bf16"), ("openvino", "bf16"), ("openvino", "int8")]
+BUDGETS = [512, 1024, CPU_TOKEN_BUDGET, 4096, 8192, 16384]
+
+
+def main() -> None:
+    parser = benchmark_parser(__doc__)
+    parser.add_argument("--shape", choices=CHOICES, default="demo")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--documents", type=int, default=26, help="of up to 128 tokens, so some 16,000 for a round")
+    parser.add_argument("--sentences", type=int, default=100)
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    rows = []
+    with tempfile.TemporaryDirectory() as temporary:
+        os.environ["RAYDISTILL_CACHE"] = f"{temporary}/cache"
+        files, _ = prepare_demo(f"{temporary}/demo", texts=arguments.sentences)
+        folder = teacher_of_shape(arguments.shape, files)
+        profiles = {
+            "whole documents": demo_documents()[: arguments.documents],
+            "first sentences": files.corpus.read_text(encoding="utf-8").splitlines()[: arguments.sentences],
+        }
+        for backend, precision in ENGINES:
+            spec = TeacherSpec(str(folder), tuple(CLASSES), TEMPLATE, backend=backend, precision=precision)
+            teacher = Teacher.load(spec)
+            for profile, texts in profiles.items():
+                seconds: dict[int, list[float]] = {budget: [] for budget in BUDGETS}
+                teacher.score(texts)
+                for _ in range(arguments.rounds):
+                    for budget, took in seconds.items():
+                        teacher.token_budget = budget
+                        started = time.perf_counter()
+                        teacher.score(texts)
+                        took.append(time.perf_counter() - started)
+                row = {"engine": f"{backend} {precision}", "texts": profile}
+                for budget, took in seconds.items():
+                    ratios = [used / own for used, own in zip(seconds[CPU_TOKEN_BUDGET], took, strict=True)]
+                    row[f"{budget:,}"] = f"{statistics.median(ratios):.2f} ({min(ratios):.2f}–{max(ratios):.2f})"
+                rows.append(row)
+    publish(rows, arguments)
+
+
+if __name__ == "__main__":
+    main()

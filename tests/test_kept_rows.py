@@ -1,0 +1,111 @@
+"""The student's rows are made once; what was kept of them is as good as made anew, or is made anew."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from test_student_rows import part, rows_of
+from tiny_models import make_tokenizer, sentences
+
+from raydistill.files import Folder
+from raydistill.kept_rows import KeptRows
+from raydistill.label_store import LabelStore
+from raydistill.student_rows import StudentRows
+
+
+@pytest.fixture
+def kept(tmp_path: Path) -> KeptRows:
+    """Of a store of two parts; nothing is kept yet."""
+    store, folder = LabelStore(str(tmp_path / "labels")), Folder(str(tmp_path / "rows"))
+    for texts in (sentences()[:20], sentences()[20:30]):
+        labelled = part(texts, [1, 2] * (len(texts) // 2))
+        store.folder.create()
+        store.write_part(labelled.append_column("text_id", pa.array([f"{hash(text):x}" for text in texts])))
+    folder.create()
+    return KeptRows(store, rows_of(make_tokenizer("bert")), folder)
+
+
+def made(kept: KeptRows) -> pa.Table:
+    return pa.concat_tables(kept(kept.store.row_groups()))
+
+
+def files(kept: KeptRows) -> list[Path]:
+    assert kept.folder is not None
+    return sorted(Path(kept.folder.path).iterdir())
+
+
+@pytest.fixture
+def tokenised(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many texts have been, each time."""
+    found: list[int] = []
+    encode = StudentRows._encode
+
+    def counted(rows: StudentRows, texts: list[str]) -> list[list[int]]:
+        found.append(len(texts))
+        return encode(rows, texts)
+
+    monkeypatch.setattr(StudentRows, "_encode", counted)
+    return found
+
+
+def test_a_text_is_tokenised_once_and_its_rows_stay_the_same(kept: KeptRows, tokenised: list[int]) -> None:
+    plain = made(dataclasses.replace(kept, folder=None))
+    assert sorted(tokenised) == [10, 20]
+    first, second = made(kept), made(kept)
+    assert sorted(tokenised) == [10, 10, 20, 20]
+    assert first.equals(plain)
+    assert second.equals(plain)
+    assert plain.num_rows == 45
+
+
+def test_without_a_folder_nothing_is_kept(kept: KeptRows, tokenised: list[int]) -> None:
+    bare = dataclasses.replace(kept, folder=None)
+    assert made(bare).equals(made(bare))
+    assert len(tokenised) == 4
+    assert files(kept) == []
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "other bytes", "gone"])
+def test_what_is_damaged_is_made_anew(damage: str, kept: KeptRows, tokenised: list[int]) -> None:
+    wanted = made(kept)
+    (file, _), content = files(kept), files(kept)[0].read_bytes()
+    if damage == "gone":
+        file.unlink()
+    elif damage == "other bytes":
+        file.write_bytes(content[:40] + bytes(byte ^ 255 for byte in content[40:80]) + content[80:])
+    else:
+        file.write_bytes(content[: len(content) // 2 if damage == "cut" else 0])
+    assert made(kept).equals(wanted)
+    assert len(tokenised) == 3
+    assert made(kept).equals(wanted)
+    assert len(tokenised) == 3
+    assert files(kept)[0].read_bytes() == content
+
+
+@pytest.mark.parametrize("change", [{"max_length": 8}, {"temperature": 2.0}, {"multi_label": True}])
+def test_other_rows_are_not_taken_for_these(change: dict, kept: KeptRows) -> None:
+    made(kept)
+    other = dataclasses.replace(kept, rows=dataclasses.replace(kept.rows, **change))
+    found = made(other)
+    assert found.equals(made(dataclasses.replace(other, folder=None)))
+    assert not found.equals(made(kept))
+
+
+@pytest.mark.parametrize("hindrance", ["full", "gone"])
+def test_a_folder_that_takes_nothing_costs_time_alone(
+    hindrance: str, kept: KeptRows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = made(dataclasses.replace(kept, folder=None))
+    if hindrance == "full":
+        usage = shutil.disk_usage("/")._replace(total=1000, free=99)
+        monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    else:
+        assert kept.folder is not None
+        shutil.rmtree(kept.folder.path)
+    for _ in range(2):
+        assert made(kept).equals(wanted)
+    assert hindrance == "gone" or files(kept) == []
