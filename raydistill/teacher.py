@@ -5,9 +5,8 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,20 +15,12 @@ import torch
 from raydistill.engines.budget import measured_budget
 from raydistill.engines.engine import Engine, Inputs, PendingLogits, engine_name
 from raydistill.engines.load import load_engine
-from raydistill.errors import ModelError, first_line
+from raydistill.errors import first_line
+from raydistill.nli import make_hypotheses, nli_label_ids, teacher_config
 from raydistill.pairs import Ints, PairEncoder, TokenizedTexts, budget_batches
-from raydistill.pretrained import (
-    ensure_pad_token,
-    expect_own_tokenizer,
-    expect_own_weights,
-    fingerprint,
-    load_config,
-    load_tokenizer,
-    longest_input,
-    skeleton,
-)
+from raydistill.pretrained import ensure_pad_token, load_tokenizer, longest_input, skeleton
 from raydistill.quote import Work
-from raydistill.specs import SYSTEMATIC, Effort, ModelSpec, TeacherSpec
+from raydistill.specs import SYSTEMATIC, Effort, TeacherSpec
 
 logger = logging.getLogger(__name__)
 
@@ -235,42 +226,6 @@ class Teacher:
         return left
 
 
-def describe_teacher(spec: TeacherSpec) -> dict[str, Any]:
-    """What makes labels what they are, for `_labels.json`: two runs that agree on it may share a store.
-
-    Loads config and tokenizer, not the weights, and so finds nearly every fault of a teacher before work begins. The
-    teacher must be pinned.
-    Raises ModelError.
-    """
-    config = teacher_config(spec)
-    entailment_id, contradiction_id = nli_label_ids(config.label2id, config.num_labels, spec)
-    tokenizer = load_tokenizer(spec)
-    expect_own_tokenizer(tokenizer, config)
-    ensure_pad_token(tokenizer)
-    bare = skeleton(config, spec)
-    expect_own_weights(spec)
-    max_length = longest_input(tokenizer, bare, spec.max_length)
-    PairEncoder(tokenizer, make_hypotheses(spec.hypothesis_template, spec.class_names), max_length)
-    return {
-        "teacher": spec.name_or_path,
-        "teacher_revision": spec.revision,
-        "trust_remote_code": spec.trust_remote_code,
-        "teacher_parameters": bare.num_parameters(exclude_embeddings=True),
-        "teacher_fingerprint": fingerprint(spec),
-        "hypothesis_template": spec.hypothesis_template,
-        "class_names": list(spec.class_names),
-        "max_length": max_length,
-        "precision": spec.precision,
-        "entailment_id": entailment_id,
-        "contradiction_id": contradiction_id,
-    }
-
-
-def make_hypotheses(template: str, class_names: Sequence[str]) -> list[str]:
-    """One hypothesis for each class name."""
-    return [template.format(name) for name in class_names]
-
-
 def probe_batches(encoder: PairEncoder) -> list[Inputs]:
     """A few batches of pairs: one of short and long ones together, and one of long ones alone, of about 500 tokens."""
     tokenized = encoder.tokenize(PROBE_TEXTS)
@@ -283,42 +238,3 @@ def long_batch(encoder: PairEncoder, tokens: int) -> Inputs:
     tokenized = encoder.tokenize(PROBE_TEXTS[1:])
     rows = np.arange(max(2, tokens // int(encoder.lengths(tokenized.lengths).max())))
     return encoder.encode(tokenized, np.zeros_like(rows), rows % len(encoder.hypotheses))
-
-
-def teacher_config(model: ModelSpec) -> Any:
-    """The config of a sequence classifier. Raises ModelError where it is none or cannot be found."""
-    config = load_config(model, "--teacher-name-or-path")
-    architectures = config.architectures or []
-    if architectures and not any("ForSequenceClassification" in name for name in architectures):
-        raise ModelError(
-            f"--teacher-name-or-path {model.name_or_path}: is a {architectures[0]}, not a sequence classifier. "
-            "Give a model trained for NLI, such as roberta-large-mnli."
-        )
-    return config
-
-
-def nli_label_ids(label2id: Mapping[str, int], num_labels: int, spec: TeacherSpec) -> tuple[int, int]:
-    """(entailment, contradiction) indices: as asked, else by the labels' names, in any case and order.
-
-    With two labels the other one (`not_entailment`) stands for contradiction. Raises ModelError where none can be told.
-    """
-    names = {label.lower(): int(index) for label, index in label2id.items()}
-    entailment, contradiction = spec.entailment_id, spec.contradiction_id
-    if entailment is None:
-        entailment = next((i for name, i in names.items() if name.startswith("entail")), None)
-    if contradiction is None:
-        contradiction = next((i for name, i in names.items() if name.startswith("contra")), None)
-    if contradiction is None and entailment is not None and num_labels == 2:
-        contradiction = 1 - entailment
-    if (
-        entailment is None
-        or contradiction is None
-        or entailment == contradiction
-        or max(entailment, contradiction) >= num_labels
-    ):
-        labels = ", ".join(f"{index}: {name}" for name, index in sorted(label2id.items(), key=lambda item: item[1]))
-        raise ModelError(
-            f"--teacher-name-or-path {spec.name_or_path}: which of its {num_labels} labels ({labels}) mean entailment "
-            "and contradiction? Say so with --entailment-id and --contradiction-id, or give an NLI model."
-        )
-    return entailment, contradiction

@@ -221,8 +221,9 @@ def _columns(rows: Sequence[tuple[str, int]]) -> tuple[list[str], npt.NDArray[np
 
 
 def _verify_sample(record: dict[str, Any], made_with: dict[str, Any], sample: Sample, trust: dict[str, Any]) -> str:
+    from raydistill.nli import describe_teacher
     from raydistill.pretrained import pinned
-    from raydistill.teacher import Teacher, describe_teacher
+    from raydistill.teacher import Teacher
 
     labelling, precision = record["labelling"], record["scoring"]["precision"]
     named = TeacherSpec(

@@ -193,6 +193,32 @@ def test_a_cluster_does_the_work_with_fewer_train_workers_once_a_node_is_lost_an
     assert not [process for node in cluster.list_all_nodes() for process in node.dead_processes()]  # it is left running
 
 
+def test_labels_are_finished_without_a_node_that_is_lost_for_good(
+    start_cluster: Callable[..., Cluster], tmp_path: Path, inputs: dict[str, Path]
+) -> None:
+    cluster = start_cluster(1, 1)
+    (second,) = cluster.worker_nodes
+    out, said, corpus = tmp_path / "out", tmp_path / "said", tmp_path / "corpus.txt"
+    texts = [f"{text} {i}" for i in range(200) for text in sentences()]
+    corpus.write_text("".join(f"{text}\n" for text in texts))
+    flags = {name: value for name, value in inputs.items() if name != "--student-name-or-path"}
+    tokens = command(cluster.address, out, flags | {"--data-file": corpus}, "--block-seconds", "0.05")
+    tokens[tokens.index("run")] = "label"
+    with said.open("w") as stream:
+        process = subprocess.Popen(tokens, stderr=stream, text=True, env=environment(), start_new_session=True)
+    try:
+        # With receipts of both actors: each has a block under way.
+        wait_for(lambda: len(list(out.glob("labels/*.parquet"))) >= 4, process, said)
+        assert len(workers_at("TeacherActor")) == 2
+        cluster.remove_node(second, allow_graceful=False)
+        assert process.wait(timeout=120) == 0, said.read_text()
+    finally:
+        process.kill()
+    record = json.loads((out / "run.json").read_text())
+    assert record["plan"]["teacher_actors_max"] == 2
+    assert record["counts"]["texts"] == record["stages"]["label"]["labelled"] == len(texts)
+
+
 def test_behind_a_ray_client_one_cpu_does_the_run_and_its_errors_come_through(
     start_cluster: Callable[..., Cluster],
     tmp_path: Path,

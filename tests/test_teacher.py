@@ -25,10 +25,11 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, Bert
 from raydistill.engines.load import resolve_precision
 from raydistill.engines.torch_engine import TorchEngine
 from raydistill.errors import DeviceLostError, ModelError
+from raydistill.nli import describe_teacher, make_hypotheses, nli_label_ids
 from raydistill.pairs import PairEncoder
 from raydistill.pretrained import ensure_pad_token, longest_input, skeleton
 from raydistill.specs import SYSTEMATIC, Effort, ModelSpec, TeacherSpec
-from raydistill.teacher import Teacher, describe_teacher, make_hypotheses, nli_label_ids
+from raydistill.teacher import Teacher
 
 CLASSES = ("sport", "politics", "money and art", "film")
 TEMPLATE = "This text is about {}."

@@ -29,10 +29,11 @@ from raydistill.corpus_files import find_files
 from raydistill.corpus_readers import Split, read_split
 from raydistill.errors import CorpusError, ModelError, RunDirError
 from raydistill.label_store import LabelStore, logits_column
+from raydistill.nli import describe_teacher
 from raydistill.pretrained import load_config, load_tokenizer, pinned, skeleton
 from raydistill.specs import ModelSpec, TeacherSpec
 from raydistill.student import load_student, load_trained_student
-from raydistill.teacher import Teacher, describe_teacher
+from raydistill.teacher import Teacher
 
 CLASSES = ("sport", "money")
 TEXTS = sentences()[:6]

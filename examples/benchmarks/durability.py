@@ -25,13 +25,14 @@ from tables import benchmark_parser, publish
 
 from raydistill.corpus_files import find_files
 from raydistill.label_store import SCHEMA, LabelStore
+from raydistill.nli import describe_teacher
 from raydistill.progress import Console
 from raydistill.resources import Request, make_plan
 from raydistill.specs import TeacherSpec, Tolerance
 from raydistill.stages.cluster import connection, free_nodes
 from raydistill.stages.demo import CLASSES, TEMPLATE, prepare_demo
 from raydistill.stages.label import label_corpus
-from raydistill.teacher import Teacher, describe_teacher
+from raydistill.teacher import Teacher
 
 
 class CarelessStore(LabelStore):

@@ -14,11 +14,12 @@ import numpy as np
 from shapes import of_mixed_length
 from tables import benchmark_parser, publish
 
+from raydistill.nli import make_hypotheses
 from raydistill.pairs import PairEncoder, budget_batches
 from raydistill.pretrained import load_tokenizer
 from raydistill.specs import ModelSpec
 from raydistill.stages.demo import CLASSES, TEMPLATE, demo_documents, prepare_demo
-from raydistill.teacher import CPU_TOKEN_BUDGET, make_hypotheses
+from raydistill.teacher import CPU_TOKEN_BUDGET
 
 BLOCKS = (16, 64, 256, 1024, 4096)  # texts
 MAX_LENGTH, BATCH_SIZE = 512, 32

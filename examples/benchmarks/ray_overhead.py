@@ -30,13 +30,14 @@ from tables import benchmark_parser, publish
 
 from raydistill.corpus_files import find_files
 from raydistill.label_store import LabelStore
+from raydistill.nli import describe_teacher
 from raydistill.progress import Console, Progress
 from raydistill.resources import Plan, Request, make_plan
 from raydistill.specs import TeacherSpec, Tolerance
 from raydistill.stages.cluster import connection, free_nodes
 from raydistill.stages.demo import CLASSES, TEMPLATE, prepare_demo
 from raydistill.stages.label import label_corpus
-from raydistill.teacher import Teacher, describe_teacher
+from raydistill.teacher import Teacher
 
 FILE_BYTES = 256 << 20
 

@@ -11,10 +11,10 @@ from typing import Any
 
 from raydistill.config import DistillConfig, flag
 from raydistill.corpus_files import CorpusFile
-from raydistill.errors import ConfigError, RunDirError, shown
+from raydistill.errors import ConfigError, CorpusError, RunDirError, shown
 from raydistill.label_store import LabelStore
 from raydistill.paths import is_uri, is_within, located
-from raydistill.specs import StudentSpec, TeacherSpec
+from raydistill.specs import StudentSpec, TeacherSpec, Tolerance
 
 LABEL, TRAIN = "label", "train"
 TOLD_BY_FINGERPRINT = ("teacher", "teacher_revision", "teacher_parameters", "trust_remote_code")
@@ -53,7 +53,7 @@ def check_models(config: DistillConfig, stages: Sequence[str], class_names: Sequ
         parameters = count_parameters(student, option)
         models = dataclasses.replace(models, student=student, student_parameters=parameters)
     if LABEL in stages:
-        from raydistill.teacher import describe_teacher
+        from raydistill.nli import describe_teacher
 
         option = "--teacher-name-or-path"
         teacher = pinned(_teacher_spec(config, class_names), option)
@@ -161,3 +161,19 @@ def store_counts(complete: dict[str, Any]) -> dict[str, int]:
 def _without_place(labelling: dict[str, Any]) -> dict[str, Any]:
     """What labels are made with, wherever the teacher lies now: its fingerprint is what counts."""
     return {name: value for name, value in labelling.items() if name not in TOLD_BY_FINGERPRINT}
+
+
+def tolerance_of(config: DistillConfig) -> Tolerance:
+    """What stages are to bear."""
+    return Tolerance(
+        block_seconds=config.block_seconds,
+        max_failures=config.max_failures,
+        stall_seconds=60 * config.stall_timeout,
+        grace_seconds=config.grace,
+        checkpoint_seconds=60 * config.checkpoint_minutes,
+    )
+
+
+def no_text(config: DistillConfig) -> CorpusError:
+    """The error of a corpus that has none."""
+    return CorpusError(f"--data-file {config.data_file[0]}: holds no text but blank ones.")

@@ -110,7 +110,7 @@ def run_demo(files: DemoFiles, job: Job, chatter: Chatter) -> None:
     texts = [row["text"] for row in rows]
     truth = np.array([job.class_names.index(row["topic"]) for row in rows])
     with console.stage("score", "held-out texts", len(texts)) as progress:
-        nli = Teacher.load(job.teacher_spec)
+        nli = Teacher.load(job.label_stage.teacher_spec)
         teacher, teacher_rate = _timed(lambda: nli.score(texts)[0], len(texts))
         model, tokenizer = load_trained_student(str(files.student))
         student, student_rate = _timed(lambda: predict(model, tokenizer, texts), len(texts))

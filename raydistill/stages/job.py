@@ -4,29 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
-import json
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 from raydistill.chatter import Chatter, quiet_libraries
 from raydistill.class_names import read_class_names
 from raydistill.config import LABELS_PRODUCT, STUDENT_PRODUCT, DistillConfig
-from raydistill.corpus import check_readable, estimate_texts, sample_texts
-from raydistill.corpus_files import CorpusFile, corpus_signature, find_files
-from raydistill.errors import ConfigError, CorpusError, DamagedError, counted, shown
+from raydistill.corpus import check_readable, estimate_texts
+from raydistill.corpus_files import CorpusFile, find_files
+from raydistill.errors import ConfigError, shown
 from raydistill.label_store import LabelStore
 from raydistill.lease import hold
 from raydistill.progress import Console
 from raydistill.quick_imports import quick_imports
-from raydistill.quote import Quote
-from raydistill.rejected import REJECTED, most_rejected
 from raydistill.resources import Plan, Request, make_plan
 from raydistill.result import DistillResult
 from raydistill.run_dir import LOG, RunDir, versions
-from raydistill.specs import TeacherSpec, Tolerance
 from raydistill.stages.checks import (
     LABEL,
     TRAIN,
@@ -34,12 +28,12 @@ from raydistill.stages.checks import (
     check_models,
     expect_corpus_elsewhere,
     expect_same_labelling,
-    store_counts,
+    no_text,
+    tolerance_of,
 )
-from raydistill.stages.summary import describe_plan, describe_quote, describe_work, summary
+from raydistill.stages.label_stage import LabelStage, held_record
+from raydistill.stages.summary import describe_plan, describe_work, summary
 
-# Pairs times parameters, from which on a faster engine is worth the seconds that exporting a teacher takes.
-EXPORT_PAYS = 1e10
 PRODUCTS = {LABEL: LABELS_PRODUCT, TRAIN: STUDENT_PRODUCT}
 
 
@@ -73,7 +67,7 @@ class Job:
             check_readable(files, config.text_column)
             texts = estimate_texts(files, config.text_column)
             if not texts[0]:
-                raise _no_text(config)
+                raise no_text(config)
         run_dir = RunDir.claim(config, [PRODUCTS[stage] for stage in stages])
         store = LabelStore(run_dir.labels_path if labelled_here or not config.labels else config.labels)
         if not labelled_here:
@@ -86,13 +80,9 @@ class Job:
         return cls(config, stages, run_dir, store, class_names, files, texts)
 
     @property
-    def teacher_spec(self) -> TeacherSpec:
-        """The teacher as workers load it."""
-        spec = self.models.teacher
-        assert spec is not None
-        work = spec.parameters * self.texts[0] * len(self.class_names)
-        small = spec.backend == "auto" and spec.precision != "int8" and work < EXPORT_PAYS
-        return dataclasses.replace(spec, backend="torch" if small else spec.backend)
+    def label_stage(self) -> LabelStage:
+        """Of models that have been checked."""
+        return LabelStage(self.config, self.models, self.run_dir, self.store, self.files, self.texts)
 
     def execute(self, console: Console, chatter: Chatter | None = None) -> DistillResult:
         """Start or join Ray, check the models, plan, and run the stages; with `dry_run`, print plan and quote only.
@@ -121,11 +111,12 @@ class Job:
                 student_parameters=self.models.student_parameters,
             )
             if LABEL in self.stages:
-                check_backend(self.teacher_spec.backend, self.teacher_spec.precision, use_gpu=plan.teacher_gpus > 0)
+                teacher = self.label_stage.teacher_spec
+                check_backend(teacher.backend, teacher.precision, use_gpu=plan.teacher_gpus > 0)
                 console.say(f"corpus {describe_work(self.texts, len(self.class_names), len(self.files))}")
             console.say(f"plan   {describe_plan(plan, label=LABEL in self.stages, train=TRAIN in self.stages)}")
             if self.config.dry_run:
-                quote = self._quote(plan, console) if LABEL in self.stages else None
+                quote = self.label_stage.quote(plan, console) if LABEL in self.stages else None
                 return DistillResult(folder.path, self.store.path, {}, {}, {}, quote)
             products = [PRODUCTS[stage] for stage in self.stages]
             with hold(folder, console.say):
@@ -140,7 +131,7 @@ class Job:
                     if chatter and log:
                         chatter.keep_in(log)
                     if LABEL in self.stages:
-                        self._label(plan, console)
+                        self._keep_time(LABEL, self.label_stage.run(plan, console))
                     if TRAIN in self.stages:
                         with hold(self.store.folder, console.say, shared=True):
                             self._train(plan, console)
@@ -164,137 +155,21 @@ class Job:
     def _check_models(self) -> None:
         self.models = check_models(self.config, self.stages, self.class_names)
         fresh = self.config.overwrite_output_dir or LABEL not in self.stages
-        if not fresh and (record := _held_record(self.store, self.run_dir)):
+        if not fresh and (record := held_record(self.store, self.run_dir)):
             expect_same_labelling(record["labelling"], self.models.labelling, self.store)
             self.store.expect_own_parts()
-
-    def _quote(self, plan: Plan, console: Console) -> Quote | None:
-        from raydistill.stages.quote import quote_labelling
-
-        fresh, folder = self.config.overwrite_output_dir, self.run_dir.folder
-        with hold(folder, console.say) if folder.is_there() else contextlib.nullcontext():
-            if not fresh and self._labelled_before(console):
-                return None
-            parts = [] if fresh else self.store.parts()
-            known = self.store.known_texts(sorted(set(parts) - set(self.store.damaged_parts() if parts else [])))
-            scoring = {} if fresh else _held_record(self.store, self.run_dir).get("scoring", {})
-        spec = dataclasses.replace(self.teacher_spec, precision=scoring.get("precision", self.teacher_spec.precision))
-        quote = quote_labelling(
-            self.files,
-            self.config.text_column,
-            self.texts,
-            spec,
-            known,
-            plan,
-            console,
-            tolerance=_tolerance(self.config),
-        )
-        if quote is None:
-            console.say("quote  all texts of the sample are labelled already")
-            return None
-        console.say("quote  of the label stage")
-        console.table(describe_quote(quote, self.config.price_per_hour))
-        with hold(folder, console.say):
-            self.run_dir.keep_quote(dataclasses.asdict(quote) | {"basis": self._quoted(plan, fresh=fresh)})
-        return quote
-
-    def _quoted(self, plan: Plan, *, fresh: bool = False) -> str:
-        """What a quote is of: the same for the run that it foretells."""
-        facts = [self._corpus, self.models.labelling, dataclasses.asdict(plan), [] if fresh else self.store.parts()]
-        return hashlib.blake2b(json.dumps(facts).encode(), digest_size=16).hexdigest()
-
-    @property
-    def _corpus(self) -> str:
-        return corpus_signature(self.files, self.config.text_column)
-
-    def _labelled_before(self, console: Console) -> dict[str, Any] | None:
-        """What a complete store says of this very corpus; also to the console."""
-        earlier = _held_record(self.store, self.run_dir).get("complete") or {}
-        if earlier.get("corpus") != self._corpus:
-            return None
-        with contextlib.suppress(DamagedError):
-            if self.store.count_texts() == earlier["texts"] and not self.store.damaged_parts():
-                console.say(f"label  done before: {earlier['texts']:,} texts in {self.store.path}")
-                return earlier
-        return None
-
-    def _label(self, plan: Plan, console: Console) -> None:
-        record = _held_record(self.store, self.run_dir)
-        if earlier := self._labelled_before(console):
-            self.run_dir.update(counts=store_counts(earlier), labelling=record["labelling"], scoring=record["scoring"])
-            return
-        from raydistill.stages.audit import choose_precision
-
-        # Once chosen, a precision stays: the labels of a store are all of one kind.
-        scoring = record.get("scoring") or choose_precision(self.config, self.teacher_spec, self._sample, plan, console)
-        with hold(self.store.folder, console.say):
-            self._make_labels(scoring, plan, console)
-
-    def _make_labels(self, scoring: dict[str, Any], plan: Plan, console: Console) -> None:
-        from raydistill.stages.label import label_corpus
-
-        quoted = self.run_dir.record.get("quote") or {}
-        foretold = quoted.get("basis") == self._quoted(plan)
-        corpus = self._corpus
-        record = {"labelling": self.models.labelling, "scoring": scoring, "versions": versions()}
-        self.store.write_record(record | {"complete": None})
-        self.run_dir.update(labelling=self.models.labelling, scoring=scoring)
-        spec = dataclasses.replace(self.teacher_spec, precision=scoring["precision"])
-        with console.stage("label", "texts", self.texts[0]) as progress:
-            counts = label_corpus(
-                self.files,
-                self.config.text_column,
-                spec,
-                self.store,
-                plan,
-                progress,
-                file_bytes=self.config.label_file_mb * 1_000_000,
-                most_rejected=most_rejected(self.config.max_rejected, self.texts[0]),
-                tolerance=_tolerance(self.config),
-            )
-        if counts.rejected:
-            where = self.store.folder.where(REJECTED)
-            console.say(f"       {counted(counts.rejected, 'text')} could not be scored: {where}")
-        if not counts.texts and not counts.rejected:
-            raise _no_text(self.config)
-        asked = self.config.teacher_backend
-        if asked != "auto" and not all(name.startswith(asked) for name in counts.engines):
-            console.say(f"       {asked} cannot run this teacher, so PyTorch did; the log says why")
-        if counts.known:
-            console.say(f"       {counts.labelled:,} new texts; {counts.known:,} were labelled before")
-        if counts.removed:
-            gone = counted(counts.removed, "text")
-            console.say(f"       {gone} of the label store no longer in the corpus: kept, not trained on")
-        census = self.store.census(about=counts.texts)
-        if census.texts != counts.texts:
-            raise RuntimeError(f"the label store holds {census.texts} texts, but {counts.texts} were met")
-        complete = {
-            "id": census.digest,
-            "corpus": corpus,
-            "texts": counts.texts,
-            "distinct": census.distinct,
-            "duplicates": counts.texts - census.distinct,
-            "blanks": counts.blanks,
-            "rejected": counts.rejected,
-            "pairs": counts.texts * len(self.class_names),
-        }
-        self.store.write_record(record | {"complete": complete})
-        self.seconds[LABEL] = round(progress.seconds, 3)
-        stage = dataclasses.asdict(counts) | {"seconds": self.seconds[LABEL], "finished": True}
-        borne_out = {"quote": quoted | {"actual_seconds": self.seconds[LABEL]} if foretold else None} if quoted else {}
-        self.run_dir.update(counts=store_counts(complete), stages={LABEL: stage}, **borne_out)
-
-    def _sample(self) -> list[str]:
-        return sample_texts(self.files, self.config.text_column, self.config.audit_texts)
 
     def _train(self, plan: Plan, console: Console) -> None:
         from raydistill.stages.train_stage import run_train_stage
 
         spec = self.models.student
         assert spec is not None
-        seconds = run_train_stage(spec, self.store, self.run_dir, plan, _tolerance(self.config), console)
+        seconds = run_train_stage(spec, self.store, self.run_dir, plan, tolerance_of(self.config), console)
+        self._keep_time(TRAIN, seconds)
+
+    def _keep_time(self, stage: str, seconds: float | None) -> None:
         if seconds is not None:
-            self.seconds[TRAIN] = seconds
+            self.seconds[stage] = seconds
 
     def _finish(self, console: Console, *, logged: bool) -> DistillResult:
         record = self.run_dir.record
@@ -324,36 +199,6 @@ def load_stages(stages: Sequence[str]) -> None:
     if TRAIN in stages:
         import raydistill.stages.train_stage
         import raydistill.student  # noqa: F401
-
-
-def _held_record(store: LabelStore, run_dir: RunDir) -> dict[str, Any]:
-    """What a label store says of itself, or, if that is damaged or gone, `run.json` of it; nothing where nothing is."""
-    torn: DamagedError | None = None
-    try:
-        if record := store.record():
-            return record
-    except DamagedError as error:
-        torn = error
-    spare = run_dir.record
-    if {"labelling", "scoring"} <= spare.keys() and (torn or store.parts()):
-        return {"labelling": spare["labelling"], "scoring": spare["scoring"]}
-    if torn:
-        raise torn
-    return {}
-
-
-def _no_text(config: DistillConfig) -> CorpusError:
-    return CorpusError(f"--data-file {config.data_file[0]}: holds no text but blank ones.")
-
-
-def _tolerance(config: DistillConfig) -> Tolerance:
-    return Tolerance(
-        block_seconds=config.block_seconds,
-        max_failures=config.max_failures,
-        stall_seconds=60 * config.stall_timeout,
-        grace_seconds=config.grace,
-        checkpoint_seconds=60 * config.checkpoint_minutes,
-    )
 
 
 def _request(config: DistillConfig, stages: Sequence[str]) -> Request:

@@ -1,0 +1,95 @@
+"""What makes a model a teacher: an NLI classifier whose labels can be told apart, and what its own labels depend on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from raydistill.errors import ModelError
+from raydistill.pairs import PairEncoder
+from raydistill.pretrained import (
+    ensure_pad_token,
+    expect_own_tokenizer,
+    expect_own_weights,
+    fingerprint,
+    load_config,
+    load_tokenizer,
+    longest_input,
+    skeleton,
+)
+from raydistill.specs import ModelSpec, TeacherSpec
+
+
+def describe_teacher(spec: TeacherSpec) -> dict[str, Any]:
+    """What makes labels what they are, for `_labels.json`: two runs that agree on it may share a store.
+
+    Loads config and tokenizer, not the weights, and so finds nearly every fault of a teacher before work begins. The
+    teacher must be pinned.
+    Raises ModelError.
+    """
+    config = teacher_config(spec)
+    entailment_id, contradiction_id = nli_label_ids(config.label2id, config.num_labels, spec)
+    tokenizer = load_tokenizer(spec)
+    expect_own_tokenizer(tokenizer, config)
+    ensure_pad_token(tokenizer)
+    bare = skeleton(config, spec)
+    expect_own_weights(spec)
+    max_length = longest_input(tokenizer, bare, spec.max_length)
+    PairEncoder(tokenizer, make_hypotheses(spec.hypothesis_template, spec.class_names), max_length)
+    return {
+        "teacher": spec.name_or_path,
+        "teacher_revision": spec.revision,
+        "trust_remote_code": spec.trust_remote_code,
+        "teacher_parameters": bare.num_parameters(exclude_embeddings=True),
+        "teacher_fingerprint": fingerprint(spec),
+        "hypothesis_template": spec.hypothesis_template,
+        "class_names": list(spec.class_names),
+        "max_length": max_length,
+        "precision": spec.precision,
+        "entailment_id": entailment_id,
+        "contradiction_id": contradiction_id,
+    }
+
+
+def make_hypotheses(template: str, class_names: Sequence[str]) -> list[str]:
+    """One hypothesis for each class name."""
+    return [template.format(name) for name in class_names]
+
+
+def teacher_config(model: ModelSpec) -> Any:
+    """The config of a sequence classifier. Raises ModelError where it is none or cannot be found."""
+    config = load_config(model, "--teacher-name-or-path")
+    architectures = config.architectures or []
+    if architectures and not any("ForSequenceClassification" in name for name in architectures):
+        raise ModelError(
+            f"--teacher-name-or-path {model.name_or_path}: is a {architectures[0]}, not a sequence classifier. "
+            "Give a model trained for NLI, such as roberta-large-mnli."
+        )
+    return config
+
+
+def nli_label_ids(label2id: Mapping[str, int], num_labels: int, spec: TeacherSpec) -> tuple[int, int]:
+    """(entailment, contradiction) indices: as asked, else by the labels' names, in any case and order.
+
+    With two labels the other one (`not_entailment`) stands for contradiction. Raises ModelError where none can be told.
+    """
+    names = {label.lower(): int(index) for label, index in label2id.items()}
+    entailment, contradiction = spec.entailment_id, spec.contradiction_id
+    if entailment is None:
+        entailment = next((i for name, i in names.items() if name.startswith("entail")), None)
+    if contradiction is None:
+        contradiction = next((i for name, i in names.items() if name.startswith("contra")), None)
+    if contradiction is None and entailment is not None and num_labels == 2:
+        contradiction = 1 - entailment
+    if (
+        entailment is None
+        or contradiction is None
+        or entailment == contradiction
+        or max(entailment, contradiction) >= num_labels
+    ):
+        labels = ", ".join(f"{index}: {name}" for name, index in sorted(label2id.items(), key=lambda item: item[1]))
+        raise ModelError(
+            f"--teacher-name-or-path {spec.name_or_path}: which of its {num_labels} labels ({labels}) mean entailment "
+            "and contradiction? Say so with --entailment-id and --contradiction-id, or give an NLI model."
+        )
+    return entailment, contradiction

@@ -1,0 +1,198 @@
+"""The label stage of a run: quoted, done before, gone on with or begun anew, and what `run.json` says of it."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+from typing import Any
+
+from raydistill.config import DistillConfig
+from raydistill.corpus import sample_texts
+from raydistill.corpus_files import CorpusFile, corpus_signature
+from raydistill.errors import DamagedError, counted
+from raydistill.label_store import LabelStore
+from raydistill.lease import hold
+from raydistill.progress import Console
+from raydistill.quote import Quote
+from raydistill.rejected import REJECTED, most_rejected
+from raydistill.resources import Plan
+from raydistill.run_dir import RunDir, versions
+from raydistill.specs import TeacherSpec
+from raydistill.stages.checks import LABEL, Models, no_text, store_counts, tolerance_of
+from raydistill.stages.summary import describe_quote
+
+# Pairs times parameters, from which on a faster engine is worth the seconds that exporting a teacher takes.
+EXPORT_PAYS = 1e10
+
+
+@dataclasses.dataclass(frozen=True)
+class LabelStage:
+    """What is to be labelled, with what, and where to.
+
+    Args:
+        texts: how many there are, and whether that is exact.
+    """
+
+    config: DistillConfig
+    models: Models
+    run_dir: RunDir
+    store: LabelStore
+    files: list[CorpusFile]
+    texts: tuple[int, bool]
+
+    @property
+    def teacher_spec(self) -> TeacherSpec:
+        """The teacher as workers load it."""
+        spec = self.models.teacher
+        assert spec is not None
+        work = spec.parameters * self.texts[0] * len(spec.class_names)
+        small = spec.backend == "auto" and spec.precision != "int8" and work < EXPORT_PAYS
+        return dataclasses.replace(spec, backend="torch" if small else spec.backend)
+
+    def quote(self, plan: Plan, console: Console) -> Quote | None:
+        """Foretell what labelling would take; None where there is nothing to do. Raises RaydistillError."""
+        from raydistill.stages.quote import quote_labelling
+
+        fresh, folder = self.config.overwrite_output_dir, self.run_dir.folder
+        with hold(folder, console.say) if folder.is_there() else contextlib.nullcontext():
+            if not fresh and self._labelled_before(console):
+                return None
+            parts = [] if fresh else self.store.parts()
+            known = self.store.known_texts(sorted(set(parts) - set(self.store.damaged_parts() if parts else [])))
+            scoring = {} if fresh else held_record(self.store, self.run_dir).get("scoring", {})
+        spec = dataclasses.replace(self.teacher_spec, precision=scoring.get("precision", self.teacher_spec.precision))
+        quote = quote_labelling(
+            self.files,
+            self.config.text_column,
+            self.texts,
+            spec,
+            known,
+            plan,
+            console,
+            tolerance=tolerance_of(self.config),
+        )
+        if quote is None:
+            console.say("quote  all texts of the sample are labelled already")
+            return None
+        console.say("quote  of the label stage")
+        console.table(describe_quote(quote, self.config.price_per_hour))
+        with hold(folder, console.say):
+            self.run_dir.keep_quote(dataclasses.asdict(quote) | {"basis": self._quoted(plan, fresh=fresh)})
+        return quote
+
+    def _quoted(self, plan: Plan, *, fresh: bool = False) -> str:
+        """What a quote is of: the same for the run that it foretells."""
+        facts = [self._corpus, self.models.labelling, dataclasses.asdict(plan), [] if fresh else self.store.parts()]
+        return hashlib.blake2b(json.dumps(facts).encode(), digest_size=16).hexdigest()
+
+    @property
+    def _corpus(self) -> str:
+        return corpus_signature(self.files, self.config.text_column)
+
+    def _labelled_before(self, console: Console) -> dict[str, Any] | None:
+        """What a complete store says of this very corpus; also to the console."""
+        earlier = held_record(self.store, self.run_dir).get("complete") or {}
+        if earlier.get("corpus") != self._corpus:
+            return None
+        with contextlib.suppress(DamagedError):
+            if self.store.count_texts() == earlier["texts"] and not self.store.damaged_parts():
+                console.say(f"label  done before: {earlier['texts']:,} texts in {self.store.path}")
+                return earlier
+        return None
+
+    def run(self, plan: Plan, console: Console) -> float | None:
+        """Label the corpus, as far as it is not labelled already.
+
+        Returns:
+            seconds; None where there was nothing to do.
+
+        Raises:
+            RaydistillError.
+            KeyboardInterrupt: a signal asked for the end.
+        """
+        record = held_record(self.store, self.run_dir)
+        if earlier := self._labelled_before(console):
+            self.run_dir.update(counts=store_counts(earlier), labelling=record["labelling"], scoring=record["scoring"])
+            return None
+        from raydistill.stages.audit import choose_precision
+
+        # Once chosen, a precision stays: the labels of a store are all of one kind.
+        scoring = record.get("scoring") or choose_precision(self.config, self.teacher_spec, self._sample, plan, console)
+        with hold(self.store.folder, console.say):
+            return self._make_labels(scoring, plan, console)
+
+    def _make_labels(self, scoring: dict[str, Any], plan: Plan, console: Console) -> float:
+        from raydistill.stages.label import label_corpus
+
+        quoted = self.run_dir.record.get("quote") or {}
+        foretold = quoted.get("basis") == self._quoted(plan)
+        corpus = self._corpus
+        record = {"labelling": self.models.labelling, "scoring": scoring, "versions": versions()}
+        self.store.write_record(record | {"complete": None})
+        self.run_dir.update(labelling=self.models.labelling, scoring=scoring)
+        spec = dataclasses.replace(self.teacher_spec, precision=scoring["precision"])
+        with console.stage("label", "texts", self.texts[0]) as progress:
+            counts = label_corpus(
+                self.files,
+                self.config.text_column,
+                spec,
+                self.store,
+                plan,
+                progress,
+                file_bytes=self.config.label_file_mb * 1_000_000,
+                most_rejected=most_rejected(self.config.max_rejected, self.texts[0]),
+                tolerance=tolerance_of(self.config),
+            )
+        if counts.rejected:
+            where = self.store.folder.where(REJECTED)
+            console.say(f"       {counted(counts.rejected, 'text')} could not be scored: {where}")
+        if not counts.texts and not counts.rejected:
+            raise no_text(self.config)
+        asked = self.config.teacher_backend
+        if asked != "auto" and not all(name.startswith(asked) for name in counts.engines):
+            console.say(f"       {asked} cannot run this teacher, so PyTorch did; the log says why")
+        if counts.known:
+            console.say(f"       {counts.labelled:,} new texts; {counts.known:,} were labelled before")
+        if counts.removed:
+            gone = counted(counts.removed, "text")
+            console.say(f"       {gone} of the label store no longer in the corpus: kept, not trained on")
+        census = self.store.census(about=counts.texts)
+        if census.texts != counts.texts:
+            raise RuntimeError(f"the label store holds {census.texts} texts, but {counts.texts} were met")
+        complete = {
+            "id": census.digest,
+            "corpus": corpus,
+            "texts": counts.texts,
+            "distinct": census.distinct,
+            "duplicates": counts.texts - census.distinct,
+            "blanks": counts.blanks,
+            "rejected": counts.rejected,
+            "pairs": counts.texts * len(spec.class_names),
+        }
+        self.store.write_record(record | {"complete": complete})
+        seconds = round(progress.seconds, 3)
+        stage = dataclasses.asdict(counts) | {"seconds": seconds, "finished": True}
+        borne_out = {"quote": quoted | {"actual_seconds": seconds} if foretold else None} if quoted else {}
+        self.run_dir.update(counts=store_counts(complete), stages={LABEL: stage}, **borne_out)
+        return seconds
+
+    def _sample(self) -> list[str]:
+        return sample_texts(self.files, self.config.text_column, self.config.audit_texts)
+
+
+def held_record(store: LabelStore, run_dir: RunDir) -> dict[str, Any]:
+    """What a label store says of itself, or, if that is damaged or gone, `run.json` of it; nothing where nothing is."""
+    torn: DamagedError | None = None
+    try:
+        if record := store.record():
+            return record
+    except DamagedError as error:
+        torn = error
+    spare = run_dir.record
+    if {"labelling", "scoring"} <= spare.keys() and (torn or store.parts()):
+        return {"labelling": spare["labelling"], "scoring": spare["scoring"]}
+    if torn:
+        raise torn
+    return {}
