@@ -11,7 +11,7 @@ import dataclasses
 import hashlib
 import logging
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import PurePath
 
 import pyarrow as pa
@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from raydistill.errors import RunDirError
 from raydistill.files import Folder
 from raydistill.label_store import LabelStore, RowGroup
-from raydistill.student_rows import StudentRows, as_often
+from raydistill.student_rows import ROWS, StudentRows, as_often
 
 COLUMNS = ("text", "occurrences", "entailment", "contradiction")
 LEAST_FREE = 0.1  # of a disk: what is kept is a convenience, and checkpoints need room
@@ -33,28 +33,40 @@ class KeptRows:
 
     Args:
         folder: an existing one, where the rows of each row group are kept; None for none.
+        name: of the rows in there, which others are kept beside.
     """
 
     store: LabelStore
     rows: StudentRows
     folder: Folder | None = None
+    name: str = ""
 
-    def __call__(self, groups: Iterable[RowGroup]) -> Iterator[pa.Table]:
-        """The rows of some row groups, each text as often as it occurs. Raises RunDirError as `LabelStore` does."""
-        prefix = hashlib.blake2b(repr(self.rows).encode(), digest_size=8).hexdigest()
-        for group in groups:
-            # Part names are never used again, and their content never changes.
-            yield from as_often(self._rows_of(group, f"{prefix}-{PurePath(group.part).stem}-{group.at}.parquet"))
+    @classmethod
+    def in_folder(cls, folder: Folder, store: LabelStore, rows: StudentRows) -> KeptRows:
+        """In a folder, which is made; what writers that were killed have left there is removed."""
+        folder.create()
+        folder.sweep()
+        return cls(store, rows, folder, hashlib.blake2b(repr(rows).encode(), digest_size=8).hexdigest())
 
-    def _rows_of(self, group: RowGroup, name: str) -> pa.Table:
+    def __call__(self, groups: pa.Table) -> Iterator[pa.Table]:
+        """The rows of some row groups (the fields of `RowGroup` are the columns), each text as often as it occurs.
+
+        They are the same to the byte whether they were kept or are made: so Ray Data cuts them into the same blocks.
+        Raises RunDirError as `LabelStore` does.
+        """
+        for group in (RowGroup(**row) for row in groups.to_pylist()):
+            yield from as_often(_without_validity(self._rows_of(group)))
+
+    def _rows_of(self, group: RowGroup) -> pa.Table:
         if self.folder is None:
             return self._made(group)
+        # Names of parts are never used again, and their content never changes.
+        name = f"{self.name}-{PurePath(group.part).stem}-{group.at}.parquet"
         try:
-            with self.folder.open(name) as source:
-                return pq.ParquetFile(source, page_checksum_verification=True).read()
+            return _read(self.folder, name)
         except FileNotFoundError:
             pass
-        except (OSError, pa.ArrowInvalid):
+        except (OSError, pa.ArrowException):
             logger.warning("%s: cannot be read, so its texts are tokenised again", self.folder.where(name))
         table = self._made(group)
         with contextlib.suppress(RunDirError):  # as where the disk is full: then it is made again in each epoch
@@ -65,6 +77,28 @@ class KeptRows:
 
     def _made(self, group: RowGroup) -> pa.Table:
         return pa.concat_tables(map(self.rows, self.store.read_row_groups([group], COLUMNS)))
+
+
+def _read(folder: Folder, name: str) -> pa.Table:
+    """What was kept. Raises FileNotFoundError, and OSError or ArrowException for what is damaged."""
+    with folder.open(name) as source:
+        file = pq.ParquetFile(source, page_checksum_verification=True)
+        if file.schema_arrow != ROWS:
+            raise pa.ArrowInvalid("its columns are others")
+        return file.read()
+
+
+def _without_validity(table: pa.Table) -> pa.Table:
+    """The same lists and numbers without the bits that say that none is null, which Parquet's reader adds."""
+    columns = []
+    for column in table.columns:
+        array = column.combine_chunks()
+        if pa.types.is_list(array.type):
+            offsets = array.offsets.to_numpy()
+            columns.append(pa.ListArray.from_arrays(offsets - offsets[0], array.flatten().to_numpy()))
+        else:
+            columns.append(pa.array(array.to_numpy()))
+    return pa.table(columns, names=table.column_names)
 
 
 def _has_room(folder: Folder) -> bool:

@@ -19,6 +19,7 @@ from raydistill.label_store import logits_column, logits_matrix
 from raydistill.pairs import ENCODED
 from raydistill.specs import ModelSpec
 
+ROWS = pa.schema([("input_ids", pa.list_(pa.int32())), ("labels", pa.list_(pa.float32())), ("occurrences", pa.int64())])
 SLICE_ROWS = 8192
 _tokenizers: dict[int, Any] = {}  # by the hash of what they are made from, once a process
 
@@ -64,22 +65,15 @@ class StudentRows:
         return cls(portable, max_length, tokenizer.truncation_side, num_classes, temperature, multi_label)
 
     def __call__(self, part: pa.Table) -> pa.Table:
-        """For each row (text, occurrences, entailment, contradiction) a row (input_ids, labels, occurrences): token ids
-        as list<int32>, soft labels as list<float32>.
-        """
+        """For each row (text, occurrences, entailment, contradiction) one of `ROWS`: token ids and soft labels."""
         labels = soft_labels(
             logits_matrix(part["entailment"], self.num_classes),
             logits_matrix(part["contradiction"], self.num_classes),
             temperature=self.temperature,
             multi_label=self.multi_label,
         )
-        return pa.table(
-            {
-                "input_ids": self._token_ids(part["text"].to_pylist()),
-                "labels": logits_column(labels),
-                "occurrences": part["occurrences"],
-            }
-        )
+        columns = [self._token_ids(part["text"].to_pylist()), logits_column(labels), part["occurrences"]]
+        return pa.table(columns, ROWS)
 
     def _token_ids(self, texts: list[str]) -> pa.Array:
         kind = pa.list_(pa.int32())

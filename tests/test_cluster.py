@@ -209,7 +209,7 @@ def test_labels_are_finished_without_a_node_that_is_lost_for_good(
     try:
         # With receipts of both actors: each has a block under way.
         wait_for(lambda: len(list(out.glob("labels/*.parquet"))) >= 4, process, said)
-        assert len(workers_at("TeacherActor")) == 2
+        assert len(workers_at("MapWorker(MapBatches(TeacherActor")) == 2
         cluster.remove_node(second, allow_graceful=False)
         assert process.wait(timeout=120) == 0, said.read_text()
     finally:

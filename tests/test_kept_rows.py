@@ -7,13 +7,16 @@ import shutil
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from ray import cloudpickle
 from test_student_rows import part, rows_of
 from tiny_models import make_tokenizer, sentences
 
 from raydistill.files import Folder
 from raydistill.kept_rows import KeptRows
 from raydistill.label_store import LabelStore
+from raydistill.stages.label_rows import LabelSource, _named
 from raydistill.student_rows import StudentRows
 
 
@@ -25,12 +28,17 @@ def kept(tmp_path: Path) -> KeptRows:
         labelled = part(texts, [1, 2] * (len(texts) // 2))
         store.folder.create()
         store.write_part(labelled.append_column("text_id", pa.array([f"{hash(text):x}" for text in texts])))
-    folder.create()
-    return KeptRows(store, rows_of(make_tokenizer("bert")), folder)
+    return KeptRows.in_folder(folder, store, rows_of(make_tokenizer("bert")))
+
+
+def tables(kept: KeptRows) -> list[pa.Table]:
+    """What it makes of all of the store, in one task."""
+    groups = kept.store.row_groups()
+    return list(kept(pa.concat_tables(table for group in groups for table in _named([group]))))
 
 
 def made(kept: KeptRows) -> pa.Table:
-    return pa.concat_tables(kept(kept.store.row_groups()))
+    return pa.concat_tables(tables(kept))
 
 
 def files(kept: KeptRows) -> list[Path]:
@@ -62,6 +70,23 @@ def test_a_text_is_tokenised_once_and_its_rows_stay_the_same(kept: KeptRows, tok
     assert plain.num_rows == 45
 
 
+def test_what_was_kept_is_cut_into_blocks_as_what_is_made_by_its_bytes(kept: KeptRows) -> None:
+    each = [tables(dataclasses.replace(kept, folder=None)), tables(kept), tables(kept)]
+    sizes = [[table.nbytes for table in found] for found in each]
+    assert sizes[0] == sizes[1] == sizes[2]
+
+
+def test_a_task_is_sent_names_and_no_tokenizer(kept: KeptRows) -> None:
+    source = LabelSource(kept.store, seed=0, first_epoch=0)
+    (task,) = source.get_read_tasks(1)
+    assert isinstance(kept.rows.tokenizer, str)
+    beginning = kept.rows.tokenizer[:100].encode()
+    assert beginning in cloudpickle.dumps(kept)
+    assert beginning not in cloudpickle.dumps(task)
+    (groups,) = task()
+    assert pa.concat_tables(kept(groups)).num_rows == 45
+
+
 def test_without_a_folder_nothing_is_kept(kept: KeptRows, tokenised: list[int]) -> None:
     bare = dataclasses.replace(kept, folder=None)
     assert made(bare).equals(made(bare))
@@ -69,12 +94,14 @@ def test_without_a_folder_nothing_is_kept(kept: KeptRows, tokenised: list[int]) 
     assert files(kept) == []
 
 
-@pytest.mark.parametrize("damage", ["cut", "empty", "other bytes", "gone"])
+@pytest.mark.parametrize("damage", ["cut", "empty", "other bytes", "other columns", "gone"])
 def test_what_is_damaged_is_made_anew(damage: str, kept: KeptRows, tokenised: list[int]) -> None:
     wanted = made(kept)
     (file, _), content = files(kept), files(kept)[0].read_bytes()
     if damage == "gone":
         file.unlink()
+    elif damage == "other columns":
+        pq.write_table(pa.table({"input_ids": [1]}), file)
     elif damage == "other bytes":
         file.write_bytes(content[:40] + bytes(byte ^ 255 for byte in content[40:80]) + content[80:])
     else:
@@ -89,7 +116,8 @@ def test_what_is_damaged_is_made_anew(damage: str, kept: KeptRows, tokenised: li
 @pytest.mark.parametrize("change", [{"max_length": 8}, {"temperature": 2.0}, {"multi_label": True}])
 def test_other_rows_are_not_taken_for_these(change: dict, kept: KeptRows) -> None:
     made(kept)
-    other = dataclasses.replace(kept, rows=dataclasses.replace(kept.rows, **change))
+    assert kept.folder is not None
+    other = KeptRows.in_folder(kept.folder, kept.store, dataclasses.replace(kept.rows, **change))
     found = made(other)
     assert found.equals(made(dataclasses.replace(other, folder=None)))
     assert not found.equals(made(kept))

@@ -45,7 +45,9 @@ def main() -> None:
             "first sentences": files.corpus.read_text(encoding="utf-8").splitlines()[: arguments.sentences],
         }
         for backend, precision in ENGINES:
-            spec = TeacherSpec(str(folder), tuple(CLASSES), TEMPLATE, backend=backend, precision=precision)
+            spec = TeacherSpec(
+                str(folder), tuple(CLASSES), TEMPLATE, backend=backend, precision=precision, threads=arguments.threads
+            )
             teacher = Teacher.load(spec)
             for profile, texts in profiles.items():
                 seconds: dict[int, list[float]] = {budget: [] for budget in BUDGETS}

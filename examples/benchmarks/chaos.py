@@ -44,7 +44,7 @@ KINDS = ("actor", "task", "node", "driver")
 WRITE = "write"  # an actor or a task that has a label file open to write it; one kill in ten
 # What a process of Ray's calls itself while it is at that.
 ACTORS = {"label": ("MapWorker",), "train": ("RayTrainWorker", "TrainWorker")}
-TASKS = ("ReadCorpusSource", "merge_parts", "ReadLabelSource", "StudentRows")
+TASKS = ("ReadCorpusSource", "merge_parts", "ReadLabelSource")
 WRITERS = ("MapWorker", "merge_parts")
 CLASSES = ("sport", "politics", "money", "art", "technology")
 PATIENCE, LOOK_SECONDS = 120.0, 0.3

@@ -54,6 +54,7 @@ class ExportedTeacher:
 
     def __init__(self, folder: Path, kept_alive: Any = None) -> None:
         self.folder, self._kept_alive = folder, kept_alive
+        self._loaded: int | None = None
 
     @property
     def model(self) -> Path:
@@ -77,6 +78,7 @@ class ExportedTeacher:
             ModelError: it does not.
             Exception: a file is damaged or missing.
         """
+        self._loaded = self._inode()
         engine = OpenVinoEngine(self.model, json.loads((self.folder / "inputs.json").read_text()), precision, threads)
         for batch, wanted in self._check():
             off = share_off(engine.logits(batch), wanted)
@@ -105,9 +107,22 @@ class ExportedTeacher:
         return own_speed > rival_speed
 
     def discard(self) -> None:
-        """Remove a damaged one."""
+        """Remove it, as it was when it was loaded, for it is damaged: nobody meets a half of it. Raises OSError."""
         with _locked(self.folder):
-            shutil.rmtree(self.folder, ignore_errors=True)
+            if self._inode() == self._loaded:  # else another process has made it anew
+                aside = self._aside()
+                self.folder.rename(aside)
+                shutil.rmtree(aside, ignore_errors=True)
+
+    def _inode(self) -> int | None:
+        try:
+            return self.folder.stat().st_ino
+        except FileNotFoundError:
+            return None
+
+    def _aside(self) -> Path:
+        """Where this process has what is not to be found."""
+        return self.folder.with_name(f"{self.folder.name}.{os.getpid()}.tmp")
 
     def _check(self) -> Iterator[tuple[Inputs, npt.NDArray[np.float32]]]:
         """Batches, and the logits that PyTorch gave for them when the export was made."""
@@ -136,9 +151,9 @@ def exported_teacher(
     """
     if fingerprint:
         entry = ExportedTeacher(cache_folder() / "teachers" / _key(fingerprint, precision))
-        if entry.folder.exists():  # then whole; and the cache may be one that is only read
-            return entry
         try:
+            if entry.folder.exists():  # then whole; and the cache may be one that is only read
+                return entry
             entry.folder.parent.mkdir(parents=True, exist_ok=True)
             with _locked(entry.folder):
                 if not entry.folder.exists():
@@ -164,7 +179,7 @@ def _locked(folder: Path) -> Iterator[None]:
 def _fill_aside(entry: ExportedTeacher, fill: Callable[[ExportedTeacher], None]) -> None:
     for left in entry.folder.parent.glob(f"{entry.folder.name}.*.tmp"):
         shutil.rmtree(left, ignore_errors=True)
-    aside = ExportedTeacher(entry.folder.with_name(f"{entry.folder.name}.{os.getpid()}.tmp"))
+    aside = ExportedTeacher(entry._aside())
     aside.folder.mkdir()
     try:
         fill(aside)

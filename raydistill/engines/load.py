@@ -83,11 +83,9 @@ def load_engine(spec: TeacherSpec, pad_token_id: int, batches: Sequence[Inputs])
     asked = spec.backend == "openvino" or precision == "int8"
     if spec.backend == "torch" or not openvino_engine.installed(precision):
         return in_torch()
-    if openvino_engine.lacks(precision):
-        if precision == "int8":
-            raise ConfigError("--teacher-precision int8: this machine's CPU cannot compute in it. Leave it out.")
-        return in_torch()  # labels that were begun elsewhere are gone on with, however slowly
     try:
+        if openvino_engine.lacks(precision):  # labels that were begun elsewhere are gone on with, however slowly
+            raise ModelError(f"OpenVINO cannot compute in {precision} on this CPU.")
         entry, engine = _exported_engine(spec, precision, pad_token_id, batches)
     except (ModelError, OSError) as error:
         if precision == "int8" or (asked and spec.strict):
@@ -154,8 +152,12 @@ def _exported_engine(
         return entry, entry.load(precision, spec.threads)
     except Exception as error:  # whatever a damaged file may raise
         logger.warning("%s: made anew (%s)", entry.folder, first_line(error))
-    entry.discard()
-    entry = exported_teacher(spec.fingerprint, precision, fill)
+    try:
+        entry.discard()
+        fingerprint = spec.fingerprint
+    except OSError:  # of a cache that may only be read
+        fingerprint = None
+    entry = exported_teacher(fingerprint, precision, fill)
     try:
         return entry, entry.load(precision, spec.threads)
     except Exception as error:

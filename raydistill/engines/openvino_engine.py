@@ -92,6 +92,7 @@ def convert(model: Any, example: Inputs, precision: str, path: Path) -> None:
 
     Raises:
         ModelError: the model cannot be converted.
+        OSError: it cannot be written.
     """
     openvino = _openvino()
     names, tensors = list(example), tuple(torch.from_numpy(array) for array in example.values())
@@ -105,7 +106,10 @@ def convert(model: Any, example: Inputs, precision: str, path: Path) -> None:
                 converted = nncf.compress_weights(converted, mode=nncf.CompressWeightsMode.INT8_SYM)
     except Exception as error:  # whatever a tracer, a converter or the model's own code may raise
         raise ModelError(f"OpenVINO cannot convert a {type(model).__name__} ({first_line(error)}).") from None
-    openvino.save_model(converted, path, compress_to_fp16=False)
+    try:
+        openvino.save_model(converted, path, compress_to_fp16=False)
+    except RuntimeError as error:  # as on a full disk, of which it says no more
+        raise OSError(f"{path.parent}: cannot be written ({first_line(error)})") from None
 
 
 class _Positional(torch.nn.Module):

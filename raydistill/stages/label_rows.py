@@ -6,10 +6,12 @@ Runs in Ray Train's controller and data actors and in data tasks, so it imports 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import ray
 import ray.data
 from ray.data.block import BlockMetadata
@@ -18,6 +20,7 @@ from ray.train import DataConfig
 
 from raydistill.files import Folder
 from raydistill.kept_rows import KeptRows
+from raydistill.label_store import LabelStore, RowGroup
 from raydistill.resources import Plan
 from raydistill.stages.checkpoints import last_report
 from raydistill.stages.cluster import data_settings
@@ -33,21 +36,23 @@ def label_rows(rows: KeptRows, plan: Plan, seed: int | None = None, storage: Fol
     have seen undisturbed.
     """
     with data_settings(target_max_block_size=BLOCK_BYTES):
-        source = LabelSource(rows, seed, last_report(storage).get("epoch", 0) if storage else 0)
-        return ray.data.read_datasource(source, num_cpus=plan.task_cpus, override_num_blocks=source.num_tasks)
+        source = LabelSource(rows.store, seed, last_report(storage).get("epoch", 0) if storage else 0)
+        groups = ray.data.read_datasource(source, num_cpus=plan.task_cpus, override_num_blocks=source.num_tasks)
+        return groups.map_batches(
+            rows, batch_size=None, batch_format="pyarrow", zero_copy_batch=True, num_cpus=plan.task_cpus
+        )
 
 
 class LabelSource(Datasource):
-    """A label store as Ray Data reads it: rows of row groups from all over it, in an order drawn from seed and epoch.
+    """The row groups of a label store, by name, from all over it, in an order drawn from seed and epoch.
 
     `ray.data.read_parquet` would do, but it lists files in a task that takes a whole CPU, whatever `num_cpus` says, and
     waits for ever where the train worker has left less.
     """
 
-    def __init__(self, rows: KeptRows, seed: int | None, first_epoch: int) -> None:
+    def __init__(self, store: LabelStore, seed: int | None, first_epoch: int) -> None:
         super().__init__()
-        self._rows, self._seed, self._first_epoch = rows, seed, first_epoch
-        self._groups = rows.store.row_groups()
+        self._seed, self._first_epoch, self._groups = seed, first_epoch, store.row_groups()
         self.num_tasks = math.ceil(sum(group.size for group in self._groups) / TASK_BYTES)
 
     def estimate_inmemory_data_size(self) -> int | None:
@@ -63,7 +68,12 @@ class LabelSource(Datasource):
             epoch = self._first_epoch + (data_context._execution_idx if data_context else 0)
             np.random.default_rng([self._seed, epoch]).shuffle(order)
         shares = [[self._groups[at] for at in share] for share in np.array_split(order, self.num_tasks)]
-        return [ReadTask(partial(self._rows, share), unknown) for share in shares]
+        return [ReadTask(partial(_named, share), unknown) for share in shares]
+
+
+def _named(groups: Sequence[RowGroup]) -> list[pa.Table]:
+    """What `KeptRows` is to read in one task."""
+    return [pa.Table.from_pylist([group._asdict() for group in groups])]
 
 
 class EvenOrWhole(DataConfig):

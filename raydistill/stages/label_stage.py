@@ -72,6 +72,7 @@ class LabelStage:
             plan,
             console,
             tolerance=tolerance_of(self.config),
+            begun=bool(scoring),
         )
         if quote is None:
             console.say("quote  all texts of the sample are labelled already")

@@ -12,12 +12,12 @@ import ray
 
 from raydistill.corpus import line_bytes, read_stretches, text_id
 from raydistill.corpus_files import CorpusFile
-from raydistill.errors import CorpusError, ModelError
+from raydistill.errors import CorpusError, ModelError, counted
 from raydistill.known_texts import KnownTexts
 from raydistill.progress import Console
 from raydistill.quote import Probe, Quote, Stretch, Work, make_quote
 from raydistill.resources import Plan
-from raydistill.specs import Effort, TeacherSpec, Tolerance
+from raydistill.specs import SYSTEMATIC, Effort, TeacherSpec, Tolerance
 from raydistill.stages.faults import our_errors, wait_for
 from raydistill.stages.label import block_bytes
 from raydistill.stages.teacher_actor import as_planned, teacher_task
@@ -38,12 +38,14 @@ def quote_labelling(
     console: Console,
     *,
     tolerance: Tolerance,
+    begun: bool = False,
 ) -> Quote | None:
     """Probe the teacher with the resources that its actors will have; None where there is nothing new to label.
 
     Args:
         texts: how many there are, and whether that is exact.
         known: those that are labelled already.
+        begun: labels have been made in the number format that the spec has.
 
     Raises:
         CorpusError, ModelError.
@@ -68,7 +70,7 @@ def quote_labelling(
     at_once = min(plan.teacher_actors_max, PROBES)
     with our_errors(), console.stage("probe", "teachers" if at_once > 1 else "teacher", at_once) as progress:
         asked, sample = time.monotonic(), ray.put(samples)
-        waiting = [remote.remote(spec, sample, number) for number in range(at_once)]
+        waiting = [remote.remote(spec, sample, number, begun=begun) for number in range(at_once)]
         probes, works = [], []
         while waiting:
             (probe, work, seconds), waiting = wait_for(waiting, tolerance.stall_seconds, "probe")
@@ -88,12 +90,15 @@ def quote_labelling(
     )
 
 
-def probe_teacher(spec: TeacherSpec, samples: Sequence[Sequence[str]], number: int) -> tuple[Probe, Work | None, float]:
+def probe_teacher(
+    spec: TeacherSpec, samples: Sequence[Sequence[str]], number: int, *, begun: bool
+) -> tuple[Probe, Work | None, float]:
     """Load the teacher and score texts of the sample, some at a time, for `PROBE_SECONDS` at most.
 
     Args:
         samples: the new texts of each stretch.
         number: which of the probes at work this is: 0 also finds out about tokens.
+        begun: as for `quote_labelling`.
 
     Returns:
         the probe, what the sample is to the teacher, and how long all that took here.
@@ -105,7 +110,8 @@ def probe_teacher(spec: TeacherSpec, samples: Sequence[Sequence[str]], number: i
     from raydistill.engines.load import expect_native  # here, so that the driver need not load torch
     from raydistill.teacher import Teacher
 
-    expect_native(spec)
+    if not begun:
+        expect_native(spec)
     imported = time.monotonic()
     teacher = Teacher.load(spec)
     load = time.monotonic() - imported
@@ -121,10 +127,11 @@ def probe_teacher(spec: TeacherSpec, samples: Sequence[Sequence[str]], number: i
         return max(effort.tokenize_seconds, effort.forward_seconds) if spec.use_gpu else effort.busy_seconds
 
     # A large teacher on a CPU takes many seconds for one text: that comes first, and more as the time allows.
-    efforts, at, size, rejected = [], 0, 1, 0
+    efforts: list[Effort] = []
+    at, size, rejected = 0, 1, 0
     until = time.monotonic() + PROBE_SECONDS
     teacher.warm_up([texts[i] for i in order[:1]])
-    while at < len(order) and time.monotonic() < until:
+    while at < len(order) and (time.monotonic() < until or (not efforts and at < SYSTEMATIC)):
         effort = Effort()
         chunk = [texts[i] for i in order[at : at + size]]
         *_, faults = teacher.score_some(chunk, effort)
@@ -133,7 +140,7 @@ def probe_teacher(spec: TeacherSpec, samples: Sequence[Sequence[str]], number: i
         at += len(chunk)
         size = max(1, round(size * min(4.0, CHUNK_SECONDS / seconds(effort))))
     if not efforts:
-        raise ModelError(f"the teacher can score none of the {len(texts):,} texts of a sample.")
+        raise ModelError(f"the teacher can score none of {counted(at, 'text')} of a sample.")
     # Small ones do not fill a batch; where all are small, so is the corpus.
     full = [effort for effort in efforts if seconds(effort) > CHUNK_SECONDS / 2] or efforts
     probe = Probe(

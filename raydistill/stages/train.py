@@ -136,10 +136,7 @@ def _kept_rows(task: TrainTask, store: LabelStore) -> KeptRows:
     arguments = checked_arguments(task.spec.training)
     if not (arguments.do_train and (arguments.do_eval or arguments.num_train_epochs > 1 or arguments.max_steps > 0)):
         return KeptRows(store, task.rows)
-    folder = task.storage.child(CHECKPOINTS).child(ROWS)
-    folder.create()
-    folder.sweep()
-    return KeptRows(store, task.rows, folder)
+    return KeptRows.in_folder(task.storage.child(CHECKPOINTS).child(ROWS), store, task.rows)
 
 
 def _make_trainer(task: TrainTask, rows: KeptRows, plan: Plan, max_failures: int) -> _Trainer:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import time
 from typing import Any
 
-from raydistill.errors import ConfigError, counted
+from raydistill.errors import ConfigError, RunDirError, counted
+from raydistill.files import Folder
 from raydistill.label_store import LabelStore
 from raydistill.progress import Console
 from raydistill.resources import Plan
@@ -14,6 +17,8 @@ from raydistill.stages.checkpoints import last_report, mend_checkpoints
 from raydistill.stages.checks import TRAIN, labels_identity, store_counts
 from raydistill.stages.train import train_student
 from raydistill.training_arguments import checked_arguments
+
+REMOVALS = 3
 
 
 def run_train_stage(
@@ -60,10 +65,19 @@ def run_train_stage(
         }
         run_dir.update(figures=student.figures, stages={TRAIN: begun | finished})
     if arguments.save_total_limit:
-        folder.child(CHECKPOINTS).delete_tree(ROWS)
+        _remove(folder.child(CHECKPOINTS), ROWS)
     else:
-        folder.delete_tree(CHECKPOINTS)
+        _remove(folder, CHECKPOINTS)
     return seconds
+
+
+def _remove(folder: Folder, name: str) -> None:
+    """Remove a folder in it; a data task that is ending may still have put something there meanwhile."""
+    for _ in range(REMOVALS):
+        with contextlib.suppress(RunDirError):
+            return folder.delete_tree(name)
+        time.sleep(1)
+    folder.delete_tree(name)
 
 
 def _is_done(earlier: dict[str, Any], labels: str, run_dir: RunDir, console: Console) -> bool:
