@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -74,7 +75,13 @@ def test_a_precision_that_passes_is_used_and_its_audit_kept(
     said = console.stream.getvalue()
     assert "torch bf16 against fp32 on 20 texts" in said
     assert said.count("       torch bf16 runs the teacher\n") == 1
-    assert "teacher  torch bf16;" in said
+    told = re.search(r"teacher  torch bf16; [\d,]+ pairs/s per actor, ([\d.]+)% padding; its time: (.*); (.*)\n", said)
+    assert told
+    assert 0 < float(told[1]) < 50
+    shares = re.fullmatch(r"forward ([\d.]+)%, tokenize ([\d.]+)%, wait ([\d.]+)%", told[2])
+    assert shares
+    assert sum(map(float, shares.groups())) == pytest.approx(100, abs=0.2)
+    assert re.fullmatch(r"reading .* s, writing .* s besides", told[3])
     off = np.abs(entailment(tmp_path / "out") - entailment(exact))
     assert 0 < off.max() < 0.2
 
@@ -244,6 +251,26 @@ def test_a_number_format_that_the_cpu_only_emulates_is_one_line(
         f"Error: --teacher-precision {lacking[0]}: this machine's CPU cannot compute in it. Leave it out.",
     )
     assert not (tmp_path / "out" / "labels").exists()
+
+
+def test_a_pair_that_is_longer_than_a_batch_may_be_stands_alone(
+    run_label: Callable[..., tuple[int, str]], tmp_path: Path, class_names: list[str]
+) -> None:
+    from tiny_models import make_tokenizer, save_classifier
+
+    from raydistill.teacher import CPU_TOKEN_BUDGET, Teacher
+
+    longest = 2 * CPU_TOKEN_BUDGET
+    teacher = save_classifier(tmp_path / "long", max_position_embeddings=longest)
+    make_tokenizer("bert", model_max_length=longest).save_pretrained(teacher)
+    texts = [" ".join(["rain"] * words) for words in (longest, CPU_TOKEN_BUDGET, 3, 2)]
+    (tmp_path / "corpus.txt").write_text("".join(f"{text}\n" for text in texts))
+    code, said = run_label(**{"teacher-name-or-path": str(teacher), "data-file": str(tmp_path / "corpus.txt")})
+    assert code == 0, said
+    assert json.loads((tmp_path / "out" / "run.json").read_text())["labelling"]["max_length"] == longest
+    spec = TeacherSpec(str(teacher), tuple(class_names), "This text is about {}.", backend="torch")
+    store = pd.read_parquet(tmp_path / "out" / "labels").set_index("text")
+    np.testing.assert_allclose(np.stack(store.entailment[texts]), Teacher.load(spec).score(texts)[0], atol=1e-5)
 
 
 @pytest.mark.parametrize(
