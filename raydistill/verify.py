@@ -16,12 +16,12 @@ from raydistill.corpus import clean, make_splits, text_id
 from raydistill.corpus_files import corpus_signature, find_files
 from raydistill.corpus_readers import read_split
 from raydistill.engines.engine import TOLERANCE, engine_name, share_off
-from raydistill.errors import RaydistillError, RunDirError, first_line
+from raydistill.errors import RaydistillError, RunDirError, counted, first_line
 from raydistill.files import Folder, parse_record
 from raydistill.known_texts import Census, take_census
 from raydistill.label_store import LabelStore, logits_matrix
 from raydistill.rejected import REJECTED
-from raydistill.run_dir import LABELS, RECORD, damaged_file
+from raydistill.run_dir import CHECKPOINTS, LABELS, RECORD, damaged_file
 from raydistill.specs import TeacherSpec
 
 LEAST_SAMPLED = 32
@@ -81,6 +81,8 @@ def verify_run(
         yield Check("labels", None, f"not checked: they lie in {options['labels']}")
     if "student" in made_with:
         yield _checked("student", lambda: _verify_student(folder, run))
+    if folder.has(CHECKPOINTS):
+        yield _checked("checkpoints", lambda: _verify_checkpoints(folder))
     if not made_with and not folder.has(LABELS):
         yield Check("run", False, "nothing has been run here yet")
 
@@ -193,7 +195,9 @@ def _verify_corpus(store: LabelStore, complete: dict[str, Any], made_with: dict[
     counted = [(row["text_id"], row["occurrences"]) for row in rejected]
     aside = take_census(iter([_columns(counted)]), about=len(counted))
     kept = Census(complete["texts"], complete["distinct"], complete["id"])
-    if corpus != kept + aside or blanks != complete["blanks"]:
+    # A text that fails in one block alone, as for want of memory, is in both: their distinct ones do not add up.
+    both = kept + aside
+    if (corpus.texts, corpus.digest, blanks) != (both.texts, both.digest, complete["blanks"]):
         raise ValueError(
             f"holds {corpus.texts:,} texts and {blanks:,} blank ones; labelled were {kept.texts:,}, rejected "
             f"{aside.texts:,}, dropped as blank {complete['blanks']:,}"
@@ -254,6 +258,15 @@ def _verify_sample(record: dict[str, Any], made_with: dict[str, Any], sample: Sa
     if not off <= TOLERANCE[precision]:
         raise ValueError(f"scores {len(sample.keys):,} texts otherwise: logits are off by {off:.2g} of their size")
     return f"{len(sample.keys):,} texts scored again by {engine_name(teacher.engine)}: logits within {off:.1e}"
+
+
+def _verify_checkpoints(folder: Folder) -> str:
+    from raydistill.stages.checkpoints import look_at_checkpoints
+
+    found = look_at_checkpoints(folder)
+    if broken := [name for name, whole in found.items() if not whole]:
+        raise ValueError(f"{len(broken)} of {counted(len(found), 'checkpoint')} are not whole: {broken[0]}")
+    return f"{counted(len(found), 'checkpoint')}, every checksum right"
 
 
 def _verify_student(folder: Folder, run: dict[str, Any]) -> str:

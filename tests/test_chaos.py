@@ -27,6 +27,8 @@ def test_kills_of_every_kind_lose_and_double_nothing(tmp_path: Path) -> None:
         "3",
         "--save-steps",
         "60",
+        "--most-again",
+        "0.7",  # three kills while labels are made, each at the cost of a block of 180 texts of 3,000 for each actor
     ]
     done = subprocess.run(
         [sys.executable, str(SCRIPT), *size, "--s3", "--json", str(tmp_path / "chaos.json")],

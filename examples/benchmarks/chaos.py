@@ -268,11 +268,11 @@ def count_pairs(teacher: Path, file: Path) -> None:
     (teacher / "config.json").write_text(json.dumps(config))
 
 
-def scored_again(file: Path, pairs: int) -> str:
+def scored_again(file: Path, pairs: int) -> int:
     """How many pairs more than these were scored; the count begins anew."""
     again = sum(map(int, file.read_text().split())) - pairs
     file.unlink()
-    return f"{again:,} ({again / pairs:.2%})"
+    return again
 
 
 def contents(store: LabelStore) -> tuple[dict[str, int], dict[str, np.ndarray], int]:
@@ -325,6 +325,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--pause", type=float, nargs=2, default=(2.0, 8.0), help="seconds between kills in training")
     parser.add_argument("--save-steps", type=int, default=200, help="updates between checkpoints")
+    parser.add_argument("--most-again", type=float, default=0.02, help="of the pairs, that may be scored twice")
     parser.add_argument("--s3", action="store_true")
     parser.add_argument("--json", type=Path, default=None)
     parser.add_argument("--keep", type=Path, default=None, help="a folder to leave both runs and their logs in")
@@ -377,7 +378,7 @@ def main() -> int:
         log = disturbed.log.read_text()
     kinds, stages = (Counter(kill[key] for kill in struck) for key in ("kind", "stage"))
     report |= {
-        "pairs scored again, undisturbed / disturbed": " / ".join(again),
+        "pairs scored again, undisturbed / disturbed": " / ".join(f"{more:,} ({more / pairs:.2%})" for more in again),
         "kills": f"{len(struck)}: {', '.join(f'{kinds[kind]} {kind}' for kind in (*KINDS, WRITE))}",
         "of these while labels were made / while the student was trained": f"{stages['label']} / {stages['train']}",
         "drivers started / that gave up by themselves": f"{disturbed.started} / {disturbed.gave_up}",
@@ -389,7 +390,7 @@ def main() -> int:
     if arguments.json:
         arguments.json.write_text(json.dumps({"report": report, "kills": struck, "log": log}, indent=2))
     wrong = [name for name in MUST_BE_NONE if report[name] != 0]
-    return 1 if wrong or verified.returncode else 0
+    return 1 if wrong or verified.returncode or again[1] > arguments.most_again * pairs else 0
 
 
 LOST, DOUBLED, LOGITS, UPDATES = (

@@ -19,13 +19,14 @@ from pathlib import Path
 
 from tables import benchmark_parser, publish
 
+OTHERS = "read, merge and data tasks"
 KINDS = {  # the beginnings of the titles that Ray gives its processes
     "ray::MapWorker": "teacher actor",
     "ray::_RayTrainWorker": "train worker",
     "ray::RayTrainWorker": "train worker",
     "ray::TrainController": "train controller",
     "ray::SplitCoordinator": "data coordinator of the training",
-    "ray::": "read, merge and data tasks",
+    "ray::": OTHERS,
 }
 
 
@@ -51,7 +52,7 @@ def peak_memory(driver: subprocess.Popen[bytes], every: float = 0.2) -> dict[str
             title, size = found
             kind = next((name for start, name in KINDS.items() if title.startswith(start)), "")
             kind = "driver" if entry.name == str(driver.pid) else kind
-            if kind and titles.get(entry.name, KINDS["ray::"]) == KINDS["ray::"]:
+            if kind and titles.get(entry.name, OTHERS) == OTHERS:
                 titles[entry.name] = kind
             if entry.name in titles:
                 peaks[titles[entry.name]] = max(peaks[titles[entry.name]], size)

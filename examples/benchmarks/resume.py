@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-from memory import peak_memory
+from memory import OTHERS, peak_memory
 from tables import benchmark_parser, publish
 
 from raydistill.corpus import text_id
@@ -99,7 +99,7 @@ def main() -> None:
                 "to the first new label file": f"{found['first']:.0f} s",
                 "in all": f"{found['whole']:.0f} s",
                 "peak: driver": f"{found['driver']:.0f} MB",
-                "peak: other tasks": f"{found['read, write and data tasks']:.0f} MB",
+                "peak: other tasks": f"{found[OTHERS]:.0f} MB",
             }
         )
     publish(rows, arguments)

@@ -29,7 +29,7 @@ from typing import Any
 
 import numpy as np
 import ray
-from memory import peak_memory
+from memory import OTHERS, peak_memory
 
 from raydistill.corpus_files import find_files
 from raydistill.label_store import LabelStore
@@ -190,7 +190,7 @@ def describe(case: dict[str, Any]) -> list[str]:
         f"{case['blocks']:,} of {case['block_bytes'] / 1024:,.0f} KB",
         f"{case['busy']:.1%}" if case["busy"] == case["busy"] else "too short",
         f"{case['driver_cpu_seconds'] / millions:.0f} s",
-        *(f"{case['peak_mb'][kind]:.0f} MB" for kind in ("driver", "teacher actor", "read, write and data tasks")),
+        *(f"{case['peak_mb'][kind]:.0f} MB" for kind in ("driver", "teacher actor", OTHERS)),
         f"{case['object_store_bytes'] / MB:,.0f} of {case['object_store_limit'] / MB:,.0f} MB",
         f"{case['spilled_files']}",
         f"{case['store_bytes'] / case['pairs']:.1f} MB",

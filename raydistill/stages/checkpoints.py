@@ -76,6 +76,16 @@ def mend_checkpoints(storage: Folder, say: Callable[[str], None]) -> None:
     folder.write(CHECKPOINT_MANAGER_SNAPSHOT_FILENAME, state.json().encode())
 
 
+def look_at_checkpoints(storage: Folder) -> dict[str, bool]:
+    """Whether each checkpoint is what it was when it was sealed, by name; every byte is read."""
+    folder = storage.child(CHECKPOINTS)
+    sealed = {name: _sealed(folder.child(name)) for name in folder.folders() if name.startswith(PREFIX)}
+    return {
+        name: bool(seal) and _is_whole(folder.child(name), seal["files"], every_byte=True)
+        for name, seal in sealed.items()
+    }
+
+
 def remove_unlisted(storage: Folder) -> None:
     """Remove what workers that were lost have uploaded and Ray Train has not listed: nothing else would in this run.
 

@@ -53,8 +53,10 @@ def _watch(
     found: Callable[[], int],
 ) -> None:
     # What came before it is watched does not count: a large store takes its time to be read.
-    stood_since, before = time.monotonic(), _restarts(job_actors())
-    known = 0
+    stood_since, known = time.monotonic(), 0
+    before: int | None = None
+    with contextlib.suppress(Exception):  # a cluster that does not answer now may do so later
+        before = _restarts(job_actors())
     while not over.wait(LOOK_SECONDS):
         try:
             actors, reasons = job_actors(), found()
@@ -66,6 +68,8 @@ def _watch(
             progress.touch()
         if progress.moved_at > stood_since:
             stood_since, before = progress.moved_at, _restarts(actors)
+        if before is None:
+            before = _restarts(actors)
         died = _restarts(actors) - before
         if most_restarts is not None and died > most_restarts:
             stop.fail(

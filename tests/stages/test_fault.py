@@ -54,13 +54,14 @@ class DyingActor(TeacherActor):
 
 
 class UnluckyActor(TeacherActor):
-    """Loses its GPU, as it believes, with its first block, and its life when the next one is written.
+    """Loses its GPU, as it believes, with its first block, and its life when the next ones are half and wholly written.
 
     After that it cannot be loaded for once, though it could before.
     """
 
     def load(self, spec: TeacherSpec) -> Any:
-        lost, died, refused = (Path(f"{spec.name_or_path}.{what}") for what in ("lost", "died", "refused"))
+        events = ("lost", "torn", "died", "refused")
+        lost, torn, died, refused = (Path(f"{spec.name_or_path}.{what}") for what in events)
         if died.exists() and not refused.exists():
             refused.touch()
             raise RuntimeError("CUDA error: out of memory")
@@ -73,6 +74,12 @@ class UnluckyActor(TeacherActor):
             return Teacher.score_tokenized(teacher, tokenized, effort)
 
         def write_part(table: pa.Table) -> tuple[str, int]:
+            if not torn.exists():
+                torn.touch()
+                with self.store.folder.draft() as draft:
+                    draft.sink.write(b"PAR1 and half of it")
+                    draft.sink.flush()
+                    os.kill(os.getpid(), signal.SIGKILL)
             written = LabelStore.write_part(self.store, table)
             if not died.exists():
                 died.touch()
@@ -169,6 +176,7 @@ def test_an_actor_and_tasks_that_are_killed_and_a_lost_gpu_cost_no_label(
     over.set()
     killer.join()
     assert Path(f"{tiny_teacher_dir}.lost").exists()
+    assert Path(f"{tiny_teacher_dir}.torn").exists()
     assert Path(f"{tiny_teacher_dir}.died").exists()
     assert Path(f"{tiny_teacher_dir}.refused").exists()
     assert {title: len(pids) for title, pids in killed.items()} == most
@@ -211,6 +219,80 @@ def test_what_gets_nowhere_ends_in_one_clear_error(
     assert free_nodes()[0].cpus == ray.cluster_resources()["CPU"]
     if actor is IdleActor:
         assert re.search(r"MapWorker.*, process \d+ on ", console.stream.getvalue())  # type: ignore[attr-defined]
+
+
+WAYWARD = """
+import os, pathlib, signal, time
+from transformers import BertForSequenceClassification
+
+class WaywardForSequenceClassification(BertForSequenceClassification):
+    @classmethod
+    def from_pretrained(cls, *arguments, config, **options):
+        if config.wayward == "raises":
+            raise RuntimeError("it has a mind of its own")
+        if config.wayward == "dies":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().from_pretrained(*arguments, config=config, **options)
+
+    def forward(self, *arguments, **inputs):
+        pathlib.Path(self.config.asleep).touch()
+        time.sleep(3600)
+"""
+
+
+def wayward(folder: Path, behaviour: str) -> dict[str, Any]:
+    """Options for a model with code of its own that is up to no good: "raises" or "dies" as it loads, or "sleeps"."""
+    from tiny_models import save_classifier
+
+    save_classifier(folder)
+    (folder / "wayward.py").write_text(WAYWARD)
+    auto_map = {"AutoModelForSequenceClassification": "wayward.WaywardForSequenceClassification"}
+    change = {"auto_map": auto_map, "wayward": behaviour, "asleep": f"{folder}.asleep"}
+    config = folder / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | change))
+    return {"teacher_name_or_path": str(folder), "teacher_backend": "torch", "trust_remote_code": True}
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "wanted"),
+    [
+        ("raises", r"Error: the teacher cannot be loaded on \S+ \(RuntimeError: it has a mind of its own\)\."),
+        ("dies", r"Error: label: actors died \d times and nothing got done\. The log has what they said last; .*"),
+    ],
+)
+def test_a_teacher_that_never_loads_is_one_line_within_a_minute_and_a_traceback_in_the_log(
+    behaviour: str, wanted: str, tmp_path: Path, make_config: Callable[..., DistillConfig], corpus_lines: list[str]
+) -> None:
+    corpus = tmp_path / "corpus.txt"
+    corpus.write_text("\n".join(corpus_lines))
+    config = make_config(tmp_path / "out", data_file=str(corpus), **wayward(tmp_path / "model", behaviour))
+    began = time.monotonic()
+    process = begin(config, "label", lambda: True)
+    said = process.communicate(timeout=120)[1]
+    assert time.monotonic() - began < 60
+    assert process.returncode == 2
+    assert re.match(wanted, said.splitlines()[-1])
+    assert "Traceback" not in said
+    log = (tmp_path / "out" / "raydistill.log").read_text()
+    assert behaviour == "dies" or re.search(r"Traceback(.|\n)*in from_pretrained\n(.|\n)*mind of its own", log)
+
+
+def test_a_block_that_outlasts_the_grace_is_dropped(
+    tmp_path: Path, make_config: Callable[..., DistillConfig], corpus_lines: list[str]
+) -> None:
+    corpus, model = tmp_path / "corpus.txt", wayward(tmp_path / "model", "sleeps")
+    corpus.write_text("\n".join(corpus_lines))
+    config = make_config(tmp_path / "out", data_file=str(corpus), grace=2.0, **model)
+    began = []
+
+    def asleep() -> bool:
+        if Path(f"{tmp_path}/model.asleep").exists():
+            began.append(time.monotonic())
+        return bool(began)
+
+    stop_when(asleep, config, "label", signal.SIGINT)
+    assert 2 < time.monotonic() - began[0] < 20
+    assert not list((tmp_path / "out" / "labels").glob("*.parquet"))
 
 
 def test_labelling_that_was_killed_goes_on_and_makes_no_label_again(
@@ -286,11 +368,16 @@ def test_training_that_is_killed_stopped_and_robbed_of_its_worker_comes_to_the_s
     whole, killed = (make_config(tmp_path / name, **options) for name in ("whole", "killed"))
     train(whole)
 
+    checkpoints: dict[str, int] = {}  # all that were seen, in order, and after how many updates each was made
+
     def updates() -> int:
         snapshot = tmp_path / "killed" / "checkpoints" / "checkpoint_manager_snapshot.json"
         with contextlib.suppress(FileNotFoundError, json.JSONDecodeError):
             found = json.loads(snapshot.read_text())["checkpoint_results"]
-            return max((result["metrics"].get("updates", 0) for result in found), default=0)
+            metrics = {result["checkpoint_dir_name"]: result["metrics"] for result in found}
+            made = {name: reported["updates"] for name, reported in metrics.items() if "updates" in reported}
+            checkpoints.update(made)
+            return max(made.values(), default=0)
         return 0
 
     kill_when(lambda: updates() > 0, killed, "train")
@@ -318,6 +405,8 @@ def test_training_that_is_killed_stopped_and_robbed_of_its_worker_comes_to_the_s
         worker.kill()
     said = process.communicate(timeout=120)[1]
     assert killed_as_it_starts
+    assert len(checkpoints) >= 3
+    assert list(checkpoints.values()) == sorted(checkpoints.values())  # none was made from the beginning
     assert process.returncode == 0, said
     assert "it/s]" not in (tmp_path / "killed" / "raydistill.log").read_text()  # no bars of libraries
 

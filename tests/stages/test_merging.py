@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
+import signal
 import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -91,6 +93,24 @@ class MergesSilently(LabelStore):
         raise ConnectionError("gone")
 
 
+class DiesWhileMerging(LabelStore):
+    """The processes that merge are killed: the first half-way through a file, the next when it is there."""
+
+    def merge_parts(self, names: Sequence[str]) -> tuple[str, int]:
+        torn, whole = (Path(f"{self.path}.{what}") for what in ("torn", "whole"))
+        if not torn.exists():
+            torn.touch()
+            with self.folder.draft() as draft:
+                draft.sink.write(b"PAR1 and half of it")
+                draft.sink.flush()
+                os.kill(os.getpid(), signal.SIGKILL)
+        merged = super().merge_parts(names)
+        if not whole.exists():
+            whole.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return merged
+
+
 class EndsSilently(LabelStore):
     """The same of those that remove what has been merged."""
 
@@ -99,7 +119,7 @@ class EndsSilently(LabelStore):
         raise ConnectionError("gone")
 
 
-@pytest.mark.parametrize("kind", [MergesSilently, EndsSilently])
+@pytest.mark.parametrize("kind", [MergesSilently, EndsSilently, DiesWhileMerging])
 def test_what_a_merge_has_made_that_could_not_say_so_stays(
     kind: type[LabelStore], store: LabelStore, tmp_path: Path, tiny_teacher_dir: Path, console: Console
 ) -> None:
@@ -117,6 +137,7 @@ def test_what_a_merge_has_made_that_could_not_say_so_stays(
     finally:
         ray.cloudpickle.unregister_pickle_by_value(module)
     assert any(store._sources(name) for name in store.parts())
+    assert kind is not DiesWhileMerging or {path.suffix for path in tmp_path.glob("labels.*")} == {".torn", ".whole"}
     assert held(store) == dict.fromkeys(texts, 1)
 
 

@@ -24,6 +24,7 @@ from raydistill.files import Folder
 from raydistill.lease import hold
 from raydistill.progress import Console
 from raydistill.stages.checks import labels_identity
+from raydistill.verify import verify_run
 
 MakeConfig = Callable[..., DistillConfig]
 MODELS = {"teacher_name_or_path": "teacher", "student_name_or_path": "./student"}  # beside the run of `finished`
@@ -176,6 +177,17 @@ def test_other_options_in_the_same_directory_are_refused_and_listed(
 ) -> None:
     with pytest.raises(RaydistillError, match=r"--temperature was 1.0, now 2.0; --learning-rate was 0.001, now 0.1"):
         distill(make_config(Path("out"), save_strategy="epoch", **MODELS, temperature=2.0, learning_rate=0.1))
+
+
+def test_a_second_run_in_the_same_directory_is_refused(tmp_path: Path, make_config: MakeConfig) -> None:
+    (tmp_path / "out").mkdir()
+    with (
+        hold(Folder(str(tmp_path / "out")), print),
+        pytest.raises(RaydistillError, match="out: another run is at work there"),
+    ):
+        label(make_config(tmp_path / "out"))
+    assert not (tmp_path / "out" / "run.json").exists()
+    assert not (tmp_path / "out" / "labels").exists()
 
 
 def test_labels_that_another_run_trains_from_are_not_overwritten(
@@ -475,6 +487,22 @@ def test_texts_that_cannot_be_scored_are_set_aside_and_the_others_trained_on(
     assert np.isfinite(np.stack(store_of(tmp_path / "out").entailment)).all()
     assert f"{result.counts['rejected']} texts: labels/_rejected.jsonl" in console.stream.getvalue()
     assert 0 <= result.figures["agreement"] <= 1
+
+    rejected = tmp_path / "out" / "labels" / "_rejected.jsonl"
+    content = rejected.read_bytes()
+    corpus_line = f"corpus +ok +{len(texts):,} texts = {result.counts['texts']:,} labelled"
+    for damaged, line in (
+        (content, f"{corpus_line} + {result.counts['rejected']:,} rejected"),
+        (content.replace(b"}", b"", 1), r"corpus +FAILED +_rejected.jsonl: line 1 is damaged"),
+        (b"\n".join(content.splitlines()[1:]), r"corpus +FAILED +holds .* rejected"),
+        (None, r"corpus +FAILED +_rejected.jsonl is gone"),
+    ):
+        rejected.unlink()
+        if damaged is not None:
+            rejected.write_bytes(damaged)
+        checks = {check.name: check for check in verify_run(str(tmp_path / "out"), 0)}
+        told = f"corpus {'ok' if checks['corpus'].passed else 'FAILED'} {checks['corpus'].found}"
+        assert re.match(line, told), told
 
 
 def test_a_corpus_of_blank_lines_is_refused(tmp_path: Path, make_config: MakeConfig) -> None:
