@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, cast
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import ray
 
@@ -33,9 +33,9 @@ class Merger:
     ) -> None:
         self._store, self._target, self._moved = store, target_bytes, moved
         remote: Any = ray.remote(num_cpus=task_cpus, max_retries=0)
-        self._merge: Any = remote(cast(Any, LabelStore.merge_parts))
+        self._merge: Any = remote(merge_parts)
         # Asked for only once a merge has been heard of: a task that was taken for lost removes nothing.
-        self._end: Any = remote(cast(Any, LabelStore.end_replacement))
+        self._end: Any = remote(end_replacement)
         self.parts: set[str] = set()
         self._small: dict[str, int] = {}
         self._small_bytes = 0
@@ -102,6 +102,16 @@ class Merger:
             else:
                 self.parts -= set(step.sources)
                 self._take(*step.merged)
+
+
+def merge_parts(store: LabelStore, names: Sequence[str]) -> tuple[str, int]:
+    """`LabelStore.merge_parts` as a task."""
+    return store.merge_parts(names)
+
+
+def end_replacement(store: LabelStore, name: str, sources: Sequence[str]) -> None:
+    """`LabelStore.end_replacement` as a task."""
+    store.end_replacement(name, sources)
 
 
 class _Step(NamedTuple):

@@ -23,7 +23,7 @@ from raydistill.label_store import PLAN, LabelStore
 from raydistill.progress import Console
 from raydistill.verify import verify_run
 
-CHECKS = ["record", "files", "rows", "counts", "corpus", "teacher", "student"]
+CHECKS = ["record", "files", "rows", "counts", "corpus", "teacher", "student", "checkpoints"]
 TEXTS, TWICE, BLANKS = 400, 20, 5
 Rerun = Callable[[Path], str]
 
@@ -296,6 +296,14 @@ def test_the_record_of_the_run(copied: Path, rerun: Rerun) -> None:
     assert "run.json is damaged: it is written anew" in said
     assert "label  done before" in said
     assert "train  done before" not in said
+
+
+def test_a_kept_checkpoint_that_is_damaged_fails_its_check(copied: Path, verified: Callable[..., Any]) -> None:
+    folder = sorted((copied / "checkpoints").glob("checkpoint_*/"))[0]
+    blot(next(folder.rglob("*.safetensors")))
+    code, checks = verified(copied)
+    assert (code, checks["checkpoints"]["passed"]) == (1, False)
+    assert checks["checkpoints"]["found"].endswith(f"are not whole: {folder.name}")
 
 
 def test_checkpoints_and_the_list_of_them(copied: Path, rerun: Rerun) -> None:

@@ -228,10 +228,11 @@ from transformers import BertForSequenceClassification
 class WaywardForSequenceClassification(BertForSequenceClassification):
     @classmethod
     def from_pretrained(cls, *arguments, config, **options):
-        if config.wayward == "raises":
-            raise RuntimeError("it has a mind of its own")
-        if config.wayward == "dies":
-            os.kill(os.getpid(), signal.SIGKILL)
+        if options.get("device_map") != "meta":  # as the driver looks at its weights
+            if config.wayward == "raises":
+                raise RuntimeError("it has a mind of its own")
+            if config.wayward == "dies":
+                os.kill(os.getpid(), signal.SIGKILL)
         return super().from_pretrained(*arguments, config=config, **options)
 
     def forward(self, *arguments, **inputs):

@@ -490,12 +490,12 @@ def test_texts_that_cannot_be_scored_are_set_aside_and_the_others_trained_on(
 
     rejected = tmp_path / "out" / "labels" / "_rejected.jsonl"
     content = rejected.read_bytes()
-    corpus_line = f"corpus +ok +{len(texts):,} texts = {result.counts['texts']:,} labelled"
+    corpus_line = f"corpus ok {len(texts):,} texts = {result.counts['texts']:,} labelled"
     for damaged, line in (
-        (content, f"{corpus_line} + {result.counts['rejected']:,} rejected"),
-        (content.replace(b"}", b"", 1), r"corpus +FAILED +_rejected.jsonl: line 1 is damaged"),
-        (b"\n".join(content.splitlines()[1:]), r"corpus +FAILED +holds .* rejected"),
-        (None, r"corpus +FAILED +_rejected.jsonl is gone"),
+        (content, f"{corpus_line} \\+ {result.counts['rejected']:,} rejected"),
+        (content.replace(b"}", b"", 1), "corpus FAILED _rejected.jsonl: line 1 is damaged"),
+        (b"\n".join(content.splitlines()[1:]), "corpus FAILED holds .* rejected"),
+        (None, "corpus FAILED _rejected.jsonl is gone"),
     ):
         rejected.unlink()
         if damaged is not None:
