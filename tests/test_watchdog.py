@@ -42,6 +42,32 @@ def progress() -> Iterator[Progress]:
         yield progress
 
 
+def test_a_cluster_that_does_not_answer_is_told_once_and_watched_again_when_it_does(
+    restarts: list[int], progress: Progress, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen, silent = watchdog.job_actors, [False]
+
+    def job_actors() -> list[dict[str, Any]]:
+        while silent[0]:
+            time.sleep(0.01)
+        return seen()
+
+    monkeypatch.setattr(watchdog, "job_actors", job_actors)
+    monkeypatch.setattr(watchdog, "HEAD_SECONDS", 0.1)
+    stop = Stop(progress.console.say, 0)
+    with watched(progress, stop, stall_seconds=60, most_restarts=2):
+        for _ in range(2):
+            wait(0.1)
+            silent[0] = True
+            wait(0.5)
+            silent[0] = False
+        wait(0.2)
+        assert stop._fault is None
+        restarts[0] = 3
+        wait_for_verdict(stop, "label: actors died 3 times")
+    assert progress.console.stream.getvalue().count("has not answered for 0.1 s") == 2  # type: ignore[attr-defined]
+
+
 def wait(seconds: float, each: Callable[[], None] = lambda: None) -> None:
     """Let time pass, and do something every now and then."""
     over = time.monotonic() + seconds

@@ -4,7 +4,8 @@
 
 A label store of so many texts is made up (their logits mean nothing), and a corpus of the same texts in another order
 with 2,000 new ones at its beginning. `raydistill label` goes on: time from its start to the first new label file, and
-in all, with the peak memory of its processes. Tiny random models. Prints a Markdown table.
+in all, with the peak memory of its processes, and what of the label files says which texts are finished. Tiny random
+models. Prints a Markdown table.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 from memory import OTHERS, peak_memory
 from tables import benchmark_parser, publish
 
@@ -81,7 +83,20 @@ def measure(texts: int) -> dict[str, float]:
         record = json.loads((folder / "out" / "run.json").read_text())
         assert record["stages"]["label"]["labelled"] == NEW
         assert record["counts"]["texts"] == texts + NEW
-    return {"first": first[0] - began, "whole": whole, **peaks}
+        ids, files = of_ids(store)
+    return {"first": first[0] - began, "whole": whole, "ids": ids, "files": files, **peaks}
+
+
+def of_ids(store: LabelStore) -> tuple[float, float]:
+    """Bytes of the ids in the label files for each text, and of the files."""
+    ids, rows = 0, 0
+    for name in store.parts():
+        with store.folder.open(name) as source:
+            metadata = pq.ParquetFile(source).metadata
+        groups = [metadata.row_group(at) for at in range(metadata.num_row_groups)]
+        ids += sum(group.column(SCHEMA.get_field_index("text_id")).total_compressed_size for group in groups)
+        rows += metadata.num_rows
+    return ids / rows, sum(store.folder.sizes(".parquet").values()) / rows
 
 
 def main() -> None:
@@ -100,6 +115,7 @@ def main() -> None:
                 "in all": f"{found['whole']:.0f} s",
                 "peak: driver": f"{found['driver']:.0f} MB",
                 "peak: other tasks": f"{found[OTHERS]:.0f} MB",
+                "ids, of the label files, for a million texts": f"{found['ids']:.0f} of {found['files']:.0f} MB",
             }
         )
     publish(rows, arguments)

@@ -14,6 +14,7 @@ from raydistill.stages.faults import job_actors
 from raydistill.stopping import Stop
 
 LOOK_SECONDS = 2.0
+HEAD_SECONDS = 20.0  # Ray gives it a minute
 logger = logging.getLogger(__name__)
 
 
@@ -54,23 +55,24 @@ def _watch(
 ) -> None:
     # What came before it is watched does not count: a large store takes its time to be read.
     stood_since, known = time.monotonic(), 0
-    before: int | None = None
-    with contextlib.suppress(Exception):  # a cluster that does not answer now may do so later
-        before = _restarts(job_actors())
+    seen = _looked(found)
+    before = _restarts(seen[0]) if seen else None
     while not over.wait(LOOK_SECONDS):
-        try:
-            actors, reasons = job_actors(), found()
-        except Exception:  # the cluster is gone, and says so itself
-            logger.warning("the cluster's actors cannot be seen", exc_info=True)
-            actors, reasons = [], known
+        answered, seen = seen is not None, _looked(found)
+        if answered and seen is None and not over.is_set():
+            progress.console.say(
+                f"       the head of the cluster has not answered for {HEAD_SECONDS:g} s: if it is gone, Ray ends this "
+                "process after a minute. The same command goes on, on this cluster or another"
+            )
+        actors, reasons = seen or ([], known)
         if reasons > known:
             known = reasons
             progress.touch()
         if progress.moved_at > stood_since:
             stood_since, before = progress.moved_at, _restarts(actors)
-        if before is None:
+        if before is None and seen:
             before = _restarts(actors)
-        died = _restarts(actors) - before
+        died = _restarts(actors) - (before or 0)
         if most_restarts is not None and died > most_restarts:
             stop.fail(
                 FaultError(
@@ -92,6 +94,22 @@ def _watch(
                 )
             )
             return
+
+
+def _looked(found: Callable[[], int]) -> tuple[list[dict], int] | None:
+    """The job's actors, and what `found` says; None where the cluster does not answer. Ray itself would wait on."""
+    answers: list[tuple[list[dict], int]] = []
+
+    def look() -> None:
+        try:
+            answers.append((job_actors(), found()))
+        except Exception:
+            logger.warning("the cluster's actors cannot be seen", exc_info=True)
+
+    thread = threading.Thread(target=look, daemon=True)
+    thread.start()
+    thread.join(timeout=HEAD_SECONDS)
+    return answers[0] if answers else None
 
 
 def _restarts(actors: Sequence[dict]) -> int:
