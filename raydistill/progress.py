@@ -12,7 +12,7 @@ from typing import TextIO
 from raydistill.redaction import without_secrets
 
 LIVE_SECONDS, PLAIN_SECONDS = 0.2, 15.0
-
+ERASE = "\r\x1b[K"  # a terminal's line, wholly
 
 JOINERS = "\u200c\u200d"  # parts of words and emoji: they command nothing
 
@@ -46,8 +46,8 @@ class Console:
         return self._columns or os.get_terminal_size(self.stream.fileno()).columns or 80
 
     def say(self, text: str = "") -> None:
-        """Print a line."""
-        self.stream.write(printable(without_secrets(text)) + "\n")
+        """Print a line; on a terminal in the place of a stage's, which then comes again below it."""
+        self.stream.write((ERASE if self.live else "") + printable(without_secrets(text)) + "\n")
         self.stream.flush()
 
     def table(self, rows: Sequence[tuple[str, str]]) -> None:
@@ -122,7 +122,7 @@ class Progress:
         elif self._first:
             self._show(self._status(), final=True)
         elif self.console.live:
-            self.console.say()
+            self.console.stream.write("\n")
 
     def _status(self) -> str:
         """A terminal cuts the end off, so what is wanted most comes first."""

@@ -98,6 +98,41 @@ def test_on_a_terminal_one_line_is_rewritten(clock):
     os.close(leader)
 
 
+def screen(written: str) -> list[str]:
+    """What a terminal then shows."""
+    lines = []
+    for line in written.split("\n"):
+        shown = ""
+        for part in line.split("\r"):
+            erased = part.startswith("\x1b[K")
+            part = part.removeprefix("\x1b[K")
+            shown = part + ("" if erased else shown[len(part) :])
+        lines.append(shown.rstrip())
+    return lines
+
+
+def test_on_a_terminal_what_is_said_in_the_midst_of_a_stage_has_a_line_of_its_own(clock):
+    console = Console(io.StringIO(), columns=80)
+    with console.stage("label", "texts", 1000) as stage:
+        console.say("       openvino fp32 runs the teacher")
+        stage.update(100, "a note that is longer than what comes after it")
+        clock.now += 10
+        stage.update(200, "a note that is longer than what comes after it")
+        console.say("said")
+        stage.update(1000)
+    with pytest.raises(KeyboardInterrupt), console.stage("train", "steps"):
+        raise KeyboardInterrupt
+    console.say("Error: stopped.")
+    assert screen(console.stream.getvalue()) == [
+        "       openvino fp32 runs the teacher",
+        "said",
+        "label  1,000 texts · 10 s",
+        "train  starting",
+        "Error: stopped.",
+        "",
+    ]
+
+
 @pytest.mark.parametrize(
     ("seconds", "text"),
     [(0, "0.0 s"), (9.94, "9.9 s"), (12.4, "12 s"), (59.7, "1 min 00 s"), (200, "3 min 20 s"), (7500, "2 h 05 min")],

@@ -109,7 +109,7 @@ class ExportedTeacher:
     def discard(self) -> None:
         """Remove it, as it was when it was loaded, for it is damaged: nobody meets a half of it. Raises OSError."""
         with _locked(self.folder):
-            if self._inode() == self._loaded:  # else another process has made it anew
+            if self._loaded is not None and self._inode() == self._loaded:  # else another process has made it anew
                 aside = self._aside()
                 self.folder.rename(aside)
                 shutil.rmtree(aside, ignore_errors=True)

@@ -75,7 +75,9 @@ def _remove(folder: Folder, name: str) -> None:
     """Remove a folder in it; a data task that is ending may still have put something there meanwhile."""
     for _ in range(REMOVALS):
         with contextlib.suppress(RunDirError):
-            return folder.delete_tree(name)
+            folder.delete_tree(name)
+            if not folder.has(name):
+                return
         time.sleep(1)
     folder.delete_tree(name)
 

@@ -55,11 +55,12 @@ def _watch(
 ) -> None:
     # What came before it is watched does not count: a large store takes its time to be read.
     stood_since, known = time.monotonic(), 0
-    seen = _looked(found)
+    seen, silent = _looked(found)
     before = _restarts(seen[0]) if seen else None
     while not over.wait(LOOK_SECONDS):
-        answered, seen = seen is not None, _looked(found)
-        if answered and seen is None and not over.is_set():
+        told = silent
+        seen, silent = _looked(found)
+        if silent and not told and not over.is_set():
             progress.console.say(
                 f"       the head of the cluster has not answered for {HEAD_SECONDS:g} s: if it is gone, Ray ends this "
                 "process after a minute. The same command goes on, on this cluster or another"
@@ -69,10 +70,10 @@ def _watch(
             known = reasons
             progress.touch()
         if progress.moved_at > stood_since:
-            stood_since, before = progress.moved_at, _restarts(actors)
+            stood_since, before = progress.moved_at, None
         if before is None and seen:
             before = _restarts(actors)
-        died = _restarts(actors) - (before or 0)
+        died = _restarts(actors) - before if before is not None else 0
         if most_restarts is not None and died > most_restarts:
             stop.fail(
                 FaultError(
@@ -96,8 +97,11 @@ def _watch(
             return
 
 
-def _looked(found: Callable[[], int]) -> tuple[list[dict], int] | None:
-    """The job's actors, and what `found` says; None where the cluster does not answer. Ray itself would wait on."""
+def _looked(found: Callable[[], int]) -> tuple[tuple[list[dict], int] | None, bool]:
+    """The job's actors, and what `found` says, or None; and whether the cluster's head says nothing at all.
+
+    Ray itself would wait on for it.
+    """
     answers: list[tuple[list[dict], int]] = []
 
     def look() -> None:
@@ -109,7 +113,7 @@ def _looked(found: Callable[[], int]) -> tuple[list[dict], int] | None:
     thread = threading.Thread(target=look, daemon=True)
     thread.start()
     thread.join(timeout=HEAD_SECONDS)
-    return answers[0] if answers else None
+    return answers[0] if answers else None, thread.is_alive()
 
 
 def _restarts(actors: Sequence[dict]) -> int:
