@@ -22,6 +22,7 @@ from raydistill.known_texts import Census, take_census
 from raydistill.label_store import LabelStore, logits_matrix
 from raydistill.rejected import REJECTED
 from raydistill.run_dir import CHECKPOINTS, LABELS, RECORD, damaged_file
+from raydistill.seals import look_at_checkpoints
 from raydistill.specs import TeacherSpec
 
 LEAST_SAMPLED = 32
@@ -261,9 +262,7 @@ def _verify_sample(record: dict[str, Any], made_with: dict[str, Any], sample: Sa
 
 
 def _verify_checkpoints(folder: Folder) -> str:
-    from raydistill.stages.checkpoints import look_at_checkpoints
-
-    found = look_at_checkpoints(folder)
+    found = look_at_checkpoints(folder.child(CHECKPOINTS))
     if broken := [name for name, whole in found.items() if not whole]:
         raise ValueError(f"{len(broken)} of {counted(len(found), 'checkpoint')} are not whole: {broken[0]}")
     return f"{counted(len(found), 'checkpoint')}, every checksum right"

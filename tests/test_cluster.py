@@ -199,7 +199,7 @@ def test_labels_are_finished_without_a_node_that_is_lost_for_good(
     cluster = start_cluster(1, 1)
     (second,) = cluster.worker_nodes
     out, said, corpus = tmp_path / "out", tmp_path / "said", tmp_path / "corpus.txt"
-    texts = [f"{text} {i}" for i in range(200) for text in sentences()]
+    texts = [f"{text} {i}" for i in range(80) for text in sentences()]
     corpus.write_text("".join(f"{text}\n" for text in texts))
     flags = {name: value for name, value in inputs.items() if name != "--student-name-or-path"}
     tokens = command(cluster.address, out, flags | {"--data-file": corpus}, "--block-seconds", "0.05")

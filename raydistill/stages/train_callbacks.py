@@ -20,8 +20,8 @@ from transformers import TrainerCallback
 from transformers.trainer_utils import get_last_checkpoint
 
 from raydistill.run_dir import BEST, TRAINER
+from raydistill.seals import seal
 from raydistill.stages.board import POLL_SECONDS, Board
-from raydistill.stages.checkpoints import seal
 from raydistill.stopwatch import Stopwatch
 from raydistill.student import Batch
 

@@ -26,8 +26,9 @@ from raydistill.errors import RunDirError, counted, first_line
 from raydistill.first_token import narrow_last_layer
 from raydistill.run_dir import BEST, MODEL, RESULT, TRAINER
 from raydistill.scratch import scratch_folder
+from raydistill.seals import seal
 from raydistill.specs import ModelSpec
-from raydistill.stages.checkpoints import remove_unlisted, seal
+from raydistill.stages.checkpoints import remove_unlisted
 from raydistill.stages.train_callbacks import KeepPace, KeepTime, ReportCheckpoints, SeedUpdates, TellBoard, link
 from raydistill.stages.train_task import TrainTask
 from raydistill.stopwatch import Stopwatch

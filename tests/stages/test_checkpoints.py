@@ -11,7 +11,8 @@ import pytest
 from transformers import TrainerControl, TrainerState
 
 from raydistill.files import Folder
-from raydistill.stages.checkpoints import SEAL, last_report, mend_checkpoints, remove_unlisted, seal
+from raydistill.seals import SEAL, seal
+from raydistill.stages.checkpoints import last_report, mend_checkpoints, remove_unlisted
 from raydistill.stages.train_callbacks import KeepPace
 
 

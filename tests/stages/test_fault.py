@@ -39,20 +39,6 @@ from raydistill.stages.teacher_actor import TeacherActor
 from raydistill.teacher import Teacher
 
 
-class BrokenActor(TeacherActor):
-    """Cannot load, as where the GPU is full."""
-
-    def load(self, spec: TeacherSpec) -> Any:
-        raise RuntimeError("CUDA error: out of memory")
-
-
-class DyingActor(TeacherActor):
-    """Is gone as soon as it loads, as by the kernel's hand where the memory is full."""
-
-    def load(self, spec: TeacherSpec) -> Any:
-        os.kill(os.getpid(), signal.SIGKILL)
-
-
 class UnluckyActor(TeacherActor):
     """Loses its GPU, as it believes, with its first block, and its life when the next ones are half and wholly written.
 
@@ -200,8 +186,6 @@ def test_a_text_that_takes_its_teacher_down_with_it_is_set_aside(
 @pytest.mark.parametrize(
     ("actor", "tolerance", "wanted"),
     [
-        (DyingActor, Tolerance(max_failures=1), r"actors died \d times and nothing got done"),
-        (BrokenActor, Tolerance(), r"the teacher cannot be loaded on \S+ \(RuntimeError: CUDA error: out of memory\)"),
         (IdleActor, Tolerance(stall_seconds=12), "no progress for 12 s"),
     ],
 )
@@ -266,7 +250,8 @@ def test_a_teacher_that_never_loads_is_one_line_within_a_minute_and_a_traceback_
 ) -> None:
     corpus = tmp_path / "corpus.txt"
     corpus.write_text("\n".join(corpus_lines))
-    config = make_config(tmp_path / "out", data_file=str(corpus), **wayward(tmp_path / "model", behaviour))
+    options = wayward(tmp_path / "model", behaviour) | {"max_failures": 1}
+    config = make_config(tmp_path / "out", data_file=str(corpus), **options)
     began = time.monotonic()
     process = begin(config, "label", lambda: True)
     said = process.communicate(timeout=120)[1]
@@ -364,7 +349,7 @@ def test_training_that_is_killed_stopped_and_robbed_of_its_worker_comes_to_the_s
     corpus.write_text("".join(f"text {i} about {['money', 'art', 'sport'][i % 3]}\n" for i in range(400)))
     label(make_config(tmp_path / "labelled", data_file=str(corpus)))
     options = {"labels": str(tmp_path / "labelled" / "labels"), "per_device_train_batch_size": 4, "save_steps": 100}
-    options |= {"eval_strategy": "steps", "eval_steps": 100, "load_best_model_at_end": True, "num_train_epochs": 5}
+    options |= {"eval_strategy": "steps", "eval_steps": 100, "load_best_model_at_end": True, "num_train_epochs": 4}
     options |= {"cpus_per_train_worker": 1.0}  # so one thread each time, whatever is free: sums are rounded alike
     whole, killed = (make_config(tmp_path / name, **options) for name in ("whole", "killed"))
     train(whole)
@@ -412,7 +397,7 @@ def test_training_that_is_killed_stopped_and_robbed_of_its_worker_comes_to_the_s
     assert "it/s]" not in (tmp_path / "killed" / "raydistill.log").read_text()  # no bars of libraries
 
     records = [json.loads((tmp_path / name / "run.json").read_text()) for name in ("whole", "killed")]
-    assert records[0]["stages"]["train"]["updates"] == records[1]["stages"]["train"]["updates"] == 500
+    assert records[0]["stages"]["train"]["updates"] == records[1]["stages"]["train"]["updates"] == 400
     expected, found = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "killed"))
     for name in expected:
         assert np.array_equal(found[name].numpy(), expected[name].numpy()), name
