@@ -372,6 +372,7 @@ def test_training_that_is_killed_stopped_and_robbed_of_its_worker_comes_to_the_s
 
     stop_when(lambda: updates() > reached, killed, "train", signal.SIGTERM)
     assert updates() % 100  # a checkpoint beyond those that were due
+    assert list((tmp_path / "killed" / "checkpoints" / "rows").glob("*.parquet"))  # texts are tokenised once
 
     reached = updates()
     ours = {child.pid for child in psutil.Process().children(recursive=True)}
