@@ -193,6 +193,7 @@ def test_a_cluster_does_the_work_with_fewer_train_workers_once_a_node_is_lost_an
     assert not [process for node in cluster.list_all_nodes() for process in node.dead_processes()]  # it is left running
 
 
+@pytest.mark.slow
 def test_labels_are_finished_without_a_node_that_is_lost_for_good(
     start_cluster: Callable[..., Cluster], tmp_path: Path, inputs: dict[str, Path]
 ) -> None:

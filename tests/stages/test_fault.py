@@ -263,6 +263,7 @@ def test_a_teacher_that_never_loads_is_one_line_within_a_minute_and_a_traceback_
     assert behaviour == "dies" or re.search(r"Traceback(.|\n)*in from_pretrained\n(.|\n)*mind of its own", log)
 
 
+@pytest.mark.slow
 def test_a_block_that_outlasts_the_grace_is_dropped(
     tmp_path: Path, make_config: Callable[..., DistillConfig], corpus_lines: list[str]
 ) -> None:

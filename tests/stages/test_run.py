@@ -204,6 +204,7 @@ def test_labels_that_another_run_trains_from_are_not_overwritten(
     assert sorted(labels.iterdir()) == held
 
 
+@pytest.mark.slow
 def test_a_signal_while_training_starts_stops_it(
     tmp_path: Path, make_config: MakeConfig, finished: DistillResult
 ) -> None:
@@ -215,6 +216,24 @@ def test_a_signal_while_training_starts_stops_it(
     assert "train  starting" in said
     assert not (tmp_path / "model.safetensors").exists()
     assert not json.loads((tmp_path / "run.json").read_text())["stages"]["train"]["finished"]
+
+
+@pytest.mark.slow
+def test_training_that_was_stopped_goes_on_with_other_workers_and_makes_as_many_updates(
+    tmp_path: Path, make_config: MakeConfig, finished: DistillResult, corpus_counts, console: Console
+) -> None:
+    options = {"labels": finished.labels, "save_steps": 20, "num_train_epochs": 30}
+
+    config = make_config(tmp_path, **options)
+    stop_when(lambda: bool(list(tmp_path.glob("checkpoints/checkpoint_*"))), config, "train", signal.SIGINT)
+    assert not (tmp_path / "model.safetensors").exists()
+    assert list(tmp_path.glob("checkpoints/rows/*.parquet"))  # texts are tokenised once
+
+    train(make_config(tmp_path, train_workers=2, **options), console)
+
+    assert "2 train workers now, 1 at the beginning: an update sees 16 texts, as before" in console.stream.getvalue()
+    updates = json.loads((tmp_path / "run.json").read_text())["stages"]["train"]["updates"]
+    assert updates == 30 * math.ceil(corpus_counts.texts / 16)
 
 
 @pytest.fixture(scope="module")
