@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from raydistill.errors import RunDirError
 from raydistill.files import Folder
 from raydistill.label_store import LabelStore, RowGroup
-from raydistill.student_rows import ROWS, StudentRows, as_often
+from raydistill.student_rows import SCHEMA, StudentRows, as_often
 
 COLUMNS = ("text", "occurrences", "entailment", "contradiction")
 LEAST_FREE = 0.1  # of a disk: what is kept is a convenience, and checkpoints need room
@@ -83,7 +83,7 @@ def _read(folder: Folder, name: str) -> pa.Table:
     """What was kept. Raises FileNotFoundError, and OSError or ArrowException for what is damaged."""
     with folder.open(name) as source:
         file = pq.ParquetFile(source, page_checksum_verification=True)
-        if file.schema_arrow != ROWS:
+        if file.schema_arrow != SCHEMA:
             raise pa.ArrowInvalid("its columns are others")
         return file.read()
 

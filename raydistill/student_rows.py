@@ -19,7 +19,9 @@ from raydistill.label_store import logits_column, logits_matrix
 from raydistill.pairs import ENCODED
 from raydistill.specs import ModelSpec
 
-ROWS = pa.schema([("input_ids", pa.list_(pa.int32())), ("labels", pa.list_(pa.float32())), ("occurrences", pa.int64())])
+SCHEMA = pa.schema(
+    [("input_ids", pa.list_(pa.int32())), ("labels", pa.list_(pa.float32())), ("occurrences", pa.int64())]
+)
 SLICE_ROWS = 8192
 _tokenizers: dict[int, Any] = {}  # by the hash of what they are made from, once a process
 
@@ -65,7 +67,7 @@ class StudentRows:
         return cls(portable, max_length, tokenizer.truncation_side, num_classes, temperature, multi_label)
 
     def __call__(self, part: pa.Table) -> pa.Table:
-        """For each row (text, occurrences, entailment, contradiction) one of `ROWS`: token ids and soft labels."""
+        """For each row (text, occurrences, entailment, contradiction) one of `SCHEMA`: token ids and soft labels."""
         labels = soft_labels(
             logits_matrix(part["entailment"], self.num_classes),
             logits_matrix(part["contradiction"], self.num_classes),
@@ -73,7 +75,7 @@ class StudentRows:
             multi_label=self.multi_label,
         )
         columns = [self._token_ids(part["text"].to_pylist()), logits_column(labels), part["occurrences"]]
-        return pa.table(columns, ROWS)
+        return pa.table(columns, SCHEMA)
 
     def _token_ids(self, texts: list[str]) -> pa.Array:
         kind = pa.list_(pa.int32())

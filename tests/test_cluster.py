@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
 import socket
@@ -12,6 +13,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
+import pyarrow.parquet as pq
 import pytest
 from mounts import needs_mounts
 from processes import environment, workers_at
@@ -72,6 +75,27 @@ def run(address: str, output_dir: Path, inputs: dict[str, Path], *more: str) -> 
     return subprocess.run(
         command(address, output_dir, inputs, *more), capture_output=True, text=True, timeout=300, env=environment()
     )
+
+
+@contextlib.contextmanager
+def begun(tokens: list[str], said: Path) -> Iterator[subprocess.Popen[str]]:
+    """A command at work, that writes what it says to a file."""
+    with said.open("w") as stream:
+        process = subprocess.Popen(tokens, stderr=stream, text=True, env=environment(), start_new_session=True)
+    try:
+        yield process
+    finally:
+        process.kill()
+
+
+def labelling(address: str, folder: Path, inputs: dict[str, Path], texts: list[str]) -> list[str]:
+    """A command that labels some texts in small blocks, into `folder`/out."""
+    corpus = folder / "corpus.txt"
+    corpus.write_text("".join(f"{text}\n" for text in texts))
+    flags = {name: value for name, value in inputs.items() if name != "--student-name-or-path"}
+    tokens = command(address, folder / "out", flags | {"--data-file": corpus}, "--block-seconds", "0.05")
+    tokens[tokens.index("run")] = "label"
+    return tokens
 
 
 # A run that looks for room every two seconds.
@@ -161,15 +185,7 @@ def test_a_cluster_does_the_work_with_fewer_train_workers_once_a_node_is_lost_an
     def checkpoints() -> set[str]:
         return {path.name for path in out.glob("checkpoints/checkpoint_*")}
 
-    with said.open("w") as stream:
-        process = subprocess.Popen(
-            tokens,
-            stderr=stream,
-            text=True,
-            env=environment(),
-            start_new_session=True,
-        )
-    try:
+    with begun(tokens, said) as process:
         wait_for(lambda: workers() == 2 and bool(checkpoints()), process, said)
         record = json.loads((out / "run.json").read_text())
         assert record["counts"]["texts"] == len(corpus.read_text().splitlines())
@@ -187,8 +203,6 @@ def test_a_cluster_does_the_work_with_fewer_train_workers_once_a_node_is_lost_an
         wait_for(lambda: bool(checkpoints() - before), process, said)
         process.send_signal(signal.SIGINT)
         assert process.wait(timeout=60) == 130
-    finally:
-        process.kill()
     assert "the same command goes on" in said.read_text().splitlines()[-1]
     assert not [process for node in cluster.list_all_nodes() for process in node.dead_processes()]  # it is left running
 
@@ -197,27 +211,48 @@ def test_a_cluster_does_the_work_with_fewer_train_workers_once_a_node_is_lost_an
 def test_labels_are_finished_without_a_node_that_is_lost_for_good(
     start_cluster: Callable[..., Cluster], tmp_path: Path, inputs: dict[str, Path]
 ) -> None:
-    cluster = start_cluster(1, 1)
+    cluster, out, said = start_cluster(1, 1), tmp_path / "out", tmp_path / "said"
     (second,) = cluster.worker_nodes
-    out, said, corpus = tmp_path / "out", tmp_path / "said", tmp_path / "corpus.txt"
     texts = [f"{text} {i}" for i in range(80) for text in sentences()]
-    corpus.write_text("".join(f"{text}\n" for text in texts))
-    flags = {name: value for name, value in inputs.items() if name != "--student-name-or-path"}
-    tokens = command(cluster.address, out, flags | {"--data-file": corpus}, "--block-seconds", "0.05")
-    tokens[tokens.index("run")] = "label"
-    with said.open("w") as stream:
-        process = subprocess.Popen(tokens, stderr=stream, text=True, env=environment(), start_new_session=True)
-    try:
+    with begun(labelling(cluster.address, tmp_path, inputs, texts), said) as process:
         # With receipts of both actors: each has a block under way.
         wait_for(lambda: len(list(out.glob("labels/*.parquet"))) >= 4, process, said)
         assert len(workers_at("MapWorker(MapBatches(TeacherActor")) == 2
         cluster.remove_node(second, allow_graceful=False)
         assert process.wait(timeout=120) == 0, said.read_text()
-    finally:
-        process.kill()
     record = json.loads((out / "run.json").read_text())
     assert record["plan"]["teacher_actors_max"] == 2
     assert record["counts"]["texts"] == record["stages"]["label"]["labelled"] == len(texts)
+
+
+@pytest.mark.slow
+def test_a_cluster_whose_head_is_killed_is_told_and_another_one_goes_on(
+    start_cluster: Callable[..., Cluster], tmp_path: Path, inputs: dict[str, Path]
+) -> None:
+    cluster, out, said = start_cluster(1, 1), tmp_path / "out", tmp_path / "said"
+    texts = [f"{text} {i}" for i in range(400) for text in sentences()]
+    with begun(labelling(cluster.address, tmp_path, inputs, texts), said) as process:
+        wait_for(lambda: len(list(out.glob("labels/*.parquet"))) >= 4, process, said)
+        (head,) = [child for child in psutil.Process().children(recursive=True) if child.name() == "gcs_server"]
+        head.kill()
+        assert process.wait(timeout=120) != 0
+    assert "the head of the cluster has not answered for 20 s" in said.read_text()
+    assert "The same command goes on, on this cluster or another" in said.read_text()
+    cluster.shutdown()
+    finished = sum(pq.ParquetFile(path).metadata.num_rows for path in out.glob("labels/*.parquet"))
+    assert 0 < finished < len(texts)
+
+    done = subprocess.run(
+        labelling(start_cluster(2).address, tmp_path, inputs, texts),
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env=environment(),
+    )
+    assert done.returncode == 0, done.stderr
+    record = json.loads((out / "run.json").read_text())
+    assert record["counts"]["texts"] == len(texts)
+    assert record["stages"]["label"]["labelled"] == len(texts) - finished
 
 
 def test_behind_a_ray_client_one_cpu_does_the_run_and_its_errors_come_through(

@@ -443,7 +443,11 @@ def for_a_gpu(folder, batches, **changes):
 
 @pytest.mark.parametrize(
     ("family", "backend"),
-    [*((family, "torch") for family in FAMILIES), ("roberta", "torch-compile")],
+    [
+        *((family, "torch") for family in FAMILIES),
+        ("roberta", "torch-compile"),
+        *(pytest.param(family, "torch-compile", marks=pytest.mark.slow) for family in FAMILIES if family != "roberta"),
+    ],
 )
 def test_pairs_without_padding_have_the_same_logits(family, backend, family_dirs, on_a_gpu):
     batches = batches_of(family_dirs[family], (2, 5, 1))

@@ -227,6 +227,15 @@ def bring_own_code(folder: Path, tokenizer: str = "OwnTokenizer") -> Path:
     return folder
 
 
+def bring_class(folder: Path, code: str, **config: Any) -> Path:
+    """Have a saved classifier be of the class `Own` of some code that is laid beside it; more goes into its config."""
+    (folder / "own.py").write_text(code)
+    file = folder / "config.json"
+    auto_map = {"AutoModelForSequenceClassification": "own.Own"}
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"auto_map": auto_map, **config}))
+    return folder
+
+
 class Malice:
     """Unpickled, it writes to the file that `TRACE` names."""
 

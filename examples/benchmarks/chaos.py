@@ -249,23 +249,16 @@ def disturb(run: Run, nodes: Nodes, kills: int, rng: random.Random, pause: tuple
     return struck
 
 
+# A teacher that writes down in a file how many pairs it is given each time.
 COUNTING = """
 import transformers
 
-class CountingForSequenceClassification(transformers.BertForSequenceClassification):
+class Own(transformers.BertForSequenceClassification):
     def forward(self, input_ids=None, **inputs):
         with open(self.config.counted_in, "a") as pairs:
             pairs.write(f"{len(input_ids)}\\n")
         return super().forward(input_ids=input_ids, **inputs)
 """
-
-
-def count_pairs(teacher: Path, file: Path) -> None:
-    """Have a teacher write down in a file how many pairs it is given each time."""
-    (teacher / "counting.py").write_text(COUNTING)
-    auto_map = {"AutoModelForSequenceClassification": "counting.CountingForSequenceClassification"}
-    config = json.loads((teacher / "config.json").read_text()) | {"auto_map": auto_map, "counted_in": str(file)}
-    (teacher / "config.json").write_text(json.dumps(config))
 
 
 def scored_again(file: Path, pairs: int) -> int:
@@ -331,7 +324,7 @@ def main() -> int:
     parser.add_argument("--keep", type=Path, default=None, help="a folder to leave both runs and their logs in")
     arguments = parser.parse_args()
     sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
-    from tiny_models import save_classifier, save_encoder
+    from tiny_models import bring_class, save_classifier, save_encoder
 
     rng = random.Random(arguments.seed)
     environment = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
@@ -347,7 +340,7 @@ def main() -> int:
         nodes = Nodes()
         stack.callback(nodes.cluster.shutdown)
         teacher, counted = save_classifier(folder / "teacher"), folder / "pairs"
-        count_pairs(teacher, counted)
+        bring_class(teacher, COUNTING, counted_in=str(counted))
         options = {
             "data_file": str(folder / "corpus.txt"),
             "class_names_file": str(folder / "classes.txt"),

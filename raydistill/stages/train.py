@@ -116,7 +116,7 @@ def train_student(
             threads=plan.train_threads,
             use_gpu=plan.train_gpus > 0,
         )
-        trainer = _make_trainer(task, _kept_rows(task, store), plan, tolerance.max_failures)
+        trainer = _make_trainer(task, store, plan, tolerance.max_failures)
         try:
             result = trainer.fit()
         except BaseException:
@@ -131,16 +131,12 @@ def train_student(
     return TrainedStudent(finished.child(MODEL), came_of_it["figures"], came_of_it["updates"], came_of_it["seconds"])
 
 
-def _kept_rows(task: TrainTask, store: LabelStore) -> KeptRows:
-    """Rows that are kept in the run's directory, if any pass is to come after the first."""
-    arguments = checked_arguments(task.spec.training)
-    if not (arguments.do_train and (arguments.do_eval or arguments.num_train_epochs > 1 or arguments.max_steps > 0)):
-        return KeptRows(store, task.rows)
-    return KeptRows.in_folder(task.storage.child(CHECKPOINTS).child(ROWS), store, task.rows)
-
-
-def _make_trainer(task: TrainTask, rows: KeptRows, plan: Plan, max_failures: int) -> _Trainer:
+def _make_trainer(task: TrainTask, store: LabelStore, plan: Plan, max_failures: int) -> _Trainer:
     arguments, storage = checked_arguments(task.spec.training), task.storage
+    if arguments.do_train and (arguments.do_eval or arguments.num_train_epochs > 1 or arguments.max_steps > 0):
+        rows = KeptRows.in_folder(storage.child(CHECKPOINTS).child(ROWS), store, task.rows)
+    else:  # no pass comes after the first
+        rows = KeptRows(store, task.rows)
     keep = max(arguments.save_total_limit or 0, 1) + 2  # the newest, or as many as asked for, and the student, twice
     scaling = ScalingConfig(
         num_workers=(plan.train_workers_min, plan.train_workers) if plan.elastic else plan.train_workers,

@@ -39,6 +39,20 @@ from raydistill.stages.teacher_actor import TeacherActor
 from raydistill.teacher import Teacher
 
 
+class BrokenActor(TeacherActor):
+    """Cannot load, as where the GPU is full."""
+
+    def load(self, spec: TeacherSpec) -> Any:
+        raise RuntimeError("CUDA error: out of memory")
+
+
+class DyingActor(TeacherActor):
+    """Is gone as soon as it loads, as by the kernel's hand where the memory is full."""
+
+    def load(self, spec: TeacherSpec) -> Any:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
 class UnluckyActor(TeacherActor):
     """Loses its GPU, as it believes, with its first block, and its life when the next ones are half and wholly written.
 
@@ -186,6 +200,18 @@ def test_a_text_that_takes_its_teacher_down_with_it_is_set_aside(
 @pytest.mark.parametrize(
     ("actor", "tolerance", "wanted"),
     [
+        pytest.param(
+            *(DyingActor, Tolerance(max_failures=1), r"actors died \d times and nothing got done"),
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            *(
+                BrokenActor,
+                Tolerance(),
+                r"the teacher cannot be loaded on \S+ \(RuntimeError: CUDA error: out of memory\)",
+            ),
+            marks=pytest.mark.slow,
+        ),
         (IdleActor, Tolerance(stall_seconds=12), "no progress for 12 s"),
     ],
 )
@@ -209,7 +235,7 @@ WAYWARD = """
 import os, pathlib, signal, time
 from transformers import BertForSequenceClassification
 
-class WaywardForSequenceClassification(BertForSequenceClassification):
+class Own(BertForSequenceClassification):
     @classmethod
     def from_pretrained(cls, *arguments, config, **options):
         if options.get("device_map") != "meta":  # as the driver looks at its weights
@@ -227,14 +253,9 @@ class WaywardForSequenceClassification(BertForSequenceClassification):
 
 def wayward(folder: Path, behaviour: str) -> dict[str, Any]:
     """Options for a model with code of its own that is up to no good: "raises" or "dies" as it loads, or "sleeps"."""
-    from tiny_models import save_classifier
+    from tiny_models import bring_class, save_classifier
 
-    save_classifier(folder)
-    (folder / "wayward.py").write_text(WAYWARD)
-    auto_map = {"AutoModelForSequenceClassification": "wayward.WaywardForSequenceClassification"}
-    change = {"auto_map": auto_map, "wayward": behaviour, "asleep": f"{folder}.asleep"}
-    config = folder / "config.json"
-    config.write_text(json.dumps(json.loads(config.read_text()) | change))
+    bring_class(save_classifier(folder), WAYWARD, wayward=behaviour, asleep=f"{folder}.asleep")
     return {"teacher_name_or_path": str(folder), "teacher_backend": "torch", "trust_remote_code": True}
 
 

@@ -186,6 +186,25 @@ def run_label(
     return run
 
 
+def test_a_cache_that_cannot_be_written_is_done_without(
+    run_label: Callable[..., tuple[int, str]], tmp_path: Path, exact: Path
+) -> None:
+    cache = Path(os.environ["RAYDISTILL_CACHE"])
+    aside = cache.with_name("aside")
+    if cache.exists():
+        cache.rename(aside)
+    cache.write_text("a file where the folder is to be")
+    try:
+        assert run_label(**{"teacher-backend": "openvino"})[0] == 0
+    finally:
+        cache.unlink()
+        if aside.exists():
+            aside.rename(cache)
+    record = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert list(record["stages"]["label"]["engines"]) == ["openvino fp32"]
+    np.testing.assert_allclose(entailment(tmp_path / "out"), entailment(exact), atol=1e-5)
+
+
 FULL_CACHE = 'mount -t tmpfs -o size=40k none "$RAYDISTILL_CACHE" && exec "$@"'
 
 
