@@ -35,31 +35,33 @@ class Processes(threading.Thread):
 
     def __init__(self) -> None:
         super().__init__(daemon=True)
-        self.began, self.over = time.time(), threading.Event()
+        # By number, as what a process says of its beginning may be a second off the clock.
+        self.over, self._earlier = threading.Event(), set(psutil.pids())
         self._seen: dict[tuple[int, float], dict[str, Any]] = {}
 
     def run(self) -> None:
         while not self.over.wait(0.1):
             for process in psutil.process_iter():
                 try:
-                    created = process.create_time()
-                    if created < self.began:
+                    if process.pid in self._earlier:
                         continue
                     with process.oneshot():
-                        title, times = " ".join(process.cmdline()), process.cpu_times()
-                    now = time.time() - self.began
-                    seen = self._seen.setdefault((process.pid, created), {"from": created - self.began})
+                        created, title = process.create_time(), " ".join(process.cmdline())
+                        times = process.cpu_times()
+                    now = time.monotonic()
+                    seen = self._seen.setdefault((process.pid, created), {"from": now})
                     seen |= {"title": title or seen.get("title", ""), "to": now, "cpu": times.user + times.system}
                 except psutil.Error:
                     continue
 
     def rows(self) -> list[dict[str, str]]:
-        """In the order in which they began."""
+        """In the order in which they began; seconds are from the first one's beginning."""
+        began = min(seen["from"] for seen in self._seen.values())
         return [
             {
                 "process": short_title(seen["title"]),
-                "from": f"{seen['from']:.1f} s",
-                "to": f"{seen['to']:.1f} s",
+                "from": f"{seen['from'] - began:.1f} s",
+                "to": f"{seen['to'] - began:.1f} s",
                 "CPU": f"{seen['cpu']:.1f} s",
             }
             for seen in sorted(self._seen.values(), key=lambda seen: seen["from"])
@@ -78,8 +80,9 @@ def short_title(title: str) -> str:
         return title[:60]
     if "-m" in words[:3]:
         return " ".join(words[words.index("-m") + 1 :][:2])
-    script = next((word for word in words if word.endswith(".py")), words[0])
-    return Path(script).name
+    program = Path(words[0]).name
+    scripts = [Path(word).name for word in words[1:] if word.endswith(".py")]
+    return scripts[0] if program.startswith("python") and scripts else program
 
 
 def main() -> None:

@@ -26,6 +26,7 @@ from raydistill.label_store import LabelStore, RowGroup
 from raydistill.resources import Plan
 from raydistill.stages.checkpoints import last_report
 from raydistill.stages.cluster import data_settings
+from raydistill.stages.train_task import TRAIN
 
 # Ray Data would gather row groups to 128 MB. What a task takes in memory beside its process grows with both.
 BLOCK_BYTES, TASK_BYTES = 2 << 20, 4 << 20
@@ -110,7 +111,7 @@ class EvenOrWhole(DataConfig):
         shares: list[dict[str, Any]] = [{} for _ in range(world_size)]
         for name, dataset in datasets.items():
             dataset.context.execution_options.preserve_order = True  # the same seed gives the same student
-            splits = dataset.streaming_split(world_size, equal=name == "train", locality_hints=worker_node_ids)
+            splits = dataset.streaming_split(world_size, equal=name == TRAIN, locality_hints=worker_node_ids)
             for share, split in zip(shares, splits, strict=True):
                 share[name] = split
         return shares

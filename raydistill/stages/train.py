@@ -15,6 +15,7 @@ from ray.train import CheckpointConfig, RunConfig
 from ray.train.torch import TorchTrainer
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 from ray.train.v2.api.config import ScalingConfig
+from transformers import TrainingArguments
 
 from raydistill.files import Folder
 from raydistill.kept_rows import KeptRows
@@ -29,7 +30,7 @@ from raydistill.stages.faults import end_actor, our_errors
 from raydistill.stages.label_rows import EvenOrWhole, label_rows
 from raydistill.stages.process_group import ProcessGroup
 from raydistill.stages.train_policies import GoOnFromCheckpoint, KnowGroup, RoomForTasks
-from raydistill.stages.train_task import TrainTask
+from raydistill.stages.train_task import EVALUATION, TRAIN, TrainTask
 from raydistill.stages.watchdog import watched
 from raydistill.stopping import orderly_stop
 from raydistill.stopwatch import Stopwatch
@@ -97,7 +98,7 @@ def train_student(
         FaultError: the stage stood still, or its workers failed, beyond what is borne.
         KeyboardInterrupt: a signal asked for the end.
     """
-    rows = student_rows(spec)
+    rows, arguments = student_rows(spec), checked_arguments(spec.training)
     with (
         our_errors(),
         data_settings(),
@@ -113,10 +114,11 @@ def train_student(
             storage=storage,
             begun_with=begun_with,
             checkpoint_seconds=tolerance.checkpoint_seconds,
+            evaluates_midway=arguments.eval_strategy != "no",
             threads=plan.train_threads,
             use_gpu=plan.train_gpus > 0,
         )
-        trainer = _make_trainer(task, store, plan, tolerance.max_failures)
+        trainer = _make_trainer(task, arguments, store, plan, tolerance.max_failures)
         try:
             result = trainer.fit()
         except BaseException:
@@ -131,8 +133,10 @@ def train_student(
     return TrainedStudent(finished.child(MODEL), came_of_it["figures"], came_of_it["updates"], came_of_it["seconds"])
 
 
-def _make_trainer(task: TrainTask, store: LabelStore, plan: Plan, max_failures: int) -> _Trainer:
-    arguments, storage = checked_arguments(task.spec.training), task.storage
+def _make_trainer(
+    task: TrainTask, arguments: TrainingArguments, store: LabelStore, plan: Plan, max_failures: int
+) -> _Trainer:
+    storage = task.storage
     if arguments.do_train and (arguments.do_eval or arguments.num_train_epochs > 1 or arguments.max_steps > 0):
         rows = KeptRows.in_folder(storage.child(CHECKPOINTS).child(ROWS), store, task.rows)
     else:  # no pass comes after the first
@@ -146,15 +150,15 @@ def _make_trainer(task: TrainTask, store: LabelStore, plan: Plan, max_failures: 
     )
 
     def work(loop: dict[str, Any]) -> None:  # within: it travels by value, and needs not this module, nor torch
-        watch = Stopwatch("loading")
-        for name in ("train", "evaluation"):
+        watch, task = Stopwatch("loading"), loop["task"]
+        for name in dict.fromkeys((TRAIN, task.evaluation_shard(ray.train.get_context().get_world_size()))):
             ray.train.get_dataset_shard(name)  # so that its actor starts while this process imports torch
         from raydistill.quick_imports import quick_imports
 
         with quick_imports():
             from raydistill.stages.train_worker import train_worker
 
-        train_worker(loop["task"], watch)
+        train_worker(task, watch)
 
     trainer = _Trainer(
         work,
@@ -162,8 +166,8 @@ def _make_trainer(task: TrainTask, store: LabelStore, plan: Plan, max_failures: 
         scaling_config=scaling,
         torch_config=ProcessGroup("nccl" if task.use_gpu else "gloo"),  # type: ignore[arg-type]
         datasets={
-            "train": partial(label_rows, rows, plan, seed=data_seed(arguments), storage=storage),
-            "evaluation": partial(label_rows, rows, plan),
+            TRAIN: partial(label_rows, rows, plan, seed=data_seed(arguments), storage=storage),
+            EVALUATION: partial(label_rows, rows, plan),
         },
         dataset_config=EvenOrWhole(plan.task_cpus),
         run_config=RunConfig(

@@ -9,6 +9,8 @@ from raydistill.specs import StudentSpec
 from raydistill.stages.board import Board
 from raydistill.student_rows import StudentRows
 
+TRAIN, EVALUATION = "train", "evaluation"  # shards of the same rows
+
 
 @dataclasses.dataclass(frozen=True)
 class TrainTask:
@@ -21,6 +23,7 @@ class TrainTask:
         storage: where Ray Train keeps checkpoints.
         begun_with: the number of workers that the training was planned for: its updates stay as large with another.
         checkpoint_seconds: after which a checkpoint is kept, besides those that `TrainingArguments` ask for.
+        evaluates_midway: whether the student is evaluated before it is trained to the end, too.
         threads: torch's.
     """
 
@@ -31,5 +34,14 @@ class TrainTask:
     storage: Folder
     begun_with: int
     checkpoint_seconds: float
+    evaluates_midway: bool
     threads: int
     use_gpu: bool
+
+    def evaluation_shard(self, workers: int) -> str:
+        """The shard to evaluate on.
+
+        A worker that is alone has all training rows and goes over them once more, so that Ray Data need not start
+        another executor: unless it would end the pass that training is at.
+        """
+        return TRAIN if workers == 1 and not self.evaluates_midway else EVALUATION

@@ -30,7 +30,7 @@ from raydistill.seals import seal
 from raydistill.specs import ModelSpec
 from raydistill.stages.checkpoints import remove_unlisted
 from raydistill.stages.train_callbacks import KeepPace, KeepTime, ReportCheckpoints, SeedUpdates, TellBoard, link
-from raydistill.stages.train_task import TrainTask
+from raydistill.stages.train_task import TRAIN, TrainTask
 from raydistill.stopwatch import Stopwatch
 from raydistill.student import Batch, DistillationTrainer, EpochStream, load_student
 from raydistill.student_rows import pad_rows
@@ -127,7 +127,7 @@ def _make_trainer(
 
     def train_batches(epoch: int) -> Iterator[Batch]:
         batches = _batches(
-            "train",
+            TRAIN,
             collate,
             batch_size,
             window=window,
@@ -142,7 +142,9 @@ def _make_trainer(
         yield from watch.over(batches, "data")
 
     def eval_batches() -> Iterator[Batch]:
-        batches = _batches("evaluation", collate, arguments.per_device_eval_batch_size, window=GROUPED_BATCHES)
+        batches = _batches(
+            task.evaluation_shard(world), collate, arguments.per_device_eval_batch_size, window=GROUPED_BATCHES
+        )
         return told.over(batches) if rank == 0 else batches
 
     return DistillationTrainer(

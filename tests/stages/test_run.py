@@ -242,11 +242,17 @@ def other_student(
 ) -> tuple[DistillResult, str]:
     """A multi-label student of the same labels, which a run on another commit of the model had begun; what was said.
 
-    The teacher is gone.
+    The teacher is gone. Training ends in the midst of an epoch.
     """
     folder = Path(shutil.copytree(finished.output_dir, tmp_path_factory.mktemp("other") / "out"))
     shutil.rmtree(folder / "labels")
-    options = {"teacher_name_or_path": "/gone", "data_file": None, "multi_label": True, "temperature": 2.0}
+    options = {
+        "teacher_name_or_path": "/gone",
+        "data_file": None,
+        "multi_label": True,
+        "temperature": 2.0,
+        "max_steps": 3,
+    }
     record = json.loads((folder / "run.json").read_text())
     record["stages"]["train"] |= {"finished": False, "revision": "0" * 40}
     del record["made_with"]["student"]
@@ -272,7 +278,7 @@ def test_training_that_was_begun_on_another_commit_of_the_student_begins_anew(
     assert json.loads(Path(result.output_dir, "run.json").read_text())["stages"]["train"]["revision"] is None
 
 
-def test_multi_label_student_learns_each_class_by_itself(
+def test_multi_label_student_learns_each_class_by_itself_and_is_evaluated_on_all_texts(
     finished: DistillResult, other_student: tuple[DistillResult, str]
 ) -> None:
     from transformers import pipeline
@@ -280,6 +286,7 @@ def test_multi_label_student_learns_each_class_by_itself(
     from raydistill.student import load_trained_student, predict
 
     store, (result, _) = store_of(finished.output_dir), other_student
+    assert json.loads(Path(result.output_dir, "run.json").read_text())["stages"]["train"]["updates"] == 3
     wanted = soft_labels(np.stack(store.entailment), np.stack(store.contradiction), temperature=2.0, multi_label=True)
     model, tokenizer = load_trained_student(result.output_dir)
     assert model.config.problem_type == "multi_label_classification"
