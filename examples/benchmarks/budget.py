@@ -15,14 +15,13 @@ import tempfile
 import time
 
 import torch
-from shapes import CHOICES, teacher_of_shape
+from shapes import CHOICES, native_engines, teacher_of_shape
 from tables import benchmark_parser, publish
 
 from raydistill.specs import TeacherSpec
 from raydistill.stages.demo import CLASSES, TEMPLATE, demo_documents, prepare_demo
 from raydistill.teacher import CPU_TOKEN_BUDGET, Teacher
 
-ENGINES = [("torch", "fp32"), ("openvino", "fp32"), ("torch", "bf16"), ("openvino", "bf16"), ("openvino", "int8")]
 BUDGETS = [512, 1024, CPU_TOKEN_BUDGET, 4096, 8192, 16384]
 
 
@@ -44,7 +43,7 @@ def main() -> None:
             "whole documents": demo_documents()[: arguments.documents],
             "first sentences": files.corpus.read_text(encoding="utf-8").splitlines()[: arguments.sentences],
         }
-        for backend, precision in ENGINES:
+        for backend, precision in native_engines("cpu"):
             spec = TeacherSpec(
                 str(folder), tuple(CLASSES), TEMPLATE, backend=backend, precision=precision, threads=arguments.threads
             )

@@ -1,7 +1,8 @@
-"""Teachers of well-known shapes with random weights, for speed, not for what they say; and texts of all lengths."""
+"""Engines to measure, teachers of well-known shapes with random weights, for speed alone, and texts of all lengths."""
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,6 +10,9 @@ import numpy as np
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertConfig, RobertaConfig
 
+from raydistill.engines.load import expect_native
+from raydistill.errors import ConfigError
+from raydistill.specs import TeacherSpec
 from raydistill.stages.demo import DemoFiles
 
 LABELS = {0: "contradiction", 1: "neutral", 2: "entailment"}
@@ -29,6 +33,20 @@ SHAPES = {
     ),
 }
 CHOICES = ["demo", *SHAPES]
+ENGINES = {
+    "cpu": [("torch", "fp32"), ("openvino", "fp32"), ("torch", "bf16"), ("openvino", "bf16"), ("openvino", "int8")],
+    "cuda": [("torch", "fp32"), ("torch", "fp16"), ("torch", "bf16"), ("torch-compile", "bf16")],
+}
+
+
+def native_engines(device: str) -> list[tuple[str, str]]:
+    """(backend, precision) of the engines for a device, but for formats that this machine would only emulate."""
+    native = []
+    for backend, precision in ENGINES[device]:
+        with contextlib.suppress(ConfigError):
+            expect_native(TeacherSpec("", (), "{}", backend=backend, precision=precision, use_gpu=device == "cuda"))
+            native.append((backend, precision))
+    return native
 
 
 def teacher_of_shape(shape: str, files: DemoFiles) -> Path:

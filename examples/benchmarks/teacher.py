@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 import torch
 from seed_method import seed_score, zero_shot_soft_labels
-from shapes import CHOICES, of_mixed_length, teacher_of_shape
+from shapes import CHOICES, native_engines, of_mixed_length, teacher_of_shape
 from tables import benchmark_parser, publish
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
@@ -36,10 +36,6 @@ from raydistill.specs import Effort, TeacherSpec
 from raydistill.stages.demo import CLASSES, TEMPLATE, demo_documents, prepare_demo
 from raydistill.teacher import Teacher
 
-ENGINES = {
-    "cpu": [("torch", "fp32"), ("openvino", "fp32"), ("torch", "bf16"), ("openvino", "bf16"), ("openvino", "int8")],
-    "cuda": [("torch", "fp32"), ("torch", "fp16"), ("torch", "bf16"), ("torch-compile", "bf16")],
-}
 # What engines are held against: a CPU's own rate for each shape in fp32, a GPU's best in bf16.
 REFERENCE = {"cpu": "fp32 GEMM rate", "cuda": "bf16 matrix peak"}
 SEED, PIPELINE = "seed's loop", "zero-shot pipeline"
@@ -95,7 +91,7 @@ def timed(work: Callable[..., Any], *given: Any) -> tuple[float, Any]:
 def main() -> None:
     parser = benchmark_parser(__doc__)
     parser.add_argument("--shape", choices=CHOICES, default="demo")
-    parser.add_argument("--device", choices=list(ENGINES), default="cpu")
+    parser.add_argument("--device", choices=list(REFERENCE), default="cpu")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--documents", type=int, default=24, help="whole documents a round")
     parser.add_argument("--sentences", type=int, default=150, help="first sentences a round")
@@ -120,7 +116,7 @@ def main() -> None:
         spec = dataclasses.replace(spec, use_gpu=device == "cuda")
         engines = {
             f"{backend} {precision}": Teacher.load(dataclasses.replace(spec, backend=backend, precision=precision))
-            for backend, precision in ENGINES[device]
+            for backend, precision in native_engines(device)
         }
         entailment = engines["torch fp32"].label_ids[0]
         narrow = load_exact(spec, tokenizer.pad_token_id)
