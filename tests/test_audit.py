@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from tiny_models import save_classifier, sentences
+from tiny_models import reduced_precision, save_classifier, sentences
 
 from raydistill.audit import audit_teacher, compare
 from raydistill.distillation import soft_labels
@@ -48,7 +48,7 @@ def test_multi_label_agreement_is_that_of_every_decision():
     assert agreement == 0.75
 
 
-@pytest.mark.parametrize(("precision", "backend"), [("bf16", "torch"), ("int8", "openvino")])
+@pytest.mark.parametrize(("precision", "backend"), dict.fromkeys([reduced_precision(), ("int8", "openvino")]))
 def test_an_audit_says_what_two_teachers_give(precision, backend, tiny_teacher_dir, tmp_path, monkeypatch):
     monkeypatch.setenv("RAYDISTILL_CACHE", str(tmp_path))
     texts = sentences()[:40]
@@ -79,6 +79,8 @@ def test_a_teacher_without_finite_logits_is_an_error(tmp_path):
 def test_a_text_that_only_the_reduced_teacher_cannot_score_does_not_agree(tmp_path, monkeypatch):
     from raydistill.teacher import Teacher
 
+    monkeypatch.setenv("RAYDISTILL_CACHE", str(tmp_path / "cache"))
+
     spec = TeacherSpec(str(save_classifier(tmp_path / "teacher")), ("sport", "money"), "About {}.", backend="torch")
     score_some = Teacher.score_some
 
@@ -88,7 +90,8 @@ def test_a_text_that_only_the_reduced_teacher_cannot_score_does_not_agree(tmp_pa
         return entailment, contradiction, faults | failed
 
     monkeypatch.setattr(Teacher, "score_some", failing)
-    reduced = dataclasses.replace(spec, precision="bf16")
+    precision, backend = reduced_precision()
+    reduced = dataclasses.replace(spec, precision=precision, backend=backend)
     audit = audit_teacher(spec, reduced, sentences()[:12], temperature=1.0, multi_label=False)
     assert audit.texts == 11
     assert audit.agreement <= 10 / 11

@@ -258,3 +258,12 @@ def move_main(cache: Path, name: str, commit: str) -> None:
     main = cache / f"models--{name.replace('/', '--')}" / "refs" / "main"
     main.parent.mkdir(exist_ok=True)
     main.write_text(commit)
+
+
+def reduced_precision() -> tuple[str, str]:
+    """(precision, backend) of a teacher that is not exact and that this machine's CPU does not only emulate."""
+    try:
+        native = "bf16" in Path("/proc/cpuinfo").read_text()  # asking OpenVINO would load it into every test process
+    except OSError:
+        native = False
+    return ("bf16", "torch") if native else ("int8", "openvino")

@@ -234,8 +234,8 @@ def project(few: dict[str, Any], many: dict[str, Any], texts: int) -> str:
         ["driver's memory, more", f"{memory:,.0f} MB", "the number of blocks"],
         [
             "the same in a run that goes on",
-            f"{78 * texts / 1e9:,.0f} GB",
-            "for each text that is labelled 24 bytes in the object store and 54 in the driver",
+            f"{35 * texts / 1e9:,.0f} GB",
+            "for each text that is labelled 24 bytes in the object store and 11 in the driver",
         ],
         [
             "label store",

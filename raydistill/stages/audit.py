@@ -17,6 +17,7 @@ from raydistill.stages.faults import our_errors, wait_for
 from raydistill.stages.teacher_actor import as_planned, teacher_task
 
 AUDIT_STALLS = 10
+WORTH_IT = 1.05  # times as fast as fp32: beyond what two measurements differ by
 
 
 def choose_precision(
@@ -47,4 +48,6 @@ def choose_precision(
         if config.strict:
             raise ModelError(f"{below}. Lower it, use --teacher-precision fp32, or leave --strict out.")
         console.say(f"       {below}: the teacher runs in fp32")
+    elif audit.speedup < WORTH_IT:
+        console.say(f"       {audit.precision} gains nothing here: --teacher-precision {EXACT} would give exact labels")
     return {"precision": audit.precision if passed else EXACT, "audit": dataclasses.asdict(audit) | {"passed": passed}}

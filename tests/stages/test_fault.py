@@ -251,12 +251,13 @@ class Own(BertForSequenceClassification):
 """
 
 
-def wayward(folder: Path, behaviour: str) -> dict[str, Any]:
+def wayward(folder: Path, behaviour: str, role: str = "teacher") -> dict[str, Any]:
     """Options for a model with code of its own that is up to no good: "raises" or "dies" as it loads, or "sleeps"."""
-    from tiny_models import bring_class, save_classifier
+    from tiny_models import bring_class, save_classifier, save_encoder
 
-    bring_class(save_classifier(folder), WAYWARD, wayward=behaviour, asleep=f"{folder}.asleep")
-    return {"teacher_name_or_path": str(folder), "teacher_backend": "torch", "trust_remote_code": True}
+    saved = save_classifier(folder) if role == "teacher" else save_encoder(folder)
+    bring_class(saved, WAYWARD, wayward=behaviour, asleep=f"{folder}.asleep")
+    return {f"{role}_name_or_path": str(folder), "teacher_backend": "torch", "trust_remote_code": True}
 
 
 @pytest.mark.parametrize(
@@ -281,6 +282,30 @@ def test_a_teacher_that_never_loads_is_one_line_within_a_minute_and_a_traceback_
     assert re.match(wanted, said.splitlines()[-1])
     assert "Traceback" not in said
     log = (tmp_path / "out" / "raydistill.log").read_text()
+    assert behaviour == "dies" or re.search(r"Traceback(.|\n)*in from_pretrained\n(.|\n)*mind of its own", log)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("behaviour", "wanted"),
+    [
+        ("raises", r"Error: train workers failed more often .* \(RuntimeError: it has a mind of its own\)\."),
+        ("dies", r"Error: train workers failed more often than --max-failures allows .* The log has more\."),
+    ],
+)
+def test_a_student_that_never_loads_is_one_line_within_a_minute_and_a_traceback_in_the_log(
+    behaviour: str, wanted: str, tmp_path: Path, make_config: Callable[..., DistillConfig]
+) -> None:
+    label(make_config(tmp_path))
+    config = make_config(tmp_path, **wayward(tmp_path / "model", behaviour, "student"), max_failures=1)
+    began = time.monotonic()
+    process = begin(config, "train", lambda: True)
+    said = process.communicate(timeout=120)[1]
+    assert time.monotonic() - began < 60
+    assert process.returncode == 2
+    assert re.match(wanted, said.splitlines()[-1])
+    assert "Traceback" not in said
+    log = (tmp_path / "raydistill.log").read_text()
     assert behaviour == "dies" or re.search(r"Traceback(.|\n)*in from_pretrained\n(.|\n)*mind of its own", log)
 
 

@@ -9,20 +9,28 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pandas as pd
 import pytest
 from mounts import needs_mounts
+from tiny_models import reduced_precision
 
 from raydistill import DistillConfig, RaydistillError, label
+from raydistill.audit import Audit
 from raydistill.cli import main
 from raydistill.progress import Console
+from raydistill.resources import Request, make_plan
 from raydistill.specs import TeacherSpec
+from raydistill.stages.audit import choose_precision
+from raydistill.stages.cluster import free_nodes
 
 MakeConfig = Callable[..., DistillConfig]
-REDUCED = {"teacher_precision": "bf16", "teacher_backend": "torch"}
+PRECISION, BACKEND = reduced_precision()
+REDUCED = {"teacher_precision": PRECISION, "teacher_backend": BACKEND}
 
 
 def entailment(folder: Path) -> np.ndarray:
@@ -70,12 +78,13 @@ def test_a_precision_that_passes_is_used_and_its_audit_kept(
     config = make_config(tmp_path / "out", **REDUCED, audit_texts=20, min_agreement=0.5, data_file=str(corpus))
     label(config, console)
     found = scoring(tmp_path / "out")
-    assert found["precision"] == "bf16"
+    assert found["precision"] == PRECISION
     assert (found["audit"]["texts"], found["audit"]["passed"]) == (20, True)
     said = console.stream.getvalue()
-    assert "torch bf16 against fp32 on 20 texts" in said
-    assert said.count("       torch bf16 runs the teacher\n") == 1
-    told = re.search(r"teacher  torch bf16; [\d,]+ pairs/s per actor, ([\d.]+)% padding; its time: (.*); (.*)\n", said)
+    engine = f"{BACKEND} {PRECISION}"
+    assert f"{engine} against fp32 on 20 texts" in said
+    assert said.count(f"       {engine} runs the teacher\n") == 1
+    told = re.search(rf"teacher  {engine}; [\d,]+ pairs/s per actor, ([\d.]+)% padding; its time: (.*); (.*)\n", said)
     assert told
     assert 0 < float(told[1]) < 50
     shares = re.fullmatch(r"forward ([\d.]+)%, tokenize ([\d.]+)%, wait ([\d.]+)%", told[2])
@@ -113,6 +122,21 @@ def test_a_precision_that_fails_gives_way_to_the_exact_one(
     store = pd.read_parquet(tmp_path / "out" / "labels")
     exact = Teacher.load(spec).score(list(store.text))[0]
     np.testing.assert_allclose(np.stack(store.entailment), exact, atol=1e-6)
+
+
+@pytest.mark.parametrize(("speedup", "told"), [(0.9, True), (1.3, False)])
+def test_a_precision_that_is_no_faster_is_used_and_the_exact_one_recommended(
+    speedup: float, told: bool, make_config: MakeConfig, console: Console, tmp_path: Path, monkeypatch: Any
+) -> None:
+    audit = Audit("int8", "openvino int8", 20, 1.0, 0.01, 0.001, speedup)  # of a CPU that it depends on
+    monkeypatch.setattr("raydistill.stages.audit.teacher_task", lambda work, plan: SimpleNamespace(remote=Mock()))
+    monkeypatch.setattr("raydistill.stages.audit.wait_for", lambda *_: [audit])
+    spec = TeacherSpec("teacher", ("a", "b"), "{}", precision="int8")
+    plan = make_plan(free_nodes(), Request())
+    chosen = choose_precision(make_config(tmp_path), spec, lambda: ["a text"], plan, console)
+    assert chosen["precision"] == "int8"
+    said = "int8 gains nothing here: --teacher-precision fp32 would give exact labels"
+    assert (said in console.stream.getvalue()) == told
 
 
 def test_strict_stops_before_anything_is_labelled(
