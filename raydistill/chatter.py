@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import IO
 
 from raydistill.progress import Console
+from raydistill.redaction import without_secrets
 
 
 def quiet_libraries() -> None:
@@ -20,6 +21,11 @@ def quiet_libraries() -> None:
     """
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # of weights too, which are not even read here
+
+
+class _Redacted(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return without_secrets(super().format(record))
 
 
 class Chatter:
@@ -37,7 +43,7 @@ class Chatter:
         self.console = Console(self._user)
         self._catch(tempfile.TemporaryFile())
         self._handler = logging.StreamHandler(os.fdopen(os.dup(2), "w", encoding="utf-8", errors="replace"))
-        self._handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+        self._handler.setFormatter(_Redacted("%(asctime)s %(levelname)s %(name)s: %(message)s"))
         logging.getLogger().addHandler(self._handler)
         return self
 

@@ -273,9 +273,12 @@ def _verify_student(folder: Folder, run: dict[str, Any]) -> str:
 
     if not run.get("stages", {}).get("train", {}).get("finished"):
         raise ValueError("its training is not finished. Run the same command again to go on")
-    if damaged := damaged_file(folder, run.get("published")):
+    published = run.get("published")
+    if damaged := damaged_file(folder, published):
         raise ValueError(f"its {damaged} is gone or damaged. Run the same command again to make it anew")
     classes = json.loads(folder.read("config.json"))["id2label"].values()
+    known = published if isinstance(published, dict) else {}
+    edited = [name for name, digest in known.items() if name.endswith("config.json") and folder.digest(name) != digest]
     number = 0
     for file in folder.names(".safetensors"):
         try:
@@ -286,4 +289,5 @@ def _verify_student(folder: Folder, run: dict[str, Any]) -> str:
             number += tensor.numel()
             if not tensor.isfinite().all():
                 raise ValueError(f"{file}: a weight of {name} is not finite")
-    return f"{number:,} weights, finite, for {len(classes)} classes"
+    since = f"; {', '.join(edited)}: changed since" if edited else ""
+    return f"{number:,} weights, finite, for {len(classes)} classes{since}"

@@ -159,14 +159,20 @@ with Chatter() as chatter:
     chatter.keep_in(pathlib.Path(sys.argv[1]))
     os.write(2, b"from C\\n")
     print("to stderr", file=sys.stderr)
-    logging.getLogger("library").warning("a warning")
+    logging.getLogger("library").warning("a warning of s3://KEY:SECRET@bucket/out")
+    try:
+        raise ValueError("s3://KEY:SECRET@bucket/out")
+    except ValueError:
+        logging.getLogger("library").exception("a fault")
     chatter.console.say("for the user")
 print("a result")
 """
     assert run_script(script, log) == ("a result\n", "for the user\n")
     kept = log.read_text()
     assert kept.startswith("an earlier run\nbefore the log has a name\n")
-    assert all(line in kept for line in ("from C\n", "to stderr\n", "WARNING library: a warning\n"))
+    assert all(line in kept for line in ("from C\n", "to stderr\n", "WARNING library: a warning of s3://bucket/out\n"))
+    assert "ValueError: s3://bucket/out\n" in kept
+    assert "SECRET" not in kept
 
 
 def test_chatter_of_a_run_that_never_began_is_not_kept():

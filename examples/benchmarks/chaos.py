@@ -179,9 +179,13 @@ def _strike_write(run: Run, rng: random.Random) -> str | None:
         for process in writers:
             if not run.store.folder.local or _writes(process, run.store.path):
                 time.sleep(rng.uniform(0, 0.004))
-                title = _title(process)
-                process.kill()
-                return f"{title} at writing"
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    title = _title(process)
+                    process.suspend()  # so that it is still at it
+                    if not run.store.folder.local or _writes(process, run.store.path):
+                        process.kill()
+                        return f"{title} at writing"
+                    process.resume()
         time.sleep(0.0005)
     return None
 

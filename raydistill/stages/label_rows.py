@@ -33,18 +33,22 @@ BLOCK_BYTES, TASK_BYTES = 2 << 20, 4 << 20
 STEP_SECONDS = 0.02
 
 
-def label_rows(rows: KeptRows, plan: Plan, seed: int | None = None, storage: Folder | None = None) -> ray.data.Dataset:
+def label_rows(
+    rows: KeptRows, plan: Plan, *, max_failures: int, seed: int | None = None, storage: Folder | None = None
+) -> ray.data.Dataset:
     """The label store as a stream of the student's rows; with a seed, the order of its files is drawn anew each epoch.
 
     The draw depends on seed and epoch alone: training that goes on from a checkpoint in `storage` sees what it would
     have seen undisturbed.
+
+    Args:
+        max_failures: how often a task whose process dies is tried again; then the train workers fail.
     """
+    task: dict[str, Any] = {"num_cpus": plan.task_cpus, "max_retries": max_failures}
     with data_settings(target_max_block_size=BLOCK_BYTES, custom_execution_callback_classes=[Unhurried]):
         source = LabelSource(rows.store, seed, last_report(storage).get("epoch", 0) if storage else 0)
-        groups = ray.data.read_datasource(source, num_cpus=plan.task_cpus, override_num_blocks=source.num_tasks)
-        return groups.map_batches(
-            rows, batch_size=None, batch_format="pyarrow", zero_copy_batch=True, num_cpus=plan.task_cpus
-        )
+        groups = ray.data.read_datasource(source, ray_remote_args=task, override_num_blocks=source.num_tasks)
+        return groups.map_batches(rows, batch_size=None, batch_format="pyarrow", zero_copy_batch=True, **task)
 
 
 class LabelSource(Datasource):

@@ -29,9 +29,9 @@ from raydistill.stages.ingest import block_name, unpack
 from raydistill.stages.notes import Notes
 from raydistill.stages.receipts import write_block
 
-BACK_OFF_SECONDS, MOST_DOUBLINGS = 0.5, 6  # before a block is tried again that a process has died at
+BACK_OFF_SECONDS, MOST_DOUBLINGS = 0.5, 6  # before what a process has died at is tried again
 LOAD_AGAIN_SECONDS = 5.0
-SCORED = "scored"
+SCORED, LOADING = "scored", "loading/"
 logger = logging.getLogger(__name__)
 
 
@@ -63,6 +63,10 @@ class TeacherActor:
         self._ended: list[Attempt] = []
         self.fault: RaydistillError | None = None
         self._machines_fault, self._has_scored = False, False
+        loading = f"{LOADING}{ray.get_runtime_context().get_actor_id()}"  # which one that is started again keeps
+        loads: int = self._notes.read(loading, 0)
+        back_off(loads)
+        self._notes.write(loading, loads + 1)
         try:
             self.teacher = self.load(spec)
         except RaydistillError as fault:
@@ -73,6 +77,7 @@ class TeacherActor:
             self.fault = ModelError(
                 f"the teacher cannot be loaded on {platform.node()} ({describe_fault(error)}). The log has more."
             )
+        self._notes.remove(loading)
         self._failed = 0  # texts since the last one that could be scored
         self._name = uuid.uuid4().hex
         self._model_in_use, self._two_at_a_time = threading.Lock(), spec.use_gpu
@@ -142,8 +147,7 @@ class TeacherActor:
         for attempt in ended:
             attempt.end()
         attempt = Attempt(self._notes, block, self._max_failures)
-        if attempt.deaths:
-            time.sleep(BACK_OFF_SECONDS * 2 ** min(attempt.deaths - 1, MOST_DOUBLINGS))
+        back_off(attempt.deaths)
         return attempt
 
     def _score(self, texts: Sequence[str], ids: Sequence[str], attempt: Attempt, effort: Effort) -> Any:
@@ -190,6 +194,12 @@ class TeacherActor:
             faults |= {i: fault[0]} if fault else {}
         attempt.begin()
         return logits[0], logits[1], faults
+
+
+def back_off(deaths: int) -> None:
+    """Wait the longer, the more processes have died at what is to be tried."""
+    if deaths:
+        time.sleep(BACK_OFF_SECONDS * 2 ** min(deaths - 1, MOST_DOUBLINGS))
 
 
 def describe_fault(fault: Exception) -> str:

@@ -166,8 +166,10 @@ def _make_trainer(
         scaling_config=scaling,
         torch_config=ProcessGroup("nccl" if task.use_gpu else "gloo"),  # type: ignore[arg-type]
         datasets={
-            TRAIN: partial(label_rows, rows, plan, seed=data_seed(arguments), storage=storage),
-            EVALUATION: partial(label_rows, rows, plan),
+            TRAIN: partial(
+                label_rows, rows, plan, max_failures=max_failures, seed=data_seed(arguments), storage=storage
+            ),
+            EVALUATION: partial(label_rows, rows, plan, max_failures=max_failures),
         },
         dataset_config=EvenOrWhole(plan.task_cpus),
         run_config=RunConfig(

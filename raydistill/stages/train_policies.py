@@ -64,7 +64,8 @@ class GoOnFromCheckpoint(DefaultFailurePolicy):
         elif not isinstance(training_failed_error, WorkerGroupError):
             return decision
         if decision == FailureDecision.RETRY:
-            time.sleep(min(2.0 ** (self._worker_group_failures + self._failed_starts), LONGEST_PAUSE))
+            failures = self._worker_group_failures + self._failed_starts
+            time.sleep(min(2.0 ** (failures - 1), LONGEST_PAUSE))
         return decision
 
 

@@ -175,6 +175,18 @@ def test_a_cut_student_is_found(copied: Path, verified: Callable[..., Any]) -> N
     assert "model.safetensors is gone or damaged" in checks["student"]["found"]
 
 
+def test_a_config_that_its_owner_has_changed_is_told(copied: Path, verified: Callable[..., Any]) -> None:
+    code, checks = verified(copied)
+    assert (code, "changed since" in checks["student"]["found"]) == (0, False)
+    config = copied / "config.json"
+    held = json.loads(config.read_text())
+    held["id2label"] = dict(zip(held["id2label"], reversed(held["id2label"].values()), strict=True))
+    config.write_text(json.dumps(held))
+    code, checks = verified(copied)
+    assert (code, failed(checks)) == (0, [])
+    assert checks["student"]["found"].endswith("; config.json: changed since")
+
+
 def test_a_foreign_file_among_the_parts_is_found(copied: Path, verified: Callable[..., Any]) -> None:
     pq.write_table(pa.table({"text": ["not a label part"]}), copied / "labels" / "other.parquet")
     code, checks = verified(copied)

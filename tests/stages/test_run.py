@@ -222,7 +222,7 @@ def test_a_signal_while_training_starts_stops_it(
 def test_training_that_was_stopped_goes_on_with_other_workers_and_makes_as_many_updates(
     tmp_path: Path, make_config: MakeConfig, finished: DistillResult, corpus_counts, console: Console
 ) -> None:
-    options = {"labels": finished.labels, "save_steps": 20, "num_train_epochs": 30}
+    options = {"labels": finished.labels, "checkpoint_minutes": 0.02, "save_strategy": "no", "num_train_epochs": 30}
 
     config = make_config(tmp_path, **options)
     stop_when(lambda: bool(list(tmp_path.glob("checkpoints/checkpoint_*"))), config, "train", signal.SIGINT)
