@@ -77,7 +77,7 @@ def test_a_training_whose_workers_never_start_is_given_up(tmp_path: Path, monkey
     start = ControllerError(WorkerGroupStartupFailedError("a worker died as it started"))
     died = WorkerGroupError("failed", {0: ray.exceptions.ActorDiedError()})
     assert [policy.make_decision(error).name for error in (start, died, start, start)] == ["RETRY"] * 3 + ["RAISE"]
-    assert pauses == [2, 4, 8]
+    assert pauses == [1, 2, 4]
 
 
 def test_our_own_words_are_found_and_deaths_are_told_apart() -> None:
