@@ -191,13 +191,23 @@ def damaged_file(folder: Folder, published: Any) -> str | None:
     """
     for name, digest in published.items() if isinstance(published, dict) else ():
         try:
-            if name.endswith("config.json"):
+            if _may_be_edited(name):
                 json.loads(folder.read(name))
             elif folder.digest(name) != digest:
                 return name
         except (FileNotFoundError, ValueError):
             return name
     return None
+
+
+def edited_files(folder: Folder, published: Any) -> list[str]:
+    """Which of them are not as they were, and may be so; arguments as for `damaged_file`, which has found none."""
+    known = published if isinstance(published, dict) else {}
+    return [name for name, digest in known.items() if _may_be_edited(name) and folder.digest(name) != digest]
+
+
+def _may_be_edited(name: str) -> bool:
+    return name.endswith("config.json")
 
 
 def versions() -> dict[str, str]:

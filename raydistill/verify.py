@@ -21,7 +21,7 @@ from raydistill.files import Folder, parse_record
 from raydistill.known_texts import Census, take_census
 from raydistill.label_store import LabelStore, logits_matrix
 from raydistill.rejected import REJECTED
-from raydistill.run_dir import CHECKPOINTS, LABELS, RECORD, damaged_file
+from raydistill.run_dir import CHECKPOINTS, LABELS, RECORD, damaged_file, edited_files
 from raydistill.seals import look_at_checkpoints
 from raydistill.specs import TeacherSpec
 
@@ -277,8 +277,6 @@ def _verify_student(folder: Folder, run: dict[str, Any]) -> str:
     if damaged := damaged_file(folder, published):
         raise ValueError(f"its {damaged} is gone or damaged. Run the same command again to make it anew")
     classes = json.loads(folder.read("config.json"))["id2label"].values()
-    known = published if isinstance(published, dict) else {}
-    edited = [name for name, digest in known.items() if name.endswith("config.json") and folder.digest(name) != digest]
     number = 0
     for file in folder.names(".safetensors"):
         try:
@@ -289,5 +287,6 @@ def _verify_student(folder: Folder, run: dict[str, Any]) -> str:
             number += tensor.numel()
             if not tensor.isfinite().all():
                 raise ValueError(f"{file}: a weight of {name} is not finite")
+    edited = edited_files(folder, published)
     since = f"; {', '.join(edited)}: changed since" if edited else ""
     return f"{number:,} weights, finite, for {len(classes)} classes{since}"

@@ -29,6 +29,7 @@ from tables import benchmark_parser, publish
 from transformers import AutoTokenizer
 
 from raydistill.engines.engine import Engine, Inputs, PendingLogits, engine_name, share_off
+from raydistill.engines.openvino_engine import Positional
 from raydistill.engines.torch_engine import load_exact
 from raydistill.specs import TeacherSpec
 from raydistill.stages.demo import CLASSES, TEMPLATE, demo_documents, prepare_demo
@@ -58,18 +59,6 @@ class OtherEngine:
         """Nothing to give back."""
 
 
-class Logits(torch.nn.Module):
-    """A classifier that gives its logits alone, and takes its inputs by position."""
-
-    def __init__(self, model: Any, names: list[str]) -> None:
-        super().__init__()
-        self.model, self.names = model, names
-
-    def forward(self, *tensors: torch.Tensor) -> torch.Tensor:
-        """(B, labels)."""
-        return self.model(**dict(zip(self.names, tensors, strict=True))).logits
-
-
 def in_torch(model: torch.nn.Module, names: list[str]) -> Callable[[Inputs], Any]:
     """What gives the logits of a module that takes tensors by position."""
 
@@ -83,7 +72,7 @@ def in_torch(model: torch.nn.Module, names: list[str]) -> Callable[[Inputs], Any
 def other_engines(model: Any, example: Inputs, folder: Path, threads: int) -> list[OtherEngine]:
     """Those that are installed."""
     names = list(example)
-    whole = Logits(model, names).eval()
+    whole = Positional(model, names).eval()
     quantised = torch.ao.quantization.quantize_dynamic(copy.deepcopy(whole), {torch.nn.Linear}, dtype=torch.qint8)
     found = [
         OtherEngine("torch.compile, weights frozen,", "fp32", in_torch(frozen(whole), names)),

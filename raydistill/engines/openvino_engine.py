@@ -99,7 +99,7 @@ def convert(model: Any, example: Inputs, precision: str, path: Path) -> None:
     shapes = [openvino.PartialShape([-1, -1])] * len(names)
     try:
         with _quiet():
-            converted = openvino.convert_model(_Positional(model, names).eval(), example_input=tensors, input=shapes)
+            converted = openvino.convert_model(Positional(model, names).eval(), example_input=tensors, input=shapes)
             if precision == "int8":
                 import nncf
 
@@ -112,7 +112,7 @@ def convert(model: Any, example: Inputs, precision: str, path: Path) -> None:
         raise OSError(f"{path.parent}: cannot be written ({first_line(error)})") from None
 
 
-class _Positional(torch.nn.Module):
+class Positional(torch.nn.Module):
     """Takes its inputs by position, as the converter wants them, and gives the logits alone."""
 
     def __init__(self, model: Any, names: Sequence[str]) -> None:

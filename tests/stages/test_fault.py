@@ -290,6 +290,19 @@ def wayward(folder: Path, behaviour: str, role: str = "teacher") -> dict[str, An
     return {f"{role}_name_or_path": str(folder), "teacher_backend": "torch", "trust_remote_code": True}
 
 
+def expect_one_line(config: DistillConfig, command: str, behaviour: str, wanted: str) -> None:
+    """That a command with a wayward model ends soon, with the traceback in the log where there was one."""
+    began = time.monotonic()
+    process = begin(config, command, lambda: True)
+    said = process.communicate(timeout=180)[1]
+    assert time.monotonic() - began < 100  # a minute, where machines are not slow
+    assert process.returncode == 2
+    assert re.match(wanted, said.splitlines()[-1])
+    assert "Traceback" not in said
+    log = Path(config.output_dir or "", "raydistill.log").read_text()
+    assert behaviour == "dies" or re.search(r"Traceback(.|\n)*in from_pretrained\n(.|\n)*mind of its own", log)
+
+
 @pytest.mark.parametrize(
     ("behaviour", "wanted"),
     [
@@ -304,15 +317,7 @@ def test_a_teacher_that_never_loads_is_one_line_within_a_minute_and_a_traceback_
     corpus.write_text("\n".join(corpus_lines))
     options = wayward(tmp_path / "model", behaviour) | {"max_failures": 1}
     config = make_config(tmp_path / "out", data_file=str(corpus), **options)
-    began = time.monotonic()
-    process = begin(config, "label", lambda: True)
-    said = process.communicate(timeout=120)[1]
-    assert time.monotonic() - began < 100  # a minute, where machines are not slow
-    assert process.returncode == 2
-    assert re.match(wanted, said.splitlines()[-1])
-    assert "Traceback" not in said
-    log = (tmp_path / "out" / "raydistill.log").read_text()
-    assert behaviour == "dies" or re.search(r"Traceback(.|\n)*in from_pretrained\n(.|\n)*mind of its own", log)
+    expect_one_line(config, "label", behaviour, wanted)
 
 
 @pytest.mark.slow
@@ -328,15 +333,7 @@ def test_a_student_that_never_loads_is_one_line_within_a_minute_and_a_traceback_
 ) -> None:
     label(make_config(tmp_path))
     config = make_config(tmp_path, **wayward(tmp_path / "model", behaviour, "student"))
-    began = time.monotonic()
-    process = begin(config, "train", lambda: True)
-    said = process.communicate(timeout=180)[1]
-    assert time.monotonic() - began < 100  # a minute, where machines are not slow
-    assert process.returncode == 2
-    assert re.match(wanted, said.splitlines()[-1])
-    assert "Traceback" not in said
-    log = (tmp_path / "raydistill.log").read_text()
-    assert behaviour == "dies" or re.search(r"Traceback(.|\n)*in from_pretrained\n(.|\n)*mind of its own", log)
+    expect_one_line(config, "train", behaviour, wanted)
 
 
 @pytest.mark.slow
