@@ -22,11 +22,10 @@ from raydistill.config import (
     STUDENT_PRODUCT,
     TEACHER,
     DistillConfig,
-    flag,
     option_fields,
-    suggest,
 )
 from raydistill.errors import ConfigError, RaydistillError
+from raydistill.option_values import flag, suggest
 from raydistill.progress import Console
 
 SETTINGS = {

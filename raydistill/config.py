@@ -7,14 +7,23 @@ typed in `training_arguments.py`, so that this module imports nothing heavy.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import json
-import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from raydistill.errors import ConfigError, shown
-from raydistill.option_values import converted, flag, is_encoding, template_faults
+from raydistill.option_values import (
+    ABOVE_ZERO,
+    MINUTES,
+    ONE_OR_MORE,
+    SHARE,
+    ZERO_OR_MORE,
+    Bounds,
+    converted,
+    flag,
+    is_encoding,
+    template_faults,
+)
 from raydistill.redaction import redacted
 from raydistill.specs import Tolerance
 
@@ -37,17 +46,15 @@ IGNORED_NAMES = frozenset({"logging_dir", "tpu_num_cores"})
 NOT_SHAPING = ("logging_", "log_", "report_to", "run_name", "disable_tqdm", "per_device_eval_", "save_total_limit")
 
 
-AT_LEAST_ONE = (
-    "teacher_batch_size",
-    "teacher_max_length",
-    "student_max_length",
-    "shuffle_buffer",
-    "audit_texts",
-    "label_file_mb",
-)
-
-
-def option(default: Any, help: str, *, group: str, changes: str | None = None, choices: tuple[str, ...] = ()) -> Any:
+def option(
+    default: Any,
+    help: str,
+    *,
+    group: str,
+    changes: str | None = None,
+    choices: tuple[str, ...] = (),
+    bounds: Bounds | None = None,
+) -> Any:
     """A `DistillConfig` field.
 
     Args:
@@ -57,10 +64,10 @@ def option(default: Any, help: str, *, group: str, changes: str | None = None, c
         changes: the product that another value would change ("labels" or "student"): it may not differ when a run
             continues in its output directory. None where it only changes how the work is done.
         choices: the values allowed, for text options.
+        bounds: the values allowed, for numbers.
     """
-    return dataclasses.field(
-        default=default, metadata={"help": help, "group": group, "changes": changes, "choices": choices}
-    )
+    metadata = {"help": help, "group": group, "changes": changes, "choices": choices, "bounds": bounds}
+    return dataclasses.field(default=default, metadata=metadata)
 
 
 @dataclasses.dataclass(init=False, eq=True)
@@ -115,7 +122,11 @@ class DistillConfig:
         changes=STUDENT_PRODUCT,
     )
     temperature: float = option(
-        1.0, "Divides the teacher's logits before the softmax.", group=ESSENTIALS, changes=STUDENT_PRODUCT
+        1.0,
+        "Divides the teacher's logits before the softmax.",
+        group=ESSENTIALS,
+        changes=STUDENT_PRODUCT,
+        bounds=ABOVE_ZERO,
     )
     address: str | None = option(
         None,
@@ -143,6 +154,7 @@ class DistillConfig:
         256,
         "Megabytes of a label file: smaller ones are merged as soon as there are enough of them.",
         group=BEHAVIOUR,
+        bounds=ONE_OR_MORE,
     )
     allow_pickle_weights: bool = option(
         False,
@@ -162,7 +174,10 @@ class DistillConfig:
         group=BEHAVIOUR,
     )
     price_per_hour: float | None = option(
-        None, "What an hour of all the machines planned costs: the quote is in money too.", group=BEHAVIOUR
+        None,
+        "What an hour of all the machines planned costs: the quote is in money too.",
+        group=BEHAVIOUR,
+        bounds=ZERO_OR_MORE,
     )
 
     teacher_revision: str | None = option(
@@ -176,12 +191,14 @@ class DistillConfig:
         "Bounds the memory of a forward pass: at most this many pairs of full length, so more pairs when texts are "
         "shorter; or of 2,048 tokens, on a GPU that is given pairs without padding. On a CPU a pass is small anyway.",
         group=TEACHER,
+        bounds=ONE_OR_MORE,
     )
     teacher_max_length: int | None = option(
         None,
         "Longest pair in tokens; longer texts are cut. By default the teacher's own limit.",
         group=TEACHER,
         changes=LABELS_PRODUCT,
+        bounds=ONE_OR_MORE,
     )
     teacher_precision: str = option(
         "auto",
@@ -201,11 +218,13 @@ class DistillConfig:
         256,
         "Texts of the corpus that are scored by the exact teacher too, before a reduced precision is used.",
         group=TEACHER,
+        bounds=ONE_OR_MORE,
     )
     min_agreement: float = option(
         0.99,
         "Share of these texts on which both must name the same class; below it the teacher runs in fp32.",
         group=TEACHER,
+        bounds=SHARE,
     )
     strict: bool = option(
         False,
@@ -218,12 +237,14 @@ class DistillConfig:
         "Index of the teacher's entailment logit, where its config does not name it.",
         group=TEACHER,
         changes=LABELS_PRODUCT,
+        bounds=ZERO_OR_MORE,
     )
     contradiction_id: int | None = option(
         None,
         "Index of the teacher's contradiction logit, where its config does not name it.",
         group=TEACHER,
         changes=LABELS_PRODUCT,
+        bounds=ZERO_OR_MORE,
     )
     use_fast_tokenizer: bool = option(True, "Use the Rust tokenizers where there are any.", group=TEACHER)
 
@@ -244,12 +265,14 @@ class DistillConfig:
         "Longest text in tokens; longer ones are cut. By default the student's own limit.",
         group=STUDENT,
         changes=STUDENT_PRODUCT,
+        bounds=ONE_OR_MORE,
     )
     shuffle_buffer: int = option(
         10_000,
         "Texts that each train worker holds for shuffling, beside the shuffled order of the label store's files.",
         group=STUDENT,
         changes=STUDENT_PRODUCT,
+        bounds=ONE_OR_MORE,
     )
 
     teacher_actors: str | None = option(
@@ -280,33 +303,39 @@ class DistillConfig:
         "Share of the corpus that the teacher may fail to score: such texts are set aside in labels/_rejected.jsonl; "
         "beyond it the run stops.",
         group=FAULTS,
+        bounds=SHARE,
     )
     max_failures: int = option(
         Tolerance.max_failures,
         "How often what died (an actor, a task, the train workers) is started again while the stage gets no further.",
         group=FAULTS,
+        bounds=ZERO_OR_MORE,
     )
     block_seconds: float = option(
         Tolerance.block_seconds,
         "Seconds of a teacher actor's work in a block, about: what the loss of an actor costs. Short ones pad more and "
         "cost more reading and writing.",
         group=FAULTS,
+        bounds=Bounds("between 0.01 and 3600", lambda seconds: 0.01 <= seconds <= 3600),
     )
     stall_timeout: float = option(
         Tolerance.stall_seconds / 60,
         "Minutes that a stage may stand still before it is ended with an error.",
         group=FAULTS,
+        bounds=MINUTES,
     )
     grace: float = option(
         Tolerance.grace_seconds,
         "Seconds that a stop (Ctrl-C, SIGTERM) leaves for blocks under way, or for a last checkpoint; the second one "
         "stops at once.",
         group=FAULTS,
+        bounds=ZERO_OR_MORE,
     )
     checkpoint_minutes: float = option(
         Tolerance.checkpoint_seconds / 60,
         "Minutes after which training keeps a checkpoint to go on from, besides those of --save-steps.",
         group=FAULTS,
+        bounds=MINUTES,
     )
 
     training: dict[str, Any] = dataclasses.field(default_factory=dict)
@@ -328,44 +357,21 @@ class DistillConfig:
         """Raise ConfigError with every fault that can be seen without opening a file or a model."""
         faults = [f"{flag(name)} is missing" for name in required if not getattr(self, name)]
         faults += template_faults(self.hypothesis_template)
-        if not (math.isfinite(self.temperature) and self.temperature > 0):
-            faults.append(f"--temperature {self.temperature} must be a number above 0")
-        if self.price_per_hour is not None and not (math.isfinite(self.price_per_hour) and self.price_per_hour >= 0):
-            faults.append(f"--price-per-hour {self.price_per_hour:g} must be a number of 0 or more")
-        for name in ("stall_timeout", "checkpoint_minutes"):
-            if not getattr(self, name) > 0:
-                faults.append(f"{flag(name)} {getattr(self, name):g} must be a number of minutes above 0")
-        if not 0.01 <= self.block_seconds <= 3600:
-            faults.append(f"--block-seconds {self.block_seconds:g} must be between 0.01 and 3600")
-        if not (math.isfinite(self.grace) and self.grace >= 0):
-            faults.append(f"--grace {self.grace:g} must be a number of seconds, 0 or more")
-        if self.max_failures < 0:
-            faults.append(f"--max-failures {self.max_failures} must be 0 or more")
-        if not 0 <= self.max_rejected <= 1:
-            faults.append(f"--max-rejected {self.max_rejected:g} must be a share between 0 and 1")
-        for name in AT_LEAST_ONE:
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                faults.append(f"{flag(name)} {value} must be 1 or more")
+        for field in option_fields():
+            value, bounds = getattr(self, field.name), field.metadata["bounds"]
+            if value == "" or (isinstance(value, tuple) and "" in value):
+                faults.append(f"{flag(field.name)} is empty")
+            elif bounds and value is not None:
+                faults += bounds.faults(field.name, value)
         if self.teacher_precision == "int8" and self.teacher_backend.startswith("torch"):
             faults.append(
                 f"--teacher-precision int8 is done by OpenVINO: leave --teacher-backend {self.teacher_backend} out"
             )
-        if not 0 <= self.min_agreement <= 1:
-            faults.append(f"--min-agreement {self.min_agreement} must be between 0 and 1")
         if self.encoding and not is_encoding(self.encoding):
             faults.append(
                 f"--encoding {shown(self.encoding)} is no encoding of text that Python knows: try utf-8, latin-1, "
                 "cp1252 or utf-16"
             )
-        for field in option_fields():
-            value = getattr(self, field.name)
-            if value == "" or (isinstance(value, tuple) and "" in value):
-                faults.append(f"{flag(field.name)} is empty")
-        for name in ("entailment_id", "contradiction_id"):
-            value = getattr(self, name)
-            if value is not None and value < 0:
-                faults.append(f"{flag(name)} {value} must be 0 or more")
         if faults:
             raise ConfigError("; ".join(faults) + ".")
 
@@ -388,9 +394,3 @@ class DistillConfig:
 def option_fields() -> list[dataclasses.Field[Any]]:
     """The declared options, in order, without the bag of `TrainingArguments` fields."""
     return [field for field in dataclasses.fields(DistillConfig) if field.metadata]
-
-
-def suggest(name: str, known: Iterable[str]) -> str:
-    """' Did you mean …?' with the nearest known name, or ''."""
-    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
-    return f" Did you mean {flag(near[0])}?" if near else ""

@@ -1,19 +1,46 @@
-"""The values of options: text from a command line or a file, or typed already, becomes what the option declares."""
+"""The names and values of options: text from a command line or a file, or typed already, becomes what is declared."""
 
 from __future__ import annotations
 
 import dataclasses
+import difflib
+import math
 import string
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from raydistill.errors import ConfigError, shown
+
+
+class Bounds(NamedTuple):
+    """The values that an option takes of those of its type: in words, and as a test."""
+
+    wanted: str
+    hold: Callable[[Any], bool]
+
+    def faults(self, name: str, value: Any) -> list[str]:
+        """What is wrong with a value, if anything is."""
+        told = f"{value:g}" if isinstance(value, float) else value
+        return [] if self.hold(value) else [f"{flag(name)} {told} must be {self.wanted}"]
+
+
+ONE_OR_MORE = Bounds("1 or more", lambda value: value >= 1)
+ZERO_OR_MORE = Bounds("0 or more", lambda value: 0 <= value < math.inf)
+ABOVE_ZERO = Bounds("a number above 0", lambda value: 0 < value < math.inf)
+MINUTES = Bounds("a number of minutes above 0", lambda value: value > 0)
+SHARE = Bounds("a share between 0 and 1", lambda value: 0 <= value <= 1)
 
 
 def flag(name: str) -> str:
     """The command-line spelling of an option."""
     return "--" + name.replace("_", "-")
+
+
+def suggest(name: str, known: Iterable[str]) -> str:
+    """' Did you mean …?' with the nearest known name, or ''."""
+    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    return f" Did you mean {flag(near[0])}?" if near else ""
 
 
 def converted(field: dataclasses.Field[Any], value: Any) -> Any:

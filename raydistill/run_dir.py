@@ -11,11 +11,12 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from raydistill.config import LABELS_PRODUCT, DistillConfig, flag
+from raydistill.config import LABELS_PRODUCT, DistillConfig
 from raydistill.errors import RunDirError
 from raydistill.files import Folder, parse_record
 from raydistill.label_store import RECORD as LABELS_RECORD
 from raydistill.label_store import LabelStore
+from raydistill.option_values import flag
 
 RECORD, LOG, LABELS, CHECKPOINTS = "run.json", "raydistill.log", "labels", "checkpoints"
 ROWS = "rows"  # in the folder of checkpoints: what the student is trained on

@@ -6,14 +6,15 @@ import dataclasses
 import enum
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, NoReturn, cast
 
 from transformers import HfArgumentParser, TrainingArguments
 from transformers.integrations import get_available_reporting_integrations
 
-from raydistill.config import flag, option_fields, suggest
+from raydistill.config import option_fields
 from raydistill.errors import ConfigError
+from raydistill.option_values import ONE_OR_MORE, SHARE, ZERO_OR_MORE, Bounds, flag, suggest
 
 # Where the seed script differs from transformers. Checkpoints that are only made to continue a run go when it ends.
 SEED_DEFAULTS: dict[str, Any] = {
@@ -41,18 +42,21 @@ REFUSED = {
 }
 
 
-LIMITS: list[tuple[str, str, Callable[[Any], bool]]] = [  # what would only be met with in a worker
-    ("per_device_train_batch_size", "1 or more", lambda value: value >= 1),
-    ("per_device_eval_batch_size", "1 or more", lambda value: value >= 1),
-    ("gradient_accumulation_steps", "1 or more", lambda value: value >= 1),
-    ("num_train_epochs", "0 or more", lambda value: 0 <= value < math.inf),
-    ("learning_rate", "a finite number", math.isfinite),
-    ("label_smoothing_factor", "from 0 to 1", lambda value: 0 <= value <= 1),
-    ("seed", "from 0 to 4294967295", lambda value: 0 <= value < 1 << 32),
-    ("data_seed", "from 0 to 4294967295", lambda value: value is None or 0 <= value < 1 << 32),
-    ("train_sampling_strategy", "random or group_by_length", lambda value: value in ("random", "group_by_length")),
-    ("report_to", "what is installed here", lambda value: set(value) <= set(get_available_reporting_integrations())),
-]
+SEED = Bounds("from 0 to 4294967295", lambda value: value is None or 0 <= value < 1 << 32)
+BOUNDS = {  # what would only be met with in a worker
+    "per_device_train_batch_size": ONE_OR_MORE,
+    "per_device_eval_batch_size": ONE_OR_MORE,
+    "gradient_accumulation_steps": ONE_OR_MORE,
+    "num_train_epochs": ZERO_OR_MORE,
+    "learning_rate": Bounds("a finite number", math.isfinite),
+    "label_smoothing_factor": SHARE,
+    "seed": SEED,
+    "data_seed": SEED,
+    "train_sampling_strategy": Bounds("random or group_by_length", lambda way: way in ("random", "group_by_length")),
+    "report_to": Bounds(
+        "what is installed here", lambda value: set(value) <= set(get_available_reporting_integrations())
+    ),
+}
 
 
 class _Parser(HfArgumentParser):
@@ -86,11 +90,7 @@ def training_arguments(given: Mapping[str, Any], *, output_dir: str, use_cpu: bo
         )
     except (ValueError, TypeError, ImportError, NotImplementedError) as error:
         raise ConfigError(f"TrainingArguments: {' '.join(str(error).split())}") from None
-    faults = [
-        f"{flag(name)} {getattr(arguments, name)} must be {wanted}"
-        for name, wanted, good in LIMITS
-        if not good(getattr(arguments, name))
-    ]
+    faults = [fault for name, bounds in BOUNDS.items() for fault in bounds.faults(name, getattr(arguments, name))]
     if faults:
         raise ConfigError("; ".join(faults) + ".")
     return arguments

@@ -14,12 +14,11 @@ from raydistill.config import (
     FORMER_NAMES,
     IGNORED_NAMES,
     DistillConfig,
-    flag,
     option_fields,
-    suggest,
 )
 from raydistill.config_file import read_config_file
 from raydistill.errors import ConfigError, RaydistillError
+from raydistill.option_values import flag, suggest
 
 NAMES = [field.name for field in option_fields()]
 REQUIRED = {"data_file": "corpus.txt", "class_names_file": "classes.txt", "output_dir": "out"}
@@ -167,7 +166,7 @@ def test_all_faults_are_told_at_once():
     for wanted in (
         "--data-file is missing",
         "--class-names-file is missing",
-        "--temperature 0.0 must be",
+        "--temperature 0 must be a number above 0",
         "--hypothesis-template 'no braces' must have {} once",
         "--teacher-batch-size 0 must be 1 or more",
         "--teacher-max-length -1 must be 1 or more",

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from raydistill.cli import cli, collect_config
-from raydistill.config import flag, option_fields
+from raydistill.config import option_fields
+from raydistill.option_values import flag
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = ["README.md", "cluster/README.md", "examples/agnews.md"]

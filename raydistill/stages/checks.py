@@ -9,10 +9,11 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from raydistill.config import DistillConfig, flag
+from raydistill.config import DistillConfig
 from raydistill.corpus_files import CorpusFile
 from raydistill.errors import ConfigError, CorpusError, RunDirError, shown
 from raydistill.label_store import LabelStore
+from raydistill.option_values import flag
 from raydistill.paths import is_uri, is_within, located
 from raydistill.specs import StudentSpec, TeacherSpec, Tolerance
 
