@@ -25,7 +25,7 @@ from raydistill.config import (
     option_fields,
 )
 from raydistill.errors import ConfigError, RaydistillError
-from raydistill.option_values import flag, suggest
+from raydistill.option_values import SHARE, flag, suggest
 from raydistill.progress import Console
 
 SETTINGS = {
@@ -231,8 +231,8 @@ def verify(output_dir: str, sample: float, as_json: bool, **trust: bool) -> int:
     """
     from raydistill.verify import verify_run
 
-    if not 0 <= sample <= 1:
-        raise ConfigError(f"--sample {sample:g} must be a share between 0 and 1.")
+    if faults := SHARE.faults("sample", sample):
+        raise ConfigError(f"{faults[0]}.")
     quiet_libraries()
     checks, console = [], Console(sys.stdout)
     for check in verify_run(output_dir, sample, **trust):

@@ -328,20 +328,21 @@ class LabelStore:
         wrong = known.occurrences != counted
         if not wrong.any():
             return 0
-        left, rows_left = counted.copy(), np.zeros(len(known), dtype=np.int64)
+        changed = KnownTexts(known.first[wrong], known.second[wrong], counted[wrong])
+        left, rows_left = changed.occurrences, np.zeros(len(changed), dtype=np.int64)
         to_mend: list[str] = []
         for name in parts:
             moved()
             for text_ids, _ in self._ids([name]):
-                at = known.find(text_ids)
-                np.add.at(rows_left, at, 1)
-                if wrong[at].any() and name not in to_mend[-1:]:
+                at = changed.find(text_ids)
+                np.add.at(rows_left, at[at >= 0], 1)
+                if (at >= 0).any() and name not in to_mend[-1:]:
                     to_mend.append(name)
 
         def mended(table: pa.Table) -> pa.Table:
-            at = known.find(table["text_id"])
+            at = changed.find(table["text_id"])
             occurrences = table["occurrences"].to_numpy().copy()
-            for row in np.flatnonzero(wrong[at]):  # a text that stands in several parts is shared out among them
+            for row in np.flatnonzero(at >= 0):  # a text that stands in several parts is shared out among them
                 text = at[row]
                 occurrences[row] = -(-left[text] // rows_left[text])
                 left[text], rows_left[text] = left[text] - occurrences[row], rows_left[text] - 1
@@ -352,7 +353,7 @@ class LabelStore:
             replaced, _ = self._write_rows(map(mended, self.read_part(name)), [name])
             self.end_replacement(replaced, [name])
             moved()
-        return int(wrong.sum())
+        return len(changed)
 
 
 def _gathered(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:

@@ -27,8 +27,8 @@ logger = logging.getLogger(__name__)
 Scores = tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], dict[int, Exception]]
 
 # A GPU's budget is measured, in a second; a CPU would take minutes with a large teacher, and gain little. On a CPU a
-# small batch stays in the cache: with teachers of 22M and 110M parameters 2,048 tokens were within a few
-# percent of the best for PyTorch and OpenVINO alike, and 16,000 up to 1.3 times slower.
+# small batch stays in the cache: with teachers of 22M and 110M parameters 2,048 tokens were within 10 %
+# or so of the best for PyTorch and OpenVINO alike, and 16,000 up to 1.3 times slower.
 CPU_TOKEN_BUDGET = 2048
 # What a pair of the batch size stands for where nothing is padded: 32 of them take some 2 GB with a large teacher in
 # bf16, and a small one is four times as fast on an H100 as with 4,096 tokens.

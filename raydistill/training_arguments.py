@@ -131,6 +131,11 @@ def data_seed(arguments: TrainingArguments) -> int:
     return arguments.seed if arguments.data_seed is None else arguments.data_seed
 
 
+def evaluates_midway(arguments: TrainingArguments) -> bool:
+    """Whether the student is evaluated before it is trained to the end, too."""
+    return arguments.eval_strategy != "no" or arguments.eval_on_start
+
+
 def count_updates(arguments: TrainingArguments, texts: int, workers: int) -> int:
     """The updates of a training with so many workers, as `Trainer` counts them: the end of its schedule."""
     if arguments.max_steps > 0:

@@ -180,10 +180,39 @@ def test_all_faults_are_told_at_once():
     assert "\n" not in message
 
 
-@pytest.mark.parametrize("temperature", [0, -1, "nan", "inf", "-inf"])
-def test_a_temperature_that_is_not_a_number_above_zero_is_a_fault(temperature):
-    with pytest.raises(ConfigError, match="--temperature"):
-        DistillConfig(temperature=temperature).check([])
+JUST_OUTSIDE = {
+    "temperature": [0, -1, "nan", "inf", "-inf"],
+    "price_per_hour": [-1, "nan", "inf"],
+    "label_file_mb": [0],
+    "teacher_batch_size": [0],
+    "teacher_max_length": [0],
+    "audit_texts": [0],
+    "min_agreement": [-0.1, 1.1, "nan"],
+    "entailment_id": [-1],
+    "contradiction_id": [-1],
+    "student_max_length": [0],
+    "shuffle_buffer": [0],
+    "max_rejected": [-0.1, 1.1, "nan"],
+    "max_failures": [-1],
+    "block_seconds": [0, 3601, "nan"],
+    "stall_timeout": [0, -1, "nan"],
+    "grace": [-1, "nan", "inf"],
+    "checkpoint_minutes": [0, -1, "nan"],
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [(name, value) for name, values in JUST_OUTSIDE.items() for value in values]
+)
+def test_a_number_that_makes_no_sense_is_a_fault(name, value):
+    with pytest.raises(ConfigError, match=f"^{flag(name)} {value} must be "):
+        DistillConfig(**{name: value}).check([])
+
+
+def test_every_number_has_bounds_but_what_the_plan_looks_at():
+    numbers = {f.name for f in option_fields() if str(f.type).startswith(("int", "float"))}
+    of_the_plan = {name for name in numbers if name.endswith(("_per_actor", "_per_train_worker"))}
+    assert numbers - of_the_plan == set(JUST_OUTSIDE)
 
 
 @pytest.mark.parametrize("template", ["{}", "This is {}.", "About {0}.", "{{literal}} {}"])

@@ -17,6 +17,7 @@ from raydistill.errors import ConfigError
 from raydistill.training_arguments import (
     SEED_DEFAULTS,
     count_updates,
+    evaluates_midway,
     field_names,
     share_update,
     training_arguments,
@@ -208,3 +209,17 @@ def test_an_update_stays_as_large_with_other_workers_and_its_batches_no_larger(b
 )
 def test_updates_are_counted_as_trainer_does(texts, workers, given_, updates):
     assert count_updates(arguments(given_), texts, workers) == updates
+
+
+@pytest.mark.parametrize(
+    ("given_", "midway"),
+    [
+        ({}, False),
+        ({"do_eval": False}, False),
+        ({"eval_strategy": "epoch"}, True),
+        ({"eval_strategy": "steps", "eval_steps": 5}, True),
+        ({"eval_on_start": "true"}, True),
+    ],
+)
+def test_an_evaluation_before_the_end_is_foreseen(given_, midway):
+    assert evaluates_midway(arguments(given_)) is midway

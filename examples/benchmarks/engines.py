@@ -167,7 +167,8 @@ def main() -> None:
                 row[shape] = f"{statistics.median(ratios):.2f} ({min(ratios):.2f}–{max(ratios):.2f})"
         teacher, sentences = teachers[0], files.corpus.read_text(encoding="utf-8").splitlines()
         classes = {}
-        for name, teacher.engine in engines.items():
+        for name, engine in engines.items():
+            teacher.engine = engine
             classes[name] = teacher.score(sentences)[0].argmax(1)
         for name, row in rows.items():
             row["logits off"] = f"{row['logits off']:.1e}"

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertConfig, RobertaConfig
 
-from raydistill.engines.load import expect_native
+from raydistill.engines.load import check_backend, expect_native
 from raydistill.errors import ConfigError
 from raydistill.specs import TeacherSpec
 from raydistill.stages.demo import DemoFiles
@@ -40,10 +40,11 @@ ENGINES = {
 
 
 def native_engines(device: str) -> list[tuple[str, str]]:
-    """(backend, precision) of the engines for a device, but for formats that this machine would only emulate."""
+    """(backend, precision) of the engines for a device that are installed; no format that would only be emulated."""
     native = []
     for backend, precision in ENGINES[device]:
         with contextlib.suppress(ConfigError):
+            check_backend(backend, precision, use_gpu=device == "cuda")
             expect_native(TeacherSpec("", (), "{}", backend=backend, precision=precision, use_gpu=device == "cuda"))
             native.append((backend, precision))
     return native

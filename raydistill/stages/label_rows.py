@@ -72,7 +72,7 @@ class LabelSource(Datasource):
         unknown = BlockMetadata(num_rows=None, size_bytes=None, input_files=None, exec_stats=None)
         order = np.arange(len(self._groups))
         if self._seed is not None:
-            # Ray Data counts the executions of a dataset: each is an epoch.
+            # Ray Data counts the executions of a dataset: each is an epoch, until training is over.
             epoch = self._first_epoch + (data_context._execution_idx if data_context else 0)
             np.random.default_rng([self._seed, epoch]).shuffle(order)
         shares = [[self._groups[at] for at in share] for share in np.array_split(order, self.num_tasks)]

@@ -35,7 +35,7 @@ from raydistill.stages.watchdog import watched
 from raydistill.stopping import orderly_stop
 from raydistill.stopwatch import Stopwatch
 from raydistill.student import student_rows
-from raydistill.training_arguments import checked_arguments, data_seed
+from raydistill.training_arguments import checked_arguments, data_seed, evaluates_midway
 
 RESIZE_SECONDS = 30.0  # between looks at whether there is room for more workers
 
@@ -114,7 +114,7 @@ def train_student(
             storage=storage,
             begun_with=begun_with,
             checkpoint_seconds=tolerance.checkpoint_seconds,
-            evaluates_midway=arguments.eval_strategy != "no",
+            evaluates_midway=evaluates_midway(arguments),
             threads=plan.train_threads,
             use_gpu=plan.train_gpus > 0,
         )
@@ -141,6 +141,11 @@ def _make_trainer(
         rows = KeptRows.in_folder(storage.child(CHECKPOINTS).child(ROWS), store, task.rows)
     else:  # no pass comes after the first
         rows = KeptRows(store, task.rows)
+    shards: dict[str, Any] = {
+        TRAIN: partial(label_rows, rows, plan, max_failures=max_failures, seed=data_seed(arguments), storage=storage)
+    }
+    if task.evaluation_shard(plan.train_workers) == EVALUATION:
+        shards[EVALUATION] = partial(label_rows, rows, plan, max_failures=max_failures)
     keep = max(arguments.save_total_limit or 0, 1) + 2  # the newest, or as many as asked for, and the student, twice
     scaling = ScalingConfig(
         num_workers=(plan.train_workers_min, plan.train_workers) if plan.elastic else plan.train_workers,
@@ -165,12 +170,7 @@ def _make_trainer(
         train_loop_config={"task": task},
         scaling_config=scaling,
         torch_config=ProcessGroup("nccl" if task.use_gpu else "gloo"),  # type: ignore[arg-type]
-        datasets={
-            TRAIN: partial(
-                label_rows, rows, plan, max_failures=max_failures, seed=data_seed(arguments), storage=storage
-            ),
-            EVALUATION: partial(label_rows, rows, plan, max_failures=max_failures),
-        },
+        datasets=shards,
         dataset_config=EvenOrWhole(plan.task_cpus),
         run_config=RunConfig(
             name=CHECKPOINTS,

@@ -14,7 +14,6 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -193,26 +192,34 @@ def test_an_actor_and_tasks_that_are_killed_and_a_lost_gpu_cost_no_label(
     assert len(texts) == len(set(texts)) == 3000
 
 
-def test_a_teacher_that_takes_its_process_down_as_it_loads_waits_the_longer(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_teacher_that_takes_its_process_down_as_it_loads_waits_the_longer(tmp_path: Path) -> None:
     class FragileActor(TeacherActor):
-        good = False
+        """Dies twice as it loads; notes down how many deaths it waits for before it tries."""
+
+        def __init__(self, spec: TeacherSpec, store: LabelStore) -> None:
+            import raydistill.stages.teacher_actor as module
+
+            module.back_off = lambda deaths: self.waits_for(spec, deaths)
+            super().__init__(spec, store)
+
+        def waits_for(self, spec: TeacherSpec, deaths: int) -> None:
+            with Path(spec.name_or_path).open("a") as waits:
+                waits.write(f"{deaths} ")
 
         def load(self, spec: TeacherSpec) -> Any:
-            if not self.good:
-                raise SystemExit
+            if len(Path(spec.name_or_path).read_text().split()) < 3:
+                os.kill(os.getpid(), signal.SIGKILL)
 
-    waits: list[int] = []
-    monkeypatch.setattr("raydistill.stages.teacher_actor.back_off", waits.append)
-    make = partial(FragileActor, TeacherSpec("", ("sport", "art"), "{}"), LabelStore(str(tmp_path)))
-    for _ in range(2):
-        with pytest.raises(SystemExit):
-            make()
-    FragileActor.good = True
-    make()
-    make()
-    assert waits == [0, 1, 2, 0]
+        def pid(self) -> int:
+            return os.getpid()
+
+    waits = tmp_path / "waits"
+    spec = TeacherSpec(str(waits), ("sport", "art"), "{}")
+    remote: Any = ray.remote(num_cpus=0.1, max_restarts=-1, max_task_retries=-1)(FragileActor)
+    actor = remote.remote(spec, LabelStore(str(tmp_path)))
+    os.kill(ray.get(actor.pid.remote(), timeout=60), signal.SIGKILL)  # later than that is no load's fault
+    assert ray.get(actor.pid.remote(), timeout=60)
+    assert waits.read_text() == "0 1 2 0 "
 
 
 def test_a_text_that_takes_its_teacher_down_with_it_is_set_aside(
