@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import psutil
@@ -35,10 +35,16 @@ def run(config: DistillConfig, stage: str) -> None:
     subprocess.run(command(config, stage), check=True, capture_output=True, timeout=240, env=environment())
 
 
-def begin(config: DistillConfig, stage: str, reached: Callable[[], bool]) -> subprocess.Popen[str]:
-    """Run a stage until `reached`; it goes on."""
+def begin(
+    config: DistillConfig, stage: str, reached: Callable[[], bool], under: Sequence[str] = ()
+) -> subprocess.Popen[str]:
+    """Run a stage, by another command that restricts it if there is one, until `reached`; it goes on."""
     process = subprocess.Popen(
-        command(config, stage), stderr=subprocess.PIPE, text=True, start_new_session=True, env=environment()
+        [*under, *command(config, stage)],
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        env=environment(),
     )
     deadline = time.monotonic() + 120
     while not reached() and process.poll() is None and time.monotonic() < deadline:

@@ -8,6 +8,7 @@ import io
 import json
 import os
 import re
+import shutil
 import signal
 import sys
 import tempfile
@@ -398,6 +399,37 @@ def test_labelling_that_was_killed_goes_on_and_makes_no_label_again(
     some = lines[::24]
     expected = Teacher.load(spec).score(some)[0]
     np.testing.assert_allclose(np.stack(found.entailment[some]), expected, atol=1e-5)
+
+
+# Root may write wherever it likes: here it may no more than others.
+AS_ANYBODY = [] if os.geteuid() else ["setpriv", "--bounding-set=-dac_override,-dac_read_search"]
+
+
+@pytest.mark.skipif(bool(AS_ANYBODY) and not shutil.which("setpriv"), reason="root cannot give its rights up")
+def test_a_folder_that_may_no_longer_be_written_is_one_line_and_when_it_may_be_the_run_goes_on(
+    tmp_path: Path, make_config: Callable[..., DistillConfig]
+) -> None:
+    corpus, labels = tmp_path / "corpus.txt", tmp_path / "out" / "labels"
+    corpus.write_text("".join(f"text {i} {'again and ' * 40}once\n" for i in range(1500)))
+    config = make_config(tmp_path / "out", data_file=str(corpus), block_seconds=0.1)
+
+    process = begin(config, "label", lambda: any(labels.glob("*.parquet")), AS_ANYBODY)
+    labels.chmod(0o555)
+    said = process.communicate(timeout=60)[1]
+    labels.chmod(0o755)
+    assert process.returncode == 2, said
+    (error,) = [line for line in said.splitlines() if line.startswith("Error: ")]
+    assert f"{labels}: cannot be written" in error
+    assert "Permission denied" in error
+    assert "the same command goes on" in error
+    assert "Traceback" not in said
+
+    kept = {path: path.stat().st_mtime_ns for path in labels.glob("*.parquet")}
+    run(config, "label")
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+    assert len(pd.read_parquet(labels).text.unique()) == 1500
+    record = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert 0 < record["stages"]["label"]["known"] < 1500
 
 
 @dataclasses.dataclass(frozen=True)
