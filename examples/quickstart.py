@@ -21,7 +21,7 @@ def main(corpus: str, classes: str, output_dir: str) -> None:
 
     from transformers import pipeline
 
-    classify = pipeline("text-classification", model=result.output_dir)
+    classify = pipeline("text-classification", model=result.output_dir, truncation=True)
     print(classify("The striker scored twice in the final minutes."))
 
 

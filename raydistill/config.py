@@ -41,7 +41,7 @@ FORMER_NAMES = {
     "warmup_ratio": "warmup_steps",
 }
 # TrainingArguments fields that transformers 5 dropped and that change nothing here: taken, and left aside.
-IGNORED_NAMES = frozenset({"logging_dir", "tpu_num_cores"})
+IGNORED_NAMES = frozenset({"tpu_num_cores"})
 # Beginnings of TrainingArguments fields that leave the student as it is: a run may go on with others.
 NOT_SHAPING = ("logging_", "log_", "report_to", "run_name", "disable_tqdm", "per_device_eval_", "save_total_limit")
 
@@ -266,6 +266,12 @@ class DistillConfig:
         group=STUDENT,
         changes=STUDENT_PRODUCT,
         bounds=ONE_OR_MORE,
+    )
+    logging_dir: str | None = option(
+        None,
+        "Where TensorBoard's events go with --report-to tensorboard, on the disk of the first train worker. By default "
+        "OUTPUT_DIR/runs.",
+        group=STUDENT,
     )
     shuffle_buffer: int = option(
         10_000,

@@ -33,6 +33,10 @@ class ModelError(RaydistillError):
     """A teacher or student cannot be loaded or used as one."""
 
 
+class EngineError(ModelError):
+    """A teacher cannot be run as asked: by that backend, or in that number format."""
+
+
 class RunDirError(RaydistillError):
     """The output directory cannot hold this run."""
 

@@ -16,7 +16,7 @@ from raydistill.errors import ResourceError
 # A read, write or tokenising task: light beside a forward pass. Not a quarter, so that no actor is of the same size:
 # Ray Data would then read within the actor.
 TASK_CPUS = 0.24
-CPUS_PER_CPU_ACTOR = 4  # beyond four threads a forward pass of small batches gains little
+CPUS_PER_CPU_ACTOR = 4  # small batches share out badly among many threads; not measured beyond two
 # For each parameter: the teacher's weights in fp32; the student's, and their gradients. Whatever else there is, such as
 # what an optimizer keeps, comes on top.
 TEACHER_BYTES, STUDENT_BYTES = 4, 8

@@ -19,6 +19,7 @@ from raydistill.label_store import LabelStore
 from raydistill.option_values import flag
 
 RECORD, LOG, LABELS, CHECKPOINTS = "run.json", "raydistill.log", "labels", "checkpoints"
+EVENTS = "runs"  # of TensorBoard, under the name that Trainer gives them
 ROWS = "rows"  # in the folder of checkpoints: what the student is trained on
 # What a checkpoint holds: Trainer's own one, and its best one if that is another; or the student and what came of it.
 TRAINER, BEST, MODEL, RESULT = "trainer", "best", "model", "result.json"

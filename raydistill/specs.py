@@ -50,7 +50,10 @@ class TeacherSpec(ModelSpec):
 
 @dataclasses.dataclass(frozen=True)
 class StudentSpec(ModelSpec):
-    """All that a worker needs to train the student."""
+    """All that a worker needs to train the student.
+
+    `logging_dir`: where TensorBoard's events go, if there are to be any.
+    """
 
     class_names: tuple[str, ...]
     multi_label: bool
@@ -58,6 +61,7 @@ class StudentSpec(ModelSpec):
     max_length: int | None
     shuffle_buffer: int
     training: Mapping[str, Any]
+    logging_dir: str | None = None
 
 
 # Texts that all fail, one after the other, and none that did not: then it is not theirs.

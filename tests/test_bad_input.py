@@ -222,6 +222,10 @@ BAD_INPUT: dict[str, tuple[Change, list[str]]] = {
         ["--output-dir out", "one of the cluster's", "absolute"],
     ),
     "data seed below nothing": (option(data_seed="-1"), ["--data-seed -1 must be from 0"]),
+    "events on an object store": (
+        option(report_to="tensorboard", logging_dir="s3://bucket/runs"),
+        ["--report-to tensorboard", "--logging-dir"],
+    ),
     "no cluster": (option(address="auto"), ["--address auto", "no Ray cluster"]),
     "no cluster at that port": (option(address="127.0.0.1:9"), ["--address 127.0.0.1:9", "no Ray cluster"]),
     "address of no form": (option(address="there"), ["--address there", "host:port"]),

@@ -3,8 +3,9 @@
     pip install -e '.[demo]' && python examples/benchmarks/ray_overhead.py
 
 The demo's teacher labels BBC News first sentences, each some times over with another ending, in turn in this process
-and through the label stage: one actor of all cores, then one actor a core. Steady state is from the first block that
-comes back to the last; start-up is what comes before, less the first block's own work. Prints a Markdown table.
+and through the label stage, which must find the same logits: one actor of all cores, then one actor a core. Steady
+state is from the first block that comes back to the last; start-up is what comes before, less the first block's own
+work. Prints a Markdown table.
 
 On a GPU, one actor has all of it, then two have half of it each:
 
@@ -25,11 +26,14 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
 from shapes import CHOICES, teacher_of_shape
 from tables import benchmark_parser, publish
 
+from raydistill.corpus import text_id
 from raydistill.corpus_files import find_files
-from raydistill.label_store import LabelStore
+from raydistill.label_store import LabelStore, logits_matrix
 from raydistill.nli import describe_teacher
 from raydistill.progress import Console, Progress
 from raydistill.resources import Plan, Request, make_plan
@@ -40,6 +44,7 @@ from raydistill.stages.label import label_corpus
 from raydistill.teacher import Teacher
 
 FILE_BYTES = 256 << 20
+SAME_FP32, SAME_BF16 = 1e-4, 0.05  # logits, of batches of other sizes
 
 
 class Watch(Progress):
@@ -54,22 +59,32 @@ class Watch(Progress):
         self.seen.append((self.seconds, work["pairs"]))
 
 
-def in_process(spec: TeacherSpec, texts: list[str]) -> float:
-    """Pairs a second of the teacher alone."""
+def in_process(spec: TeacherSpec, texts: list[str]) -> tuple[float, Any]:
+    """(pairs a second of the teacher alone, its entailment logits)."""
     teacher = Teacher.load(spec)
     teacher.score(texts[:50])
     started = time.monotonic()
-    teacher.score(texts)
-    return len(texts) * len(CLASSES) / (time.monotonic() - started)
+    logits = teacher.score(texts)[0]
+    return len(texts) * len(CLASSES) / (time.monotonic() - started), logits
 
 
-def through_ray(spec: TeacherSpec, corpus: Path, store: Path, plan: Plan) -> tuple[float, float]:
+def expect_same(rows: pa.Table, corpus: Path, wanted: Any, most: float) -> None:
+    """Raise AssertionError unless the label stage has found for each text what the teacher alone has."""
+    order = {text_id(text): i for i, text in enumerate(corpus.read_text(encoding="utf-8").splitlines())}
+    at = [order[key] for key in rows["text_id"].to_pylist()]
+    assert sorted(at) == list(range(len(wanted)))
+    np.testing.assert_allclose(logits_matrix(rows["entailment"], len(CLASSES)), wanted[at], atol=most)
+
+
+def through_ray(spec: TeacherSpec, corpus: Path, store: Path, plan: Plan, wanted: Any) -> tuple[float, float]:
     """(pairs a second in steady state, seconds before the first block's own work)."""
     watch = Watch()
     labels = LabelStore(str(store))
     labels.folder.create()
     limits: dict[str, Any] = {"file_bytes": FILE_BYTES, "most_rejected": 0, "tolerance": Tolerance()}
     label_corpus(find_files([str(corpus)]), "text", spec, labels, plan, watch, **limits)
+    rows = [table for part in labels.parts() for table in labels.read_part(part, ["text_id", "entailment"])]
+    expect_same(pa.concat_tables(rows), corpus, wanted, SAME_BF16 if spec.use_gpu else SAME_FP32)
     (first, before), (last, after) = watch.seen[0], watch.seen[-1]
     rate = (after - before) / (last - first)
     return rate, first - before / (rate / plan.teacher_actors_max)
@@ -78,7 +93,7 @@ def through_ray(spec: TeacherSpec, corpus: Path, store: Path, plan: Plan) -> tup
 def main() -> None:
     parser = benchmark_parser(__doc__)
     parser.add_argument("--texts", type=int, default=4000)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--shape", choices=CHOICES, default="demo")
     arguments = parser.parse_args()
@@ -98,16 +113,15 @@ def main() -> None:
         teacher = str(teacher_of_shape(arguments.shape, files))
         spec = TeacherSpec(teacher, tuple(CLASSES), TEMPLATE, threads=cores, fingerprint="benchmark", use_gpu=on_gpu)
         spec = dataclasses.replace(spec, parameters=describe_teacher(spec)["teacher_parameters"])
-        some = texts[: len(texts) // 4]
-        in_process(spec, some)  # makes the export
+        _, logits = in_process(spec, texts)  # makes the export
         ratios: dict[str, list[float]] = {name: [] for name in layouts}
         starts: dict[str, list[float]] = {name: [] for name in layouts}
         for number in range(arguments.rounds):
             for name, request in layouts.items():
-                before = in_process(spec, some)
+                before, _ = in_process(spec, texts)
                 plan = make_plan(free_nodes(), request)
-                rate, first = through_ray(spec, corpus, Path(temporary) / f"{number}-{name}", plan)
-                alone = statistics.mean([before, in_process(spec, some)])
+                rate, first = through_ray(spec, corpus, Path(temporary) / f"{number}-{name}", plan, logits)
+                alone = statistics.mean([before, in_process(spec, texts)[0]])
                 ratios[name].append(rate / alone)
                 starts[name].append(first)
     rows = [

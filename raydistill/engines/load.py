@@ -16,7 +16,7 @@ from raydistill.engines.engine import EXACT, TOLERANCE, Engine, Inputs, share_of
 from raydistill.engines.exported import ExportedTeacher, exported_teacher
 from raydistill.engines.packed import Packing, take_packed, take_padded
 from raydistill.engines.torch_engine import TorchEngine
-from raydistill.errors import ConfigError, ModelError, first_line
+from raydistill.errors import ConfigError, EngineError, ModelError, first_line
 from raydistill.specs import TeacherSpec
 
 logger = logging.getLogger(__name__)
@@ -69,7 +69,7 @@ def load_engine(spec: TeacherSpec, pad_token_id: int, batches: Sequence[Inputs])
 
     Raises:
         ConfigError: the backend or the number format cannot be had here.
-        ModelError: the teacher cannot be converted, and int8 was asked for, or another backend with `strict`.
+        EngineError: the teacher cannot be converted, and int8 was asked for, or another backend with `strict`.
     """
     check_backend(spec.backend, spec.precision, use_gpu=spec.use_gpu)
     precision = resolve_precision(spec.precision, use_gpu=spec.use_gpu)
@@ -90,7 +90,7 @@ def load_engine(spec: TeacherSpec, pad_token_id: int, batches: Sequence[Inputs])
     except (ModelError, OSError) as error:
         if precision == "int8" or (asked and spec.strict):
             option = "--teacher-precision int8" if precision == "int8" else "--teacher-backend openvino"
-            raise ModelError(f"{option}: {first_line(error)}.") from None
+            raise EngineError(f"{option}: {first_line(error)}.") from None
         logger.warning("%s; PyTorch runs the teacher", first_line(error))
         return in_torch()
     return engine if asked or entry.beats(engine, in_torch, spec.threads) else in_torch()
@@ -128,7 +128,7 @@ def compiled_engine(engine: TorchEngine, batches: Sequence[Inputs], *, strict: b
         return compiled
     except Exception as error:  # of a compiler, anything
         if strict:
-            raise ModelError(f"--teacher-backend torch-compile: {first_line(error)}.") from None
+            raise EngineError(f"--teacher-backend torch-compile: {first_line(error)}.") from None
         logger.warning("the teacher cannot be compiled; PyTorch runs it as it is", exc_info=True)
         return engine
 

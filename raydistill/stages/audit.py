@@ -9,7 +9,7 @@ from typing import Any
 from raydistill.audit import Audit, audit_teacher
 from raydistill.config import DistillConfig
 from raydistill.engines.engine import EXACT
-from raydistill.errors import ModelError
+from raydistill.errors import EngineError, ModelError
 from raydistill.progress import Console
 from raydistill.resources import Plan
 from raydistill.specs import TeacherSpec
@@ -26,21 +26,28 @@ def choose_precision(
     """What to score with: `precision`, and under `audit` what was found of a reduced one.
 
     Exact where that was asked for, and by default on a CPU. Anything else is first compared with the exact teacher on
-    a sample of the corpus, where a teacher actor will run; below `min_agreement` the exact one is taken.
+    a sample of the corpus, where a teacher actor will run; below `min_agreement`, or where the teacher cannot run so,
+    the exact one is taken.
 
     Raises:
-        ModelError: below `min_agreement`, with `strict`; the teacher cannot run in that precision.
+        ModelError: with `strict`, below `min_agreement`, or the teacher cannot run in that precision.
     """
     reduced = as_planned(spec, plan)
     if spec.precision == EXACT or (spec.precision == "auto" and not reduced.use_gpu):
         return {"precision": EXACT, "audit": None}
     exact, sample = dataclasses.replace(reduced, precision=EXACT), list(draw_sample())
     remote = teacher_task(audit_teacher, plan)
-    with our_errors(), console.stage("audit", "texts", len(sample)) as progress:
-        ref = remote.remote(exact, reduced, sample, temperature=config.temperature, multi_label=config.multi_label)
-        # It says nothing under way, and exact scores take their time.
-        audit: Audit = wait_for([ref], AUDIT_STALLS * 60 * config.stall_timeout, "audit")[0]
-        progress.update(len(sample))
+    try:
+        with our_errors(), console.stage("audit", "texts", len(sample)) as progress:
+            ref = remote.remote(exact, reduced, sample, temperature=config.temperature, multi_label=config.multi_label)
+            # It says nothing under way, and exact scores take their time.
+            audit: Audit = wait_for([ref], AUDIT_STALLS * 60 * config.stall_timeout, "audit")[0]
+            progress.update(len(sample))
+    except EngineError as error:
+        if config.strict:
+            raise
+        console.say(f"       {error} The teacher runs in fp32")
+        return {"precision": EXACT, "audit": None}
     console.say(f"       {audit}")
     passed = audit.agreement >= config.min_agreement
     if not passed:

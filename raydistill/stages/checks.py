@@ -12,9 +12,11 @@ from typing import Any
 from raydistill.config import DistillConfig
 from raydistill.corpus_files import CorpusFile
 from raydistill.errors import ConfigError, CorpusError, RunDirError, shown
+from raydistill.files import Folder
 from raydistill.label_store import LabelStore
 from raydistill.option_values import flag
 from raydistill.paths import is_uri, is_within, located
+from raydistill.run_dir import EVENTS
 from raydistill.specs import StudentSpec, TeacherSpec, Tolerance
 
 LABEL, TRAIN = "label", "train"
@@ -93,9 +95,23 @@ def _student_spec(config: DistillConfig, class_names: Sequence[str]) -> StudentS
         max_length=config.student_max_length,
         shuffle_buffer=config.shuffle_buffer,
         training=config.training,
+        logging_dir=_logging_dir(config),
         revision=config.student_revision,
         **_trust(config),
     )
+
+
+def _logging_dir(config: DistillConfig) -> str | None:
+    """Where TensorBoard's events go. Raises ConfigError where there are to be any, and no place for them."""
+    from raydistill.training_arguments import checked_arguments
+
+    if "tensorboard" not in (checked_arguments(config.training).report_to or ()):
+        return None
+    assert config.output_dir is not None
+    folder = Folder(config.logging_dir or Folder(config.output_dir).where(EVENTS)).local
+    if folder is None:
+        raise ConfigError("--report-to tensorboard writes to a disk: give a folder on one with --logging-dir.")
+    return folder
 
 
 def _trust(config: DistillConfig) -> dict[str, Any]:

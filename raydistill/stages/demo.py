@@ -135,7 +135,7 @@ def run_demo(files: DemoFiles, job: Job, chatter: Chatter) -> None:
     for line in ("", f"The student is in {files.student}:", ""):
         console.say(line)
     console.say("    from transformers import pipeline")
-    console.say(f'    classify = pipeline("text-classification", model="{files.student}")')
+    console.say(f'    classify = pipeline("text-classification", model="{files.student}", truncation=True)')
     console.say('    print(classify("The striker scored twice in the final minutes."))')
 
 

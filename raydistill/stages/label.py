@@ -127,7 +127,7 @@ def label_corpus(
         ):
             for receipt in _until_stopped(receipts, stop):
                 if engine := counts.add(receipt):
-                    progress.console.say(f"       {engine} runs the teacher")
+                    progress.console.say(f"       {engine} runs the teacher{faster_hint(spec)}")
                 rejected.add(receipt["rejected"], receipt["rejected_texts"])
                 if receipt["part"]:
                     merger.add(receipt["part"], receipt["part_bytes"])
@@ -146,6 +146,15 @@ def label_corpus(
     counts.known = int((counted > 0).sum())
     counts.removed = len(counted) - counts.known
     return counts
+
+
+def faster_hint(spec: TeacherSpec) -> str:
+    """What may be faster, where it is not installed."""
+    from raydistill.engines import openvino_engine
+
+    if spec.use_gpu or spec.backend != "auto" or openvino_engine.installed():
+        return ""
+    return " (OpenVINO may be faster on this CPU: pip install 'raydistill[openvino]')"
 
 
 def _mended_parts(store: LabelStore, console: Console) -> list[str]:

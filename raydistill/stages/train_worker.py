@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import json
 import math
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -59,6 +60,8 @@ def train_worker(task: TrainTask, watch: Stopwatch) -> None:
             return  # the student was finished and only the driver was lost
         arguments = _arguments(task, folder, rank, world)
         set_seed(arguments.seed)
+        if task.spec.logging_dir:
+            os.environ["TENSORBOARD_LOGGING_DIR"] = task.spec.logging_dir  # Trainer's own would go with `folder`
         student: ModelSpec = task.spec
         if checkpoint and trained:
             student = dataclasses.replace(task.spec, name_or_path=str(checkpoint / MODEL), revision=None)
@@ -114,6 +117,7 @@ def _make_trainer(
     """The student, in the form that computes no more of its last layer than is read, and what it is fed with."""
     spec = task.spec
     model, tokenizer = load_student(student, spec.class_names, multi_label=spec.multi_label)
+    tokenizer.model_max_length = task.rows.max_length  # so that whoever uses the student cuts texts as it was taught
     narrow_last_layer(model.eval())
     collate = partial(
         collate_rows,

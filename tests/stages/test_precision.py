@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import re
@@ -22,11 +23,13 @@ from tiny_models import reduced_precision
 from raydistill import DistillConfig, RaydistillError, label
 from raydistill.audit import Audit
 from raydistill.cli import main
+from raydistill.errors import EngineError
 from raydistill.progress import Console
 from raydistill.resources import Request, make_plan
 from raydistill.specs import TeacherSpec
 from raydistill.stages.audit import choose_precision
 from raydistill.stages.cluster import free_nodes
+from raydistill.stages.label import faster_hint
 
 MakeConfig = Callable[..., DistillConfig]
 PRECISION, BACKEND = reduced_precision()
@@ -183,6 +186,13 @@ def test_a_teacher_that_openvino_cannot_run_is_told_and_run_by_pytorch(
     said = console.stream.getvalue()
     assert "openvino cannot run this teacher, so PyTorch did" in said
     assert "teacher  torch fp32;" in said
+    asked_for_int8 = make_config(tmp_path / "int8", **(teacher | {"teacher_precision": "int8"}))
+    label(asked_for_int8, console)
+    told = r"--teacher-precision int8: OpenVINO cannot convert .*\. The teacher runs in fp32\n"
+    assert re.search(told, console.stream.getvalue())
+    assert scoring(tmp_path / "int8") == {"precision": "fp32", "audit": None}
+    with pytest.raises(EngineError, match="--teacher-precision int8: OpenVINO cannot convert"):
+        label(dataclasses.replace(asked_for_int8, output_dir=str(tmp_path / "strict"), strict=True), console)
 
 
 # The same through the command line
@@ -316,6 +326,24 @@ def test_what_is_not_installed_is_one_line_that_names_the_extra(
     code, said = run_label(**options)
     assert (code, said) == (2, f"Error: {line}.")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("missing", "options", "wanted"),
+    [
+        (True, {}, " (OpenVINO may be faster on this CPU: pip install 'raydistill[openvino]')"),
+        (False, {}, ""),
+        (True, {"use_gpu": True}, ""),
+        (True, {"backend": "torch"}, ""),  # asked for, or best for small work
+    ],
+)
+def test_where_openvino_is_missing_a_line_says_so(
+    missing: bool, options: dict, wanted: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from raydistill.engines import openvino_engine
+
+    monkeypatch.setattr(openvino_engine, "installed", lambda precision="fp32": not missing)
+    assert faster_hint(TeacherSpec("teacher", ("a", "b"), "{}", **options)) == wanted
 
 
 def test_with_strict_a_teacher_that_openvino_cannot_run_is_one_line(

@@ -27,6 +27,7 @@ from raydistill.stages.checks import labels_identity
 from raydistill.verify import verify_run
 
 MakeConfig = Callable[..., DistillConfig]
+STUDENT_LENGTH = 8  # tokens, fewer than most texts have
 MODELS = {"teacher_name_or_path": "teacher", "student_name_or_path": "./student"}  # beside the run of `finished`
 
 
@@ -46,12 +47,18 @@ def finished_config(
     shutil.copytree(tiny_student_dir, folder / "student")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        yield make_config(Path("out"), save_strategy="epoch", **MODELS)
+        yield make_config(Path("out"), save_strategy="epoch", report_to="tensorboard", **MODELS)
 
 
 @pytest.fixture(scope="module")
 def finished(finished_config: DistillConfig, told: Console) -> DistillResult:
     return distill(finished_config, told)
+
+
+def test_events_for_tensorboard_are_kept(finished: DistillResult) -> None:
+    events = b"".join(path.read_bytes() for path in Path(finished.output_dir, "runs").glob("events.out.tfevents.*"))
+    assert b"train/train_loss" in events
+    assert b"eval/agreement" in events
 
 
 def test_folders_may_be_named_from_where_one_is(finished: DistillResult) -> None:
@@ -252,6 +259,7 @@ def other_student(
         "multi_label": True,
         "temperature": 2.0,
         "max_steps": 3,
+        "student_max_length": STUDENT_LENGTH,
     }
     record = json.loads((folder / "run.json").read_text())
     record["stages"]["train"] |= {"finished": False, "revision": "0" * 40}
@@ -294,9 +302,13 @@ def test_multi_label_student_learns_each_class_by_itself_and_is_evaluated_on_all
     difference = (np.abs(given - wanted).mean(-1) * store.occurrences).sum() / store.occurrences.sum()
     assert result.figures["mean_absolute_difference"] == pytest.approx(difference, abs=1e-5)
     assert len([name for name in result.figures if name.startswith("f1/")]) == 5
-    (answer,) = pipeline("text-classification", model=result.output_dir, top_k=None)([store.text[0]])
+    assert tokenizer.model_max_length == STUDENT_LENGTH
+    longest = int(store.text.str.len().argmax())
+    assert len(tokenizer(store.text[longest])["input_ids"]) > STUDENT_LENGTH
+    classify = pipeline("text-classification", model=result.output_dir, top_k=None, truncation=True)
+    (answer,) = classify([store.text[longest]])
     scores = {row["label"]: row["score"] for row in answer}
-    assert [scores[model.config.id2label[i]] for i in range(5)] == pytest.approx(given[0].tolist(), abs=1e-5)
+    assert [scores[model.config.id2label[i]] for i in range(5)] == pytest.approx(given[longest].tolist(), abs=1e-5)
 
 
 def test_two_workers_share_the_rows_and_their_batches_of_like_length_are_less_padded(
