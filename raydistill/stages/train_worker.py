@@ -22,6 +22,7 @@ import torch
 import torch.distributed as dist
 from ray.train import Checkpoint
 from transformers import TrainerCallback, TrainingArguments, set_seed
+from transformers.integrations import TensorBoardCallback
 
 from raydistill.errors import RunDirError, counted, first_line
 from raydistill.first_token import narrow_last_layer
@@ -90,6 +91,7 @@ def train_worker(task: TrainTask, watch: Stopwatch) -> None:
             _hand_over(finished, rank, result)  # before an evaluation that may run out of memory
             watch.turn("evaluation")
             figures = {name.removeprefix("eval_"): value for name, value in trainer.evaluate().items()}
+            _end_events(trainer)
         _hand_over(finished, rank, result | {"figures": figures, "seconds": watch.read()})
 
 
@@ -183,6 +185,13 @@ def _share_updates(arguments: TrainingArguments, texts: int, planned: int, worke
 def read_result(checkpoint: Path) -> dict[str, Any]:
     """What came of training: `updates`, and once the student is evaluated `figures` and `seconds`."""
     return json.loads((checkpoint / RESULT).read_text())
+
+
+def _end_events(trainer: DistillationTrainer) -> None:
+    """See that TensorBoard's are on disk: Trainer begins a new file for an evaluation after training, and leaves it."""
+    events: Any = trainer.pop_callback(TensorBoardCallback)
+    if events and events.tb_writer:
+        events.tb_writer.close()
 
 
 def _hand_over(finished: Path, rank: int, result: dict[str, Any]) -> None:

@@ -181,12 +181,12 @@ def test_a_teacher_that_openvino_cannot_run_is_told_and_run_by_pytorch(
 ) -> None:
     from tiny_models import save_classifier
 
-    teacher = {"teacher_name_or_path": str(save_classifier(tmp_path / "bart", "bart")), "teacher_backend": "openvino"}
-    label(make_config(tmp_path / "out", **teacher), console)
+    teacher = {"teacher_name_or_path": str(save_classifier(tmp_path / "bart", "bart"))}
+    label(make_config(tmp_path / "out", teacher_backend="openvino", **teacher), console)
     said = console.stream.getvalue()
     assert "openvino cannot run this teacher, so PyTorch did" in said
     assert "teacher  torch fp32;" in said
-    asked_for_int8 = make_config(tmp_path / "int8", **(teacher | {"teacher_precision": "int8"}))
+    asked_for_int8 = make_config(tmp_path / "int8", teacher_precision="int8", **teacher)
     label(asked_for_int8, console)
     told = r"--teacher-precision int8: OpenVINO cannot convert .*\. The teacher runs in fp32\n"
     assert re.search(told, console.stream.getvalue())
