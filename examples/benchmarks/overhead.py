@@ -46,7 +46,7 @@ class Processes(threading.Thread):
                     if process.pid in self._earlier:
                         continue
                     with process.oneshot():
-                        created, title = process.create_time(), " ".join(process.cmdline())
+                        created, title = process.create_time(), " ".join(process.cmdline()) or process.name()
                         times = process.cpu_times()
                     now = time.monotonic()
                     seen = self._seen.setdefault((process.pid, created), {"from": now})
