@@ -269,7 +269,7 @@ class DistillConfig:
     )
     logging_dir: str | None = option(
         None,
-        "Where TensorBoard's events go with --report-to tensorboard, on the disk of the first train worker. By default "
+        "Where TensorBoard's events go with --report-to tensorboard: a folder that every node can write to. By default "
         "OUTPUT_DIR/runs.",
         group=STUDENT,
     )

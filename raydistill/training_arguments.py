@@ -42,13 +42,20 @@ REFUSED = {
 }
 
 
+BELOW_ONE = Bounds("from 0 to below 1", lambda value: 0 <= value < 1)
 SEED = Bounds("from 0 to 4294967295", lambda value: value is None or 0 <= value < 1 << 32)
 BOUNDS = {  # what would only be met with in a worker
     "per_device_train_batch_size": ONE_OR_MORE,
     "per_device_eval_batch_size": ONE_OR_MORE,
     "gradient_accumulation_steps": ONE_OR_MORE,
     "num_train_epochs": ZERO_OR_MORE,
-    "learning_rate": Bounds("a finite number", math.isfinite),
+    "learning_rate": ZERO_OR_MORE,
+    "warmup_steps": ZERO_OR_MORE,
+    "weight_decay": ZERO_OR_MORE,
+    "max_grad_norm": ZERO_OR_MORE,
+    "adam_beta1": BELOW_ONE,
+    "adam_beta2": BELOW_ONE,
+    "adam_epsilon": ZERO_OR_MORE,
     "label_smoothing_factor": SHARE,
     "seed": SEED,
     "data_seed": SEED,

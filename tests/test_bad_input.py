@@ -226,6 +226,14 @@ BAD_INPUT: dict[str, tuple[Change, list[str]]] = {
         option(report_to="tensorboard", logging_dir="s3://bucket/runs"),
         ["--report-to tensorboard", "--logging-dir"],
     ),
+    "events in a file": (
+        lambda t, g: {"--report-to": "tensorboard", "--logging-dir": g["--class-names-file"]},
+        ["--logging-dir", "is a file"],
+    ),
+    "events among checkpoints": (
+        lambda t, g: {"--report-to": "tensorboard", "--logging-dir": g["--output-dir"] + "/checkpoints/x"},
+        ["--logging-dir", "Give a folder of its own"],
+    ),
     "no cluster": (option(address="auto"), ["--address auto", "no Ray cluster"]),
     "no cluster at that port": (option(address="127.0.0.1:9"), ["--address 127.0.0.1:9", "no Ray cluster"]),
     "address of no form": (option(address="there"), ["--address there", "host:port"]),

@@ -54,8 +54,8 @@ def test_other_defaults_are_transformers_own():
     [
         ("learning_rate", "3e-5", 3e-5),
         ("learning_rate", 3e-5, 3e-5),
-        ("learning_rate", -1.0, -1.0),
-        ("learning_rate", "-1e-3", -1e-3),
+        ("eval_delay", -1.0, -1.0),
+        ("eval_delay", "-1e-3", -1e-3),
         ("num_train_epochs", "2", 2.0),
         ("per_device_train_batch_size", "8", 8),
         ("per_device_train_batch_size", 8, 8),
@@ -137,6 +137,26 @@ def test_a_value_of_the_wrong_type_is_an_error_of_one_line(name, value):
         arguments({name: value})
     assert "\n" not in str(error.value)
     assert name in str(error.value).replace("-", "_") or value in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("learning_rate", "-1"),
+        ("learning_rate", "nan"),
+        ("weight_decay", "-0.1"),
+        ("max_grad_norm", "nan"),
+        ("adam_beta1", "1.5"),
+        ("adam_beta2", "-1"),
+        ("adam_epsilon", "-1"),
+        ("num_train_epochs", "inf"),
+        ("label_smoothing_factor", "2"),
+        ("gradient_accumulation_steps", "0"),
+    ],
+)
+def test_a_number_that_the_optimizer_would_choke_on_is_an_error_before_work_begins(name, value):
+    with pytest.raises(ConfigError, match=f"--{name.replace('_', '-')} .* must be "):
+        arguments({name: value})
 
 
 def test_values_that_do_not_go_together_are_an_error_of_one_line():

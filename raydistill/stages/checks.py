@@ -16,7 +16,7 @@ from raydistill.files import Folder
 from raydistill.label_store import LabelStore
 from raydistill.option_values import flag
 from raydistill.paths import is_uri, is_within, located
-from raydistill.run_dir import EVENTS
+from raydistill.run_dir import CHECKPOINTS, EVENTS, LABELS
 from raydistill.specs import StudentSpec, TeacherSpec, Tolerance
 
 LABEL, TRAIN = "label", "train"
@@ -108,10 +108,17 @@ def _logging_dir(config: DistillConfig) -> str | None:
     if "tensorboard" not in (checked_arguments(config.training).report_to or ()):
         return None
     assert config.output_dir is not None
-    folder = Folder(config.logging_dir or Folder(config.output_dir).where(EVENTS)).local
-    if folder is None:
+    out = Folder(config.output_dir)
+    where = config.logging_dir or (f"{out.local}/{EVENTS}" if out.local else out.path)
+    if is_uri(where):
         raise ConfigError("--report-to tensorboard writes to a disk: give a folder on one with --logging-dir.")
-    return folder
+    folder = Folder(where)
+    if hindrance := folder.hindrance():
+        raise ConfigError(f"--logging-dir {folder.path}: {hindrance}.")
+    for taken in (out.where(LABELS), out.where(CHECKPOINTS), config.labels):
+        if taken and is_within(folder.path, taken):
+            raise ConfigError(f"--logging-dir {folder.path}: {taken} is for other files. Give a folder of its own.")
+    return folder.local
 
 
 def _trust(config: DistillConfig) -> dict[str, Any]:
