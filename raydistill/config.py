@@ -22,6 +22,7 @@ from raydistill.option_values import (
     converted,
     flag,
     is_encoding,
+    option,
     template_faults,
 )
 from raydistill.redaction import redacted
@@ -44,30 +45,6 @@ FORMER_NAMES = {
 IGNORED_NAMES = frozenset({"tpu_num_cores"})
 # Beginnings of TrainingArguments fields that leave the student as it is: a run may go on with others.
 NOT_SHAPING = ("logging_", "log_", "report_to", "run_name", "disable_tqdm", "per_device_eval_", "save_total_limit")
-
-
-def option(
-    default: Any,
-    help: str,
-    *,
-    group: str,
-    changes: str | None = None,
-    choices: tuple[str, ...] = (),
-    bounds: Bounds | None = None,
-) -> Any:
-    """A `DistillConfig` field.
-
-    Args:
-        default: the value when nothing is given.
-        help: one sentence or two for `--help` and the README's table.
-        group: the heading it stands under in `--help`.
-        changes: the product that another value would change ("labels" or "student"): it may not differ when a run
-            continues in its output directory. None where it only changes how the work is done.
-        choices: the values allowed, for text options.
-        bounds: the values allowed, for numbers.
-    """
-    metadata = {"help": help, "group": group, "changes": changes, "choices": choices, "bounds": bounds}
-    return dataclasses.field(default=default, metadata=metadata)
 
 
 @dataclasses.dataclass(init=False, eq=True)

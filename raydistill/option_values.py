@@ -32,6 +32,30 @@ MINUTES = Bounds("a number of minutes above 0", lambda value: value > 0)
 SHARE = Bounds("a share between 0 and 1", lambda value: 0 <= value <= 1)
 
 
+def option(
+    default: Any,
+    help: str,
+    *,
+    group: str,
+    changes: str | None = None,
+    choices: tuple[str, ...] = (),
+    bounds: Bounds | None = None,
+) -> Any:
+    """The declaration of an option, a field of `DistillConfig`.
+
+    Args:
+        default: the value when nothing is given.
+        help: one sentence or two for `--help` and the README's table.
+        group: the heading it stands under in `--help`.
+        changes: the product that another value would change ("labels" or "student"): it may not differ when a run
+            continues in its output directory. None where it only changes how the work is done.
+        choices: the values allowed, for text options.
+        bounds: the values allowed, for numbers.
+    """
+    metadata = {"help": help, "group": group, "changes": changes, "choices": choices, "bounds": bounds}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
 def flag(name: str) -> str:
     """The command-line spelling of an option."""
     return "--" + name.replace("_", "-")

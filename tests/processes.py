@@ -77,6 +77,7 @@ def stop_when(reached: Callable[[], bool], config: DistillConfig, stage: str, se
     assert said.splitlines()[-1].startswith("Error: stopped.")
     assert "the same command goes on" in said
     assert "Traceback" not in said
+    assert "evaluating" not in said
     return said
 
 

@@ -43,7 +43,7 @@ def check_models(config: DistillConfig, stages: Sequence[str], class_names: Sequ
     if config.training or TRAIN in stages:
         from raydistill.training_arguments import checked_arguments
 
-        checked_arguments(config.training)
+        arguments = checked_arguments(config.training)
     from raydistill.pretrained import count_parameters, pinned
 
     models = Models()
@@ -51,7 +51,8 @@ def check_models(config: DistillConfig, stages: Sequence[str], class_names: Sequ
         from raydistill.student import student_rows
 
         option = "--student-name-or-path"
-        student = pinned(_student_spec(config, class_names), option)
+        events = _events_folder(config) if "tensorboard" in (arguments.report_to or ()) else None
+        student = pinned(_student_spec(config, class_names, events), option)
         student_rows(student)
         parameters = count_parameters(student, option)
         models = dataclasses.replace(models, student=student, student_parameters=parameters)
@@ -86,7 +87,7 @@ def _teacher_spec(config: DistillConfig, class_names: Sequence[str]) -> TeacherS
     )
 
 
-def _student_spec(config: DistillConfig, class_names: Sequence[str]) -> StudentSpec:
+def _student_spec(config: DistillConfig, class_names: Sequence[str], logging_dir: str | None) -> StudentSpec:
     return StudentSpec(
         name_or_path=located(config.student_name_or_path),
         class_names=tuple(class_names),
@@ -95,18 +96,14 @@ def _student_spec(config: DistillConfig, class_names: Sequence[str]) -> StudentS
         max_length=config.student_max_length,
         shuffle_buffer=config.shuffle_buffer,
         training=config.training,
-        logging_dir=_logging_dir(config),
+        logging_dir=logging_dir,
         revision=config.student_revision,
         **_trust(config),
     )
 
 
-def _logging_dir(config: DistillConfig) -> str | None:
-    """Where TensorBoard's events go. Raises ConfigError where there are to be any, and no place for them."""
-    from raydistill.training_arguments import checked_arguments
-
-    if "tensorboard" not in (checked_arguments(config.training).report_to or ()):
-        return None
+def _events_folder(config: DistillConfig) -> str:
+    """Where TensorBoard's events go. Raises ConfigError where they cannot."""
     assert config.output_dir is not None
     out = Folder(config.output_dir)
     where = config.logging_dir or (f"{out.local}/{EVENTS}" if out.local else out.path)
@@ -118,7 +115,7 @@ def _logging_dir(config: DistillConfig) -> str | None:
     for taken in (out.where(LABELS), out.where(CHECKPOINTS), config.labels):
         if taken and is_within(folder.path, taken):
             raise ConfigError(f"--logging-dir {folder.path}: {taken} is for other files. Give a folder of its own.")
-    return folder.local
+    return folder.path
 
 
 def _trust(config: DistillConfig) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import socket
 import threading
 import time
 import uuid
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -255,7 +256,10 @@ def data_settings(**settings: Any) -> Iterator[None]:
     for name, value in settings.items():
         setattr(context, name, value)
     try:
-        yield
+        with warnings.catch_warnings():
+            # How often what dies is started again can be said in no other way yet.
+            warnings.filterwarnings("ignore", "`ray_remote_args` is deprecated")
+            yield
     finally:
         for name, value in before.items():
             setattr(context, name, value)

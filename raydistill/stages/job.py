@@ -13,7 +13,7 @@ from raydistill.class_names import read_class_names
 from raydistill.config import LABELS_PRODUCT, STUDENT_PRODUCT, DistillConfig
 from raydistill.corpus import check_readable, estimate_texts
 from raydistill.corpus_files import CorpusFile, find_files
-from raydistill.errors import ConfigError, shown
+from raydistill.errors import ConfigError, RunDirError, shown
 from raydistill.label_store import LabelStore
 from raydistill.lease import hold
 from raydistill.progress import Console
@@ -32,7 +32,7 @@ from raydistill.stages.checks import (
     tolerance_of,
 )
 from raydistill.stages.label_stage import LabelStage, held_record
-from raydistill.stages.summary import describe_plan, describe_work, summary
+from raydistill.stages.summary import advice, describe_plan, describe_work, summary
 
 PRODUCTS = {LABEL: LABELS_PRODUCT, TRAIN: STUDENT_PRODUCT}
 
@@ -68,7 +68,14 @@ class Job:
             texts = estimate_texts(files, config.text_column)
             if not texts[0]:
                 raise no_text(config)
-        run_dir = RunDir.claim(config, [PRODUCTS[stage] for stage in stages])
+        try:
+            run_dir = RunDir.claim(config, [PRODUCTS[stage] for stage in stages])
+        except RunDirError:
+            if config.training:  # a name that is no option's is not another option than before
+                from raydistill.training_arguments import checked_arguments
+
+                checked_arguments(config.training)
+            raise
         store = LabelStore(run_dir.labels_path if labelled_here or not config.labels else config.labels)
         if not labelled_here:
             class_names = store.complete_record()["labelling"]["class_names"]
@@ -185,6 +192,8 @@ class Job:
         console.say("done")
         quoted = record.get("quote") if LABEL in self.seconds else None
         console.table(summary(result, labelling, training, quoted, student=TRAIN in self.stages, log=log))
+        if training and (advised := advice(result.figures, training["updates"])):
+            console.say(advised)
         return result
 
 

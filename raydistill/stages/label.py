@@ -127,7 +127,7 @@ def label_corpus(
         ):
             for receipt in _until_stopped(receipts, stop):
                 if engine := counts.add(receipt):
-                    progress.console.say(f"       {engine} runs the teacher{faster_hint(spec)}")
+                    progress.console.say(f"       {engine} runs the teacher{faster_hint(engine, spec)}")
                 rejected.add(receipt["rejected"], receipt["rejected_texts"])
                 if receipt["part"]:
                     merger.add(receipt["part"], receipt["part_bytes"])
@@ -148,11 +148,11 @@ def label_corpus(
     return counts
 
 
-def faster_hint(spec: TeacherSpec) -> str:
-    """What may be faster, where it is not installed."""
+def faster_hint(engine: str, spec: TeacherSpec) -> str:
+    """What may be faster than an engine that `auto` has taken, where it is not installed."""
     from raydistill.engines import openvino_engine
 
-    if spec.use_gpu or spec.backend != "auto" or openvino_engine.installed():
+    if spec.use_gpu or spec.backend != "auto" or not engine.startswith("torch") or openvino_engine.installed():
         return ""
     return " (OpenVINO may be faster on this CPU: pip install 'raydistill[openvino]')"
 

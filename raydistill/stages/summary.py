@@ -11,6 +11,8 @@ from raydistill.quote import Quote
 from raydistill.resources import Plan
 from raydistill.result import DistillResult
 
+LEARNT = 0.5  # agreement, or for multi-label the mean F1: below it a student is of little use
+
 
 def describe_work(texts: tuple[int, bool], num_classes: int, files: int) -> str:
     """One line on the corpus.
@@ -66,6 +68,17 @@ def summary(
     rows += [("student", result.output_dir)] if student else []
     rows += [("log", log)] if log else []
     return rows
+
+
+def advice(figures: dict[str, float], updates: int) -> str | None:
+    """What to try where a student has learnt too little of the labels to be of use; None where it has."""
+    learnt = figures.get("agreement", figures.get("f1_macro", 1.0))
+    if learnt >= LEARNT:
+        return None
+    return (
+        f"The student has learnt little of the labels in {counted(updates, 'update')}: try more --num-train-epochs, "
+        "a higher --learning-rate, or more texts."
+    )
 
 
 def describe_quote(quote: Quote, price_per_hour: float | None) -> list[tuple[str, str]]:

@@ -138,7 +138,8 @@ class TellBoard(TrainerCallback):
                 self.board.tell(evaluated=self._evaluated)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self.board.tell(note="evaluating")
+        if args.do_eval and not self.stop_wanted:
+            self.board.tell(note="evaluating")
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
         if logs and "loss" in logs:

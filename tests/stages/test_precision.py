@@ -329,21 +329,22 @@ def test_what_is_not_installed_is_one_line_that_names_the_extra(
 
 
 @pytest.mark.parametrize(
-    ("missing", "options", "wanted"),
+    ("missing", "engine", "options", "wanted"),
     [
-        (True, {}, " (OpenVINO may be faster on this CPU: pip install 'raydistill[openvino]')"),
-        (False, {}, ""),
-        (True, {"use_gpu": True}, ""),
-        (True, {"backend": "torch"}, ""),  # asked for, or best for small work
+        (True, "torch fp32", {}, " (OpenVINO may be faster on this CPU: pip install 'raydistill[openvino]')"),
+        (False, "torch fp32", {}, ""),
+        (True, "openvino fp32", {}, ""),  # on the nodes it is there
+        (True, "torch fp32", {"use_gpu": True}, ""),
+        (True, "torch fp32", {"backend": "torch"}, ""),  # asked for, or best for small work
     ],
 )
 def test_where_openvino_is_missing_a_line_says_so(
-    missing: bool, options: dict, wanted: str, monkeypatch: pytest.MonkeyPatch
+    missing: bool, engine: str, options: dict, wanted: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from raydistill.engines import openvino_engine
 
     monkeypatch.setattr(openvino_engine, "installed", lambda precision="fp32": not missing)
-    assert faster_hint(TeacherSpec("teacher", ("a", "b"), "{}", **options)) == wanted
+    assert faster_hint(engine, TeacherSpec("teacher", ("a", "b"), "{}", **options)) == wanted
 
 
 def test_with_strict_a_teacher_that_openvino_cannot_run_is_one_line(

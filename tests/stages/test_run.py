@@ -8,6 +8,7 @@ import math
 import re
 import shutil
 import signal
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,14 +17,18 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import ray.data
 from processes import stop_when, workers_at
 
 from raydistill import DistillConfig, DistillResult, RaydistillError, distill, label, soft_labels, train
 from raydistill.cli import main
+from raydistill.errors import ConfigError
 from raydistill.files import Folder
 from raydistill.lease import hold
 from raydistill.progress import Console
 from raydistill.stages.checks import labels_identity
+from raydistill.stages.cluster import data_settings
+from raydistill.stages.summary import advice
 from raydistill.verify import verify_run
 
 MakeConfig = Callable[..., DistillConfig]
@@ -53,6 +58,37 @@ def finished_config(
 @pytest.fixture(scope="module")
 def finished(finished_config: DistillConfig, told: Console) -> DistillResult:
     return distill(finished_config, told)
+
+
+def test_a_mistyped_option_is_told_as_such_where_there_is_a_run_already(
+    finished: DistillResult, make_config: MakeConfig
+) -> None:
+    mistyped = make_config(Path("out"), save_strategy="epoch", learning_rat=3, **MODELS)
+    with pytest.raises(ConfigError, match=r"^No such option: --learning-rat\. Did you mean --learning-rate\?$"):
+        distill(mistyped)
+
+
+@pytest.mark.parametrize(
+    ("figures", "told"),
+    [
+        ({"agreement": 0.49, "loss": 1.0}, True),
+        ({"agreement": 0.5, "loss": 1.0}, False),
+        ({"f1_macro": 0.1, "f1/sport": 0.9}, True),
+        ({"f1_macro": 0.8, "f1/sport": 0.1}, False),
+        ({}, False),  # nothing was evaluated
+    ],
+)
+def test_a_student_that_has_learnt_too_little_is_told_with_what_to_try(figures: dict[str, float], told: bool) -> None:
+    said = advice(figures, 2)
+    assert bool(said) is told
+    assert not told or ("2 updates" in said and "--num-train-epochs" in said)
+
+
+def test_ray_does_not_complain_of_how_it_is_used() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with data_settings():
+            ray.data.range(1).map_batches(lambda batch: batch, max_retries=1)
 
 
 def test_events_for_tensorboard_are_kept(finished: DistillResult) -> None:
@@ -314,8 +350,6 @@ def test_multi_label_student_learns_each_class_by_itself_and_is_evaluated_on_all
 def test_two_workers_share_the_rows_and_their_batches_of_like_length_are_less_padded(
     tmp_path: Path, make_config: MakeConfig, finished: DistillResult, corpus_counts
 ) -> None:
-    import ray.data
-
     from raydistill.stages.train_worker import _batches
 
     options = {"train_sampling_strategy": "group_by_length", "dataloader_drop_last": True, "train_workers": 2}
