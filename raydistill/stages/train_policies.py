@@ -34,21 +34,22 @@ from raydistill.stages.faults import find_ours
 
 logger = logging.getLogger(__name__)
 
-LONGEST_PAUSE = 30.0  # seconds
+LONGEST_PAUSE = 30.0  # seconds from one start that fails to the next
 RELEASE_SECONDS = 10.0  # that what is held by those who are gone may take to be free
 LOOK_SECONDS, ANSWER_SECONDS = 0.5, 2.0
 
 
 class GoOnFromCheckpoint(DefaultFailurePolicy):
-    """Starts workers that failed again, after a pause, up to `max_failures` times while no checkpoint is reached.
+    """Starts workers that failed again, up to `max_failures` times while no checkpoint is reached.
 
-    What the user can mend would fail again: that ends the training at once. Losses that the cluster foretold
-    (preemption) do not count.
+    Starts that fail lie ever further apart: those that took longer than that to fail are made again at once. What the
+    user can mend would fail again: that ends the training. Losses that the cluster foretold (preemption) do not count.
     """
 
     def __init__(self, max_failures: int, storage: Folder) -> None:
         super().__init__(FailureConfig(max_failures=max_failures))
         self._storage, self._reached, self._failed_starts = storage, last_report(storage), 0
+        self._started = time.monotonic()
 
     def make_decision(self, training_failed_error: Any) -> FailureDecision:
         if find_ours(training_failed_error):
@@ -65,7 +66,9 @@ class GoOnFromCheckpoint(DefaultFailurePolicy):
             return decision
         if decision == FailureDecision.RETRY:
             failures = self._worker_group_failures + self._failed_starts
-            time.sleep(min(2.0 ** (failures - 1), LONGEST_PAUSE))
+            apart = min(2.0 ** (failures - 1), LONGEST_PAUSE)
+            time.sleep(max(0.0, self._started + apart - time.monotonic()))
+            self._started = time.monotonic()
         return decision
 
 

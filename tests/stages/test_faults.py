@@ -72,12 +72,27 @@ def test_train_workers_that_fail_too_often_are_one_line() -> None:
 
 def test_a_training_whose_workers_never_start_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pauses: list[float] = []
+    now = 100.0
+    monkeypatch.setattr(train_policies.time, "monotonic", lambda: now)
     monkeypatch.setattr(train_policies.time, "sleep", pauses.append)
     policy = train_policies.GoOnFromCheckpoint(2, Folder(str(tmp_path)))
     start = ControllerError(WorkerGroupStartupFailedError("a worker died as it started"))
     died = WorkerGroupError("failed", {0: ray.exceptions.ActorDiedError()})
     assert [policy.make_decision(error).name for error in (start, died, start, start)] == ["RETRY"] * 3 + ["RAISE"]
     assert pauses == [1, 2, 4]
+
+
+def test_workers_that_took_long_to_fail_are_started_again_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pauses: list[float] = []
+    clock = iter(range(100, 1000, 10))  # each look at it ten seconds after the last
+    monkeypatch.setattr(train_policies.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(train_policies.time, "sleep", pauses.append)
+    policy = train_policies.GoOnFromCheckpoint(3, Folder(str(tmp_path)))
+    died = WorkerGroupError("failed", {0: ray.exceptions.ActorDiedError()})
+    assert [policy.make_decision(died).name for _ in range(4)] == ["RETRY"] * 3 + ["RAISE"]
+    assert pauses == [0, 0, 0]
 
 
 def test_our_own_words_are_found_and_deaths_are_told_apart() -> None:
