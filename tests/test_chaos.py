@@ -1,4 +1,4 @@
-"""A run on two nodes, into a bucket, while its processes, a node and its driver are killed: the benchmark in small."""
+"""A run by `--address auto` on two nodes, into a bucket, while all kinds of its processes are killed: a small chaos."""
 
 from __future__ import annotations
 

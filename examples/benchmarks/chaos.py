@@ -63,7 +63,7 @@ class Nodes:
 
     @property
     def address(self) -> str:
-        """Where to join."""
+        """Where to join it."""
         return self.cluster.address
 
     def lose(self, seconds: float) -> None:
@@ -333,7 +333,6 @@ def main() -> int:
     rng = random.Random(arguments.seed)
     environment = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
     os.environ.update(environment | {"CUDA_VISIBLE_DEVICES": ""})
-    os.environ.pop("RAY_ADDRESS", None)
     with contextlib.ExitStack() as stack:
         folder = arguments.keep or Path(stack.enter_context(tempfile.TemporaryDirectory()))
         folder.mkdir(parents=True, exist_ok=True)
@@ -343,6 +342,7 @@ def main() -> int:
         (folder / "classes.txt").write_text("".join(f"{name}\n" for name in CLASSES))
         nodes = Nodes()
         stack.callback(nodes.cluster.shutdown)
+        os.environ["RAY_ADDRESS"] = nodes.address
         teacher, counted = save_classifier(folder / "teacher"), folder / "pairs"
         bring_class(teacher, COUNTING, counted_in=str(counted))
         options = {
@@ -352,7 +352,7 @@ def main() -> int:
             "teacher_backend": "torch",  # which runs the teacher's own code
             "trust_remote_code": True,
             "student_name_or_path": str(save_encoder(folder / "student")),
-            "address": nodes.address,
+            "address": "auto",
             "block_seconds": 0.05,
             "train_workers": "1:2",
             "max_failures": 20,

@@ -63,7 +63,11 @@ class DemoFiles:
 
 
 def prepare_demo(folder: str, texts: int = TEXTS, address: str | None = None) -> tuple[DemoFiles, DistillConfig]:
-    """Write teacher and texts into a folder and say how to run on them. Raises ConfigError without the extra."""
+    """Write teacher and texts into a folder and say how to run on them. Raises ConfigError without the extra.
+
+    Args:
+        texts: to distil on; students of fewer than `HELD_OUT` are judged on as many, so that a short demo is short.
+    """
     if address and address.startswith("ray://"):
         raise ConfigError(
             f"--address {address}: the demo lays its files out on this machine, which a cluster behind a Ray client "
@@ -83,7 +87,7 @@ def prepare_demo(folder: str, texts: int = TEXTS, address: str | None = None) ->
     if not files.corpus.exists() or files.corpus.read_text(encoding="utf-8") != corpus:
         files.class_names.write_text("\n".join(CLASSES) + "\n", encoding="utf-8")
         with files.held_out.open("w", encoding="utf-8", newline="") as stream:
-            csv.writer(stream).writerows([("text", "topic"), *news[:HELD_OUT]])
+            csv.writer(stream).writerows([("text", "topic"), *news[: min(texts, HELD_OUT)]])
         files.corpus.write_text(corpus, encoding="utf-8")
     config = DistillConfig(
         data_file=str(files.corpus),

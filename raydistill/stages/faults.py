@@ -129,7 +129,7 @@ def _within(error: BaseException | None) -> Iterator[Any]:
 
 def job_actors() -> list[dict[str, Any]]:
     """This job's actors as the cluster sees them."""
-    return list(state.actor_table(None, job_id=ray.get_runtime_context().job_id).values())
+    return list(state.actor_table(None, job_id=ray.JobID.from_hex(ray.get_runtime_context().get_job_id())).values())
 
 
 @contextlib.contextmanager

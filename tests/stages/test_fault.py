@@ -405,6 +405,7 @@ def test_labelling_that_was_killed_goes_on_and_makes_no_label_again(
 AS_ANYBODY = [] if os.geteuid() else ["setpriv", "--bounding-set=-dac_override,-dac_read_search"]
 
 
+@pytest.mark.slow  # a full disk, in the suite, is told in the same way
 @pytest.mark.skipif(bool(AS_ANYBODY) and not shutil.which("setpriv"), reason="root cannot give its rights up")
 def test_a_folder_that_may_no_longer_be_written_is_one_line_and_when_it_may_be_the_run_goes_on(
     tmp_path: Path, make_config: Callable[..., DistillConfig]
