@@ -29,6 +29,7 @@ class Models:
 
     `labelling`: what the labels are made with.
     `teacher_parameters`, `student_parameters`: how many there are, embeddings included.
+    `notes`: lines about what is asked of them and cannot be had in full.
     """
 
     teacher: TeacherSpec | None = None
@@ -36,6 +37,7 @@ class Models:
     labelling: dict[str, Any] = dataclasses.field(default_factory=dict)
     teacher_parameters: int = 0
     student_parameters: int = 0
+    notes: tuple[str, ...] = ()
 
 
 def check_models(config: DistillConfig, stages: Sequence[str], class_names: Sequence[str]) -> Models:
@@ -53,9 +55,9 @@ def check_models(config: DistillConfig, stages: Sequence[str], class_names: Sequ
         option = "--student-name-or-path"
         events = _events_folder(config) if "tensorboard" in (arguments.report_to or ()) else None
         student = pinned(_student_spec(config, class_names, events), option)
-        student_rows(student)
+        notes = _cut_at("student", config.student_max_length, student_rows(student).max_length)
         parameters = count_parameters(student, option)
-        models = dataclasses.replace(models, student=student, student_parameters=parameters)
+        models = dataclasses.replace(models, student=student, student_parameters=parameters, notes=notes)
     if LABEL in stages:
         from raydistill.nli import describe_teacher
 
@@ -66,8 +68,17 @@ def check_models(config: DistillConfig, stages: Sequence[str], class_names: Sequ
             teacher, fingerprint=labelling["teacher_fingerprint"], parameters=labelling["teacher_parameters"]
         )
         parameters = count_parameters(teacher, option)
-        models = dataclasses.replace(models, teacher=teacher, labelling=labelling, teacher_parameters=parameters)
+        notes = _cut_at("teacher", config.teacher_max_length, labelling["max_length"]) + models.notes
+        models = dataclasses.replace(
+            models, teacher=teacher, labelling=labelling, teacher_parameters=parameters, notes=notes
+        )
     return models
+
+
+def _cut_at(model: str, asked: int | None, tokens: int) -> tuple[str, ...]:
+    return (
+        (f"--{model}-max-length {asked}: the {model} reads {tokens} tokens at most",) if (asked or 0) > tokens else ()
+    )
 
 
 def _teacher_spec(config: DistillConfig, class_names: Sequence[str]) -> TeacherSpec:

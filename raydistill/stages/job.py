@@ -122,6 +122,8 @@ class Job:
                 check_backend(teacher.backend, teacher.precision, use_gpu=plan.teacher_gpus > 0)
                 console.say(f"corpus {describe_work(self.texts, len(self.class_names), len(self.files))}")
             console.say(f"plan   {describe_plan(plan, label=LABEL in self.stages, train=TRAIN in self.stages)}")
+            for note in self.models.notes:
+                console.say(f"       {note}")
             if self.config.dry_run:
                 quote = self.label_stage.quote(plan, console) if LABEL in self.stages else None
                 return DistillResult(folder.path, self.store.path, {}, {}, {}, quote)

@@ -19,6 +19,7 @@ import pandas as pd
 import pytest
 import ray.data
 from processes import stop_when, workers_at
+from tiny_models import MAX_LENGTH
 
 from raydistill import DistillConfig, DistillResult, RaydistillError, distill, label, soft_labels, train
 from raydistill.cli import main
@@ -385,6 +386,7 @@ def test_dry_run_prints_the_plan_and_a_quote_that_the_run_bears_out_whichever_wa
         assert main([command, *flags]) == 0
         return capfd.readouterr().err
 
+    good = good | {"--teacher-max-length": "999", "--student-max-length": "999"}
     flags = [token for pair in good.items() for token in pair]
     flags += ["--gpus-per-train-worker", "1", "--train-workers", "64"]  # which is nothing to labelling
     said = said_by("label", *flags, "--dry-run", "--price-per-hour", "7.50")
@@ -394,6 +396,8 @@ def test_dry_run_prints_the_plan_and_a_quote_that_the_run_bears_out_whichever_wa
     assert "teacher actor" in said
     assert f"{1 - corpus_counts.distinct / texts:.1%} duplicates" in said
     assert "at 7.50 an hour" in said
+    assert f"--teacher-max-length 999: the teacher reads {MAX_LENGTH} tokens at most" in said
+    assert "--student" not in said
     record = json.loads((tmp_path / "out" / "run.json").read_text())
     assert list(record) == ["quote"]
     assert record["quote"]["pairs"] == corpus_counts.distinct * 5
@@ -408,6 +412,7 @@ def test_dry_run_prints_the_plan_and_a_quote_that_the_run_bears_out_whichever_wa
     said = said_by("run", *spelled, "--multi_class", "--no_cuda", "--dry_run")
     assert "done before" in said
     assert "quote" not in said
+    assert f"--student-max-length 999: the student reads {MAX_LENGTH} tokens at most" in said
 
 
 def test_bad_line_in_the_middle_is_told_with_its_number_and_the_store_stays_open(
