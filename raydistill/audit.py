@@ -9,7 +9,7 @@ import numpy as np
 
 from raydistill.distillation import Floats, soft_labels
 from raydistill.engines.engine import engine_name
-from raydistill.errors import ModelError
+from raydistill.errors import EngineError, ModelError
 from raydistill.specs import Effort, TeacherSpec
 
 Logits = tuple[Floats, Floats]
@@ -62,7 +62,13 @@ def compare(exact: Logits, reduced: Logits, *, temperature: float, multi_label: 
 def audit_teacher(
     exact: TeacherSpec, reduced: TeacherSpec, texts: Sequence[str], *, temperature: float, multi_label: bool
 ) -> Audit:
-    """Score texts twice and compare. Raises ModelError and ConfigError."""
+    """Score texts twice and compare.
+
+    Raises:
+        EngineError: the teacher cannot score them in that precision.
+        ModelError: it cannot score them at all.
+        ConfigError.
+    """
     from raydistill.engines.load import expect_native  # here, so that the driver need not load torch
     from raydistill.teacher import Teacher
 
@@ -76,11 +82,12 @@ def audit_teacher(
         seconds.append(effort.busy_seconds)
         del teacher  # two models at a time may not fit a GPU
         if len(scores[-1][2]) == len(texts):
-            raise ModelError(f"{name} can score none of the {len(texts):,} texts of the audit.")
+            fault = ModelError if spec is exact else EngineError
+            raise fault(f"{name} can score none of the {len(texts):,} texts of the audit.")
     scorable = len(texts) - len(scores[0][2])
     both = np.setdiff1d(np.arange(len(texts)), [*scores[0][2], *scores[1][2]])
     if not len(both):
-        raise ModelError(f"{name} can score none of the texts of the audit that fp32 can.")
+        raise EngineError(f"{name} can score none of the texts of the audit that fp32 can.")
     logits = [(entailment[both], contradiction[both]) for entailment, contradiction, _ in scores]
     agreement, largest, mean = compare(*logits, temperature=temperature, multi_label=multi_label)
     agreement *= len(both) / scorable

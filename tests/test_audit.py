@@ -13,7 +13,7 @@ from tiny_models import reduced_precision, save_classifier, sentences
 
 from raydistill.audit import audit_teacher, compare
 from raydistill.distillation import soft_labels
-from raydistill.errors import ModelError
+from raydistill.errors import EngineError, ModelError
 from raydistill.specs import TeacherSpec
 
 LOGITS = arrays(np.float32, (7, 3), elements=st.floats(-5, 5, width=32))
@@ -72,8 +72,30 @@ def test_a_teacher_without_finite_logits_is_an_error(tmp_path):
         model.classifier.bias[2] = float("nan")
     model.save_pretrained(folder)
     spec = TeacherSpec(str(folder), ("sport", "money"), "About {}.", backend="torch")
-    with pytest.raises(ModelError, match="torch fp32 can score none of the 3 texts of the audit"):
+    with pytest.raises(ModelError, match="torch fp32 can score none of the 3 texts of the audit") as caught:
         audit_teacher(spec, spec, sentences()[:3], temperature=1.0, multi_label=False)
+    assert not isinstance(caught.value, EngineError)
+
+
+def test_a_precision_in_which_nothing_can_be_scored_is_told_apart_from_a_teacher_that_scores_nothing(
+    tiny_teacher_dir, tmp_path, monkeypatch
+):
+    from raydistill.teacher import Teacher
+
+    monkeypatch.setenv("RAYDISTILL_CACHE", str(tmp_path))
+    score_some = Teacher.score_some
+
+    def overflowing(teacher, texts, effort):
+        entailment, contradiction, faults = score_some(teacher, texts, effort)
+        overflows = teacher.engine.precision != "fp32"
+        return entailment, contradiction, dict.fromkeys(range(len(texts)), ValueError()) if overflows else faults
+
+    monkeypatch.setattr(Teacher, "score_some", overflowing)
+    exact = TeacherSpec(str(tiny_teacher_dir), ("sport", "money"), "About {}.", backend="torch")
+    precision, backend = reduced_precision()
+    reduced = dataclasses.replace(exact, precision=precision, backend=backend)
+    with pytest.raises(EngineError, match=f"{backend} {precision} can score none of the 3 texts of the audit"):
+        audit_teacher(exact, reduced, sentences()[:3], temperature=1.0, multi_label=False)
 
 
 def test_a_text_that_only_the_reduced_teacher_cannot_score_does_not_agree(tmp_path, monkeypatch):

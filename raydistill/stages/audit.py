@@ -27,7 +27,7 @@ def choose_precision(
 
     Exact where that was asked for, and by default on a CPU. Anything else is first compared with the exact teacher on
     a sample of the corpus, where a teacher actor will run; below `min_agreement`, or where the teacher cannot run so,
-    the exact one is taken.
+    or gains nothing by what nobody asked for, the exact one is taken.
 
     Raises:
         ModelError: with `strict`, below `min_agreement`, or the teacher cannot run in that precision.
@@ -49,12 +49,19 @@ def choose_precision(
         console.say(f"       {error} The teacher runs in fp32")
         return {"precision": EXACT, "audit": None}
     console.say(f"       {audit}")
-    passed = audit.agreement >= config.min_agreement
+    used = passed = audit.agreement >= config.min_agreement
     if not passed:
         below = f"{audit.precision} agrees on {audit.agreement:.1%}, below --min-agreement {config.min_agreement:g}"
         if config.strict:
             raise ModelError(f"{below}. Lower it, use --teacher-precision fp32, or leave --strict out.")
         console.say(f"       {below}: the teacher runs in fp32")
+    elif audit.speedup < WORTH_IT and spec.precision == "auto":
+        used = False
+        console.say(f"       {audit.precision} gains nothing here: the teacher runs in fp32")
     elif audit.speedup < WORTH_IT:
         console.say(f"       {audit.precision} gains nothing here: --teacher-precision {EXACT} would give exact labels")
-    return {"precision": audit.precision if passed else EXACT, "audit": dataclasses.asdict(audit) | {"passed": passed}}
+    seconds = round(progress.seconds, 3)
+    return {
+        "precision": audit.precision if used else EXACT,
+        "audit": dataclasses.asdict(audit) | {"passed": passed, "seconds": seconds},
+    }

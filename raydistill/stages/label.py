@@ -45,6 +45,7 @@ class Counts:
     """What a pass over the corpus met. `texts` counts every occurrence, blanks and rejected ones left out.
 
     known: texts that were labelled before; removed: those of the store that the corpus does not hold any more.
+    startup_seconds: until the first block was begun.
     """
 
     texts: int = 0
@@ -53,12 +54,19 @@ class Counts:
     known: int = 0
     removed: int = 0
     labelled: int = 0
+    startup_seconds: float = 0.0
     engines: dict[str, int] = dataclasses.field(default_factory=dict)  # pairs that each scored
     effort: Effort = dataclasses.field(default_factory=Effort)
 
-    def add(self, receipt: dict[str, Any]) -> str | None:
-        """Add what one block met; the engine that scored it is returned if none of it did so before."""
+    def add(self, receipt: dict[str, Any], seconds: float) -> str | None:
+        """Add what one block met; the engine that scored it is returned if none of it did so before.
+
+        Args:
+            seconds: how long the stage has lasted.
+        """
         effort = Effort(**receipt["effort"])
+        if not self.startup_seconds:
+            self.startup_seconds = round(max(0.0, seconds - effort.busy_seconds - effort.write_seconds), 3)
         self.effort += effort
         new_engine = effort.engine if effort.pairs and effort.engine not in self.engines else None
         if effort.pairs:
@@ -126,8 +134,8 @@ def label_corpus(
             ) as receipts,
         ):
             for receipt in _until_stopped(receipts, stop):
-                if engine := counts.add(receipt):
-                    progress.console.say(f"       {engine} runs the teacher{faster_hint(engine, spec)}")
+                if engine := counts.add(receipt, progress.seconds):
+                    progress.console.say(f"       {engine} runs the teacher{engine_hint(engine, spec)}")
                 rejected.add(receipt["rejected"], receipt["rejected_texts"])
                 if receipt["part"]:
                     merger.add(receipt["part"], receipt["part_bytes"])
@@ -148,10 +156,12 @@ def label_corpus(
     return counts
 
 
-def faster_hint(engine: str, spec: TeacherSpec) -> str:
-    """What may be faster than an engine that `auto` has taken, where it is not installed."""
+def engine_hint(engine: str, spec: TeacherSpec) -> str:
+    """Why it is not the engine asked for; or what may be faster than the one that `auto` has taken."""
     from raydistill.engines import openvino_engine
 
+    if spec.backend != "auto" and not engine.startswith(spec.backend):
+        return f" ({spec.backend} cannot, and the log says why)"
     if spec.use_gpu or spec.backend != "auto" or not engine.startswith("torch") or openvino_engine.installed():
         return ""
     return " (OpenVINO may be faster on this CPU: pip install 'raydistill[openvino]')"

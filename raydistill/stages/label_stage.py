@@ -85,7 +85,9 @@ class LabelStage:
 
     def _quoted(self, plan: Plan, *, fresh: bool = False) -> str:
         """What a quote is of: the same for the run that it foretells."""
-        facts = [self._corpus, self.models.labelling, dataclasses.asdict(plan), [] if fresh else self.store.parts()]
+        known = [] if fresh else self.store.parts()
+        speed = [self.config.teacher_backend, self.config.teacher_batch_size, self.config.block_seconds]
+        facts = [self._corpus, self.models.labelling, dataclasses.asdict(plan), known, speed]
         return hashlib.blake2b(json.dumps(facts).encode(), digest_size=16).hexdigest()
 
     @property
@@ -151,9 +153,6 @@ class LabelStage:
             console.say(f"       {counted(counts.rejected, 'text')} could not be scored: {where}")
         if not counts.texts and not counts.rejected:
             raise no_text(self.config)
-        asked = self.config.teacher_backend
-        if asked != "auto" and not all(name.startswith(asked) for name in counts.engines):
-            console.say(f"       {asked} cannot run this teacher, so PyTorch did; the log says why")
         if counts.known:
             console.say(f"       {counts.labelled:,} new texts; {counts.known:,} were labelled before")
         if counts.removed:
@@ -175,6 +174,8 @@ class LabelStage:
         self.store.write_record(record | {"complete": complete})
         seconds = round(progress.seconds, 3)
         stage = dataclasses.asdict(counts) | {"seconds": seconds, "finished": True}
+        # An audit may have chosen otherwise than the quote took for granted.
+        foretold = foretold and quoted["engine"] in counts.engines
         borne_out = {"quote": quoted | {"actual_seconds": seconds} if foretold else None} if quoted else {}
         self.run_dir.update(counts=store_counts(complete), stages={LABEL: stage}, **borne_out)
         return seconds

@@ -126,7 +126,8 @@ def _describe_labelling(labelling: dict[str, Any]) -> str:
         f"{effort['pairs'] / (whole - parts['wait']):,.0f} pairs/s per actor, "
         f"{1 - effort['tokens'] / effort['padded_tokens']:.1%} padding; its time: "
         + ", ".join(f"{name} {seconds / whole:.1%}" for name, seconds in parts.items())
-        + f"; reading {duration(effort['read_seconds'])}, writing {duration(effort['write_seconds'])} besides"
+        + f"; start-up {duration(labelling['startup_seconds'])}, reading {duration(effort['read_seconds'])}, "
+        + f"writing {duration(effort['write_seconds'])} besides"
     )
 
 

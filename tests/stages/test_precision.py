@@ -29,7 +29,7 @@ from raydistill.resources import Request, make_plan
 from raydistill.specs import TeacherSpec
 from raydistill.stages.audit import choose_precision
 from raydistill.stages.cluster import free_nodes
-from raydistill.stages.label import faster_hint
+from raydistill.stages.label import engine_hint
 
 MakeConfig = Callable[..., DistillConfig]
 PRECISION, BACKEND = reduced_precision()
@@ -83,6 +83,7 @@ def test_a_precision_that_passes_is_used_and_its_audit_kept(
     found = scoring(tmp_path / "out")
     assert found["precision"] == PRECISION
     assert (found["audit"]["texts"], found["audit"]["passed"]) == (20, True)
+    assert found["audit"]["seconds"] > 0
     said = console.stream.getvalue()
     engine = f"{BACKEND} {PRECISION}"
     assert f"{engine} against fp32 on 20 texts" in said
@@ -93,7 +94,7 @@ def test_a_precision_that_passes_is_used_and_its_audit_kept(
     shares = re.fullmatch(r"forward ([\d.]+)%, tokenize ([\d.]+)%, wait ([\d.]+)%", told[2])
     assert shares
     assert sum(map(float, shares.groups())) == pytest.approx(100, abs=0.2)
-    assert re.fullmatch(r"reading .* s, writing .* s besides", told[3])
+    assert re.fullmatch(r"start-up .* s, reading .* s, writing .* s besides", told[3])
     off = np.abs(entailment(tmp_path / "out") - entailment(exact))
     assert 0 < off.max() < 0.2
 
@@ -127,19 +128,37 @@ def test_a_precision_that_fails_gives_way_to_the_exact_one(
     np.testing.assert_allclose(np.stack(store.entailment), exact, atol=1e-6)
 
 
-@pytest.mark.parametrize(("speedup", "told"), [(0.9, True), (1.3, False)])
-def test_a_precision_that_is_no_faster_is_used_and_the_exact_one_recommended(
-    speedup: float, told: bool, make_config: MakeConfig, console: Console, tmp_path: Path, monkeypatch: Any
+@pytest.mark.parametrize(
+    ("asked", "speedup", "used", "told"),
+    [
+        ("int8", 0.9, "int8", "gains nothing here: --teacher-precision fp32 would give exact labels"),
+        ("int8", 1.3, "int8", ""),
+        ("auto", 0.9, "fp32", "gains nothing here: the teacher runs in fp32"),
+        ("auto", 1.3, "bf16", ""),
+    ],
+)
+def test_a_precision_that_is_no_faster_is_used_where_it_was_asked_for_alone(
+    asked: str,
+    speedup: float,
+    used: str,
+    told: str,
+    make_config: MakeConfig,
+    console: Console,
+    tmp_path: Path,
+    monkeypatch: Any,
 ) -> None:
-    audit = Audit("int8", "openvino int8", 20, 1.0, 0.01, 0.001, speedup)  # of a CPU that it depends on
+    found = "bf16" if asked == "auto" else asked
+    audit = Audit(found, f"torch {found}", 20, 1.0, 0.01, 0.001, speedup)  # of a device that it depends on
     monkeypatch.setattr("raydistill.stages.audit.teacher_task", lambda work, plan: SimpleNamespace(remote=Mock()))
     monkeypatch.setattr("raydistill.stages.audit.wait_for", lambda *_: [audit])
-    spec = TeacherSpec("teacher", ("a", "b"), "{}", precision="int8")
-    plan = make_plan(free_nodes(), Request())
+    spec = TeacherSpec("teacher", ("a", "b"), "{}", precision=asked)
+    plan = dataclasses.replace(make_plan(free_nodes(), Request()), teacher_gpus=1.0 if asked == "auto" else 0.0)
     chosen = choose_precision(make_config(tmp_path), spec, lambda: ["a text"], plan, console)
-    assert chosen["precision"] == "int8"
-    said = "int8 gains nothing here: --teacher-precision fp32 would give exact labels"
-    assert (said in console.stream.getvalue()) == told
+    assert chosen["precision"] == used
+    assert chosen["audit"]["passed"]
+    said = console.stream.getvalue()
+    assert told in said
+    assert bool(told) == ("gains nothing" in said)
 
 
 def test_strict_stops_before_anything_is_labelled(
@@ -184,7 +203,7 @@ def test_a_teacher_that_openvino_cannot_run_is_told_and_run_by_pytorch(
     teacher = {"teacher_name_or_path": str(save_classifier(tmp_path / "bart", "bart"))}
     label(make_config(tmp_path / "out", teacher_backend="openvino", **teacher), console)
     said = console.stream.getvalue()
-    assert "openvino cannot run this teacher, so PyTorch did" in said
+    assert "torch fp32 runs the teacher (openvino cannot, and the log says why)\n" in said
     assert "teacher  torch fp32;" in said
     asked_for_int8 = make_config(tmp_path / "int8", teacher_precision="int8", **teacher)
     label(asked_for_int8, console)
@@ -336,15 +355,17 @@ def test_what_is_not_installed_is_one_line_that_names_the_extra(
         (True, "openvino fp32", {}, ""),  # on the nodes it is there
         (True, "torch fp32", {"use_gpu": True}, ""),
         (True, "torch fp32", {"backend": "torch"}, ""),  # asked for, or best for small work
+        (False, "torch bf16", {"backend": "torch-compile"}, " (torch-compile cannot, and the log says why)"),
+        (False, "torch-compile bf16", {"backend": "torch-compile", "use_gpu": True}, ""),
     ],
 )
-def test_where_openvino_is_missing_a_line_says_so(
+def test_another_engine_than_the_one_wanted_is_told(
     missing: bool, engine: str, options: dict, wanted: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from raydistill.engines import openvino_engine
 
     monkeypatch.setattr(openvino_engine, "installed", lambda precision="fp32": not missing)
-    assert faster_hint(engine, TeacherSpec("teacher", ("a", "b"), "{}", **options)) == wanted
+    assert engine_hint(engine, TeacherSpec("teacher", ("a", "b"), "{}", **options)) == wanted
 
 
 def test_with_strict_a_teacher_that_openvino_cannot_run_is_one_line(
