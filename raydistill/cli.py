@@ -179,7 +179,7 @@ def collect_config(flags: dict[str, Any], leftover: Sequence[str]) -> DistillCon
 
 
 def training_flags(leftover: Sequence[str]) -> dict[str, Any]:
-    """--name value, --name=value and --name, as text by name. Raises ConfigError for anything else."""
+    """--name value, --name=value, --name and --no_name, as text by name. Raises ConfigError for anything else."""
     found: dict[str, Any] = {}
     waiting = list(leftover)
     while waiting:
@@ -197,6 +197,8 @@ def training_flags(leftover: Sequence[str]) -> dict[str, Any]:
             found[name] = value
         elif waiting and (not waiting[0].startswith("-") or NEGATIVE_NUMBER.match(waiting[0])):
             found[name] = waiting.pop(0)
+        elif name.startswith("no_"):
+            found[name.removeprefix("no_")] = "false"
         else:
             found[name] = "true"
     return found

@@ -24,6 +24,7 @@ from raydistill.option_values import (
     is_encoding,
     option,
     template_faults,
+    truth,
 )
 from raydistill.redaction import redacted
 from raydistill.specs import Tolerance
@@ -41,8 +42,8 @@ FORMER_NAMES = {
     "per_gpu_eval_batch_size": "per_device_eval_batch_size",
     "warmup_ratio": "warmup_steps",
 }
-# TrainingArguments fields that transformers 5 dropped and that change nothing here: taken, and left aside.
-IGNORED_NAMES = frozenset({"tpu_num_cores"})
+# TrainingArguments fields, of today or dropped by transformers 5, that change nothing here: taken, and left aside.
+IGNORED_NAMES = frozenset({"tpu_num_cores", "local_rank", "remove_unused_columns"})
 # Beginnings of TrainingArguments fields that leave the student as it is: a run may go on with others.
 NOT_SHAPING = ("logging_", "log_", "report_to", "run_name", "disable_tqdm", "per_device_eval_", "save_total_limit")
 
@@ -329,6 +330,9 @@ class DistillConfig:
         for name, field in known.items():
             given = options.pop(name, None)
             setattr(self, name, field.default if given is None else converted(field, given))
+        if (grouped := options.pop("group_by_length", None)) is not None:  # as transformers 4 had it
+            way = "group_by_length" if truth("group_by_length", grouped) else "random"
+            options.setdefault("train_sampling_strategy", way)
         training = options.pop("training", {})
         if not isinstance(training, Mapping):
             raise ConfigError(

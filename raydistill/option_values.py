@@ -74,7 +74,7 @@ def converted(field: dataclasses.Field[Any], value: Any) -> Any:
         if kind == "tuple[str, ...]":
             return (str(value),) if isinstance(value, str | Path) else tuple(str(item) for item in value)
         if kind == "bool":
-            return _to_bool(value)
+            return truth(field.name, value)
         if kind == "int":
             if isinstance(value, bool) or (isinstance(value, float) and not value.is_integer()):
                 raise ValueError
@@ -90,7 +90,7 @@ def converted(field: dataclasses.Field[Any], value: Any) -> Any:
                 f"{flag(field.name)} {value} must be text. YAML takes words like no and off for that: put it in quotes."
             )
     except (TypeError, ValueError):
-        wanted = {"bool": "true or false", "int": "a whole number", "float": "a number"}.get(kind, "text")
+        wanted = {"int": "a whole number", "float": "a number"}.get(kind, "text")
         raise ConfigError(f"{flag(field.name)} {shown(value)} must be {wanted}.") from None
     value = str(value)
     if field.metadata["choices"] and value not in field.metadata["choices"]:
@@ -98,12 +98,11 @@ def converted(field: dataclasses.Field[Any], value: Any) -> Any:
     return value
 
 
-def _to_bool(value: Any) -> bool:
-    if isinstance(value, bool):
-        return value
+def truth(name: str, value: Any) -> bool:
+    """The value of an option that is true or false. Raises ConfigError."""
     word = str(value).lower()
     if word not in ("true", "false", "yes", "no", "1", "0", "on", "off"):
-        raise ValueError
+        raise ConfigError(f"{flag(name)} {shown(value)} must be true or false.")
     return word in ("true", "yes", "1", "on")
 
 

@@ -52,6 +52,7 @@ def student_rows(spec: StudentSpec) -> StudentRows:
     config = student_config(spec, spec.class_names, multi_label=spec.multi_label)
     tokenizer = load_tokenizer(spec)
     expect_own_tokenizer(tokenizer, config)
+    ensure_pad_token(tokenizer)
     bare = skeleton(config, spec)
     expect_own_weights(spec, new_head=True, config=config)
     return StudentRows.of(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,8 +14,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import psutil
+import pytest
 
 from raydistill import DistillConfig
+
+# Root may read and write whatever it likes: a command behind this may no more than others.
+AS_ANYBODY = [] if os.geteuid() else ["setpriv", "--bounding-set=-dac_override,-dac_read_search"]
+needs_setpriv = pytest.mark.skipif(
+    bool(AS_ANYBODY) and not shutil.which("setpriv"), reason="root cannot give its rights up"
+)
 
 
 def command(config: DistillConfig, stage: str) -> list[str]:
@@ -68,10 +76,13 @@ def kill_when(reached: Callable[[], bool], config: DistillConfig, stage: str) ->
 
 
 def stop_when(reached: Callable[[], bool], config: DistillConfig, stage: str, sent: signal.Signals) -> str:
-    """Run a stage, and ask it to stop as soon as `reached`; what it says."""
+    """Run a stage, and ask it to stop as soon as `reached`; what it says. Nothing of it is left at work."""
     process = begin(config, stage, reached)
+    others = psutil.Process(process.pid).children(recursive=True)
     process.send_signal(sent)
     said = process.communicate(timeout=60)[1]
+    left = psutil.wait_procs(others, timeout=10)[1]
+    assert not left, left
     assert process.returncode == 128 + sent, said
     assert "stopping" in said
     assert said.splitlines()[-1].startswith("Error: stopped.")

@@ -25,6 +25,7 @@ import pyarrow.parquet as pq
 import pytest
 import ray
 from mounts import needs_mounts
+from processes import AS_ANYBODY, needs_setpriv
 from safetensors.torch import load_file, save_file
 from tiny_models import save_classifier, save_encoder
 
@@ -404,6 +405,10 @@ BAD_INPUT: dict[str, tuple[Change, list[str]]] = {
         ["weights are not those"],
     ),
     "student without a tokenizer": (student(with_file, "tokenizer.json", None), ["has no tokenizer"]),
+    "student without a token to pad with": (
+        student(with_file, "tokenizer_config.json", '{"tokenizer_class": "PreTrainedTokenizerFast"}'),
+        ["has no padding token", "Set tokenizer.pad_token"],
+    ),
     "tokenizer not JSON": (teacher(with_file, "tokenizer.json", "{"), ["no tokenizer that can be loaded"]),
     "tokenizer of nothing": (student(with_file, "tokenizer.json", "{}"), ["no tokenizer that can be loaded"]),
     "teacher with another's tokenizer": (
@@ -518,14 +523,6 @@ def test_a_bad_address_is_one_line_and_leaves_nothing(
     expect_one_line(BAD_ADDRESS[name], tmp_path, good, capfd)
 
 
-@pytest.mark.parametrize("name", ["teacher folder missing", "training option of the wrong type"])
-def test_bad_input_is_one_line_where_a_ray_is_started_for_it(
-    name: str, tmp_path: Path, good: dict, capfd: pytest.CaptureFixture[str]
-) -> None:
-    expect_one_line(BAD_INPUT[name], tmp_path, good, capfd)
-    assert not ray.is_initialized()
-
-
 def contents(folder: Path) -> dict[Path, Any]:
     """All that lies in a folder, and of files when they were last written."""
     found = {path: path.lstat() for path in folder.rglob("*")}
@@ -602,7 +599,7 @@ def test_plans_that_do_not_fit_are_one_line_and_leave_nothing(
             (tmp_path / name).mkdir()
             options = good | change(tmp_path / name, good)
             assert main(["run", *(token for pair in options.items() for token in pair)]) == 2
-            line = capfd.readouterr().err.strip().split("\n")[-1]
+            (line,) = (line for line in capfd.readouterr().err.splitlines() if "token-auth" not in line)
             assert line.startswith("Error: ")
             assert len(line) < LONGEST_ERROR
             for fragment in wanted:
@@ -610,6 +607,41 @@ def test_plans_that_do_not_fit_are_one_line_and_leave_nothing(
             assert not (tmp_path / "out").exists()
     finally:
         ray.shutdown()
+
+
+def unreadable(file: Path) -> str:
+    file.write_text("a text\n")
+    file.chmod(0)
+    return str(file)
+
+
+# Each by a process of its own, which may read and write no more than others may.
+BY_THE_COMMAND: dict[str, tuple[Change, list[str]]] = {
+    "teacher folder missing": BAD_INPUT["teacher folder missing"],
+    "unknown option": BAD_INPUT["unknown option"],
+    "too many actors": PLANS_THAT_DO_NOT_FIT["too many actors"],
+    "corpus that may not be read": (
+        lambda t, g: {"--data-file": unreadable(t / "c.txt")},
+        ["c.txt", "cannot be read", "Permission denied"],
+    ),
+}
+
+
+@needs_setpriv
+@pytest.mark.parametrize("name", BY_THE_COMMAND)
+def test_the_command_itself_says_one_line(name: str, tmp_path: Path, good: dict) -> None:
+    change, wanted = BY_THE_COMMAND[name]
+    options = good | change(tmp_path, good)
+    before = contents(tmp_path)
+    run = [sys.executable, "-m", "raydistill", "run", *(token for pair in options.items() for token in pair)]
+    done = subprocess.run([*AS_ANYBODY, *run], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2, done.stderr
+    assert done.stdout == ""
+    assert done.stderr.startswith("Error: ")
+    assert done.stderr.count("\n") == 1
+    for fragment in wanted:
+        assert fragment in done.stderr
+    assert contents(tmp_path) == before
 
 
 @needs_mounts

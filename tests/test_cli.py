@@ -25,6 +25,12 @@ def test_flags_may_be_written_as_the_seed_script_did() -> None:
     assert config.training == {"learning_rate": "3e-5", "fp16": "true", "max_steps": "-1"}
 
 
+def test_what_is_true_by_default_is_switched_off_as_the_seed_script_did() -> None:
+    config = collect_config({}, ["--no_use_fast_tokenizer", "--no-do-eval", "--no_cuda_graphs", "1"])
+    assert config.use_fast_tokenizer is False
+    assert config.training == {"do_eval": "false", "no_cuda_graphs": "1"}
+
+
 def test_flags_win_over_the_config_file(tmp_path: Path) -> None:
     path = written(tmp_path / "c.yaml", "temperature: 3\nhypothesis-template: 'It is {}.'\nlearning_rate: 1e-4\n")
     config = collect_config({"config": path, "temperature": "2"}, ["--learning-rate=5e-5"])

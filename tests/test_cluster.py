@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -254,6 +257,43 @@ def test_a_cluster_whose_head_is_killed_is_told_and_another_one_goes_on(
     record = json.loads((out / "run.json").read_text())
     assert record["counts"]["texts"] == len(texts)
     assert record["stages"]["label"]["labelled"] == len(texts) - finished
+
+
+RECIPE = Path(__file__).parents[1] / "cluster" / "README.md"
+
+
+@pytest.mark.slow  # chaos.py, in the suite, joins two nodes by --address auto
+def test_the_recipe_of_the_readme_makes_two_nodes_that_do_the_run(tmp_path: Path, inputs: dict[str, Path]) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    (block,) = [text for text in RECIPE.read_text().split("```")[1::2] if "--address=127.0.0.1" in text]
+    script = block.removeprefix("bash\n").replace("6379", port)
+    given = {"--data-file": "corpus.txt", "--class-names-file": "classes.txt"}
+    for flag, name in given.items():
+        (tmp_path / name).write_bytes(inputs[flag].read_bytes())
+    models = " ".join(f"{flag} {path}" for flag, path in inputs.items() if flag not in given)
+    ray = tempfile.mkdtemp(prefix="rd", dir="/tmp")  # names of sockets must be short
+    own = {"HOME": str(tmp_path), "RAY_TMPDIR": ray, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    try:
+        done = subprocess.run(
+            ["bash", "-ec", f"{script.rstrip()} {models}"],
+            cwd=tmp_path,
+            env=environment() | own,
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+    finally:
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                if process.environ().get("RAY_TMPDIR") == ray:
+                    process.kill()
+        shutil.rmtree(ray, ignore_errors=True)
+    record = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert record["plan"]["nodes"] == record["plan"]["teacher_actors_max"] == 2
+    assert record["stages"]["train"]["finished"]
 
 
 def test_behind_a_ray_client_one_cpu_does_the_run_and_its_errors_come_through(

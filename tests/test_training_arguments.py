@@ -191,6 +191,16 @@ def test_fields_that_transformers_dropped_are_taken_all_the_same():
     assert found.per_device_train_batch_size == found.per_device_eval_batch_size == 4
 
 
+@pytest.mark.parametrize(("value", "way"), [("true", "group_by_length"), (False, "random")])
+def test_group_by_length_is_a_sampling_strategy_now(value, way):
+    assert arguments(DistillConfig(group_by_length=value).training).train_sampling_strategy == way
+
+
+def test_group_by_length_is_true_or_false():
+    with pytest.raises(ConfigError, match=r"^--group-by-length 'perhaps' must be true or false\.$"):
+        DistillConfig(group_by_length="perhaps")
+
+
 def test_a_warmup_ratio_is_that_share_of_all_steps():
     found = arguments(DistillConfig(warmup_ratio="0.1").training)
     assert [found.get_warmup_steps(steps) for steps in (10, 1000)] == [1, 100]

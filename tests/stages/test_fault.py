@@ -8,7 +8,6 @@ import io
 import json
 import os
 import re
-import shutil
 import signal
 import sys
 import tempfile
@@ -24,7 +23,7 @@ import psutil
 import pyarrow as pa
 import pytest
 import ray
-from processes import begin, kill_when, run, stop_when, workers_at
+from processes import AS_ANYBODY, begin, kill_when, needs_setpriv, run, stop_when, workers_at
 from ray.util import placement_group, placement_group_table, remove_placement_group
 from safetensors.torch import load_file
 
@@ -401,12 +400,8 @@ def test_labelling_that_was_killed_goes_on_and_makes_no_label_again(
     np.testing.assert_allclose(np.stack(found.entailment[some]), expected, atol=1e-5)
 
 
-# Root may write wherever it likes: here it may no more than others.
-AS_ANYBODY = [] if os.geteuid() else ["setpriv", "--bounding-set=-dac_override,-dac_read_search"]
-
-
 @pytest.mark.slow  # a full disk, in the suite, is told in the same way
-@pytest.mark.skipif(bool(AS_ANYBODY) and not shutil.which("setpriv"), reason="root cannot give its rights up")
+@needs_setpriv
 def test_a_folder_that_may_no_longer_be_written_is_one_line_and_when_it_may_be_the_run_goes_on(
     tmp_path: Path, make_config: Callable[..., DistillConfig]
 ) -> None:
