@@ -123,6 +123,8 @@ def _read_csv(split: Split, text_column: str) -> Iterator[list[str]]:
 
 def open_parquet(file: CorpusFile) -> pq.ParquetFile:
     """A file's footer and row groups. Raises CorpusError."""
+    if file.compression:  # which is read from its beginning, and Parquet from its end
+        raise CorpusError(f"{file.path}: Parquet is not read out of a compressed file. Unpack it first.")
     fs, path = open_path(file.path)
     try:
         # Neither whole columns nor whole row groups in memory, as by default: pages one after another.

@@ -296,6 +296,10 @@ BAD_INPUT: dict[str, tuple[Change, list[str]]] = {
     "unknown encoding": (option(encoding="utf-9"), ["--encoding 'utf-9'", "Python knows"]),
     "encoding that is none of text": (option(encoding="base64"), ["--encoding 'base64'", "Python knows"]),
     # The corpus: compressed
+    "Parquet in gzip": (
+        lambda t, g: {"--data-file": written(t / "c.parquet.gz", b"x" * 100)},
+        ["c.parquet.gz", "not read out of a compressed file"],
+    ),
     "gzip cut short": (lambda t, g: {"--data-file": compressed(t / "c.txt.gz", gzip.compress, 0.5)}, ["Truncated"]),
     "zstd cut short": (lambda t, g: {"--data-file": compressed(t / "c.txt.zst", zstd, 0.5)}, ["Truncated"]),
     "bzip2 cut short": (lambda t, g: {"--data-file": compressed(t / "c.txt.bz2", bz2.compress, 0.5)}, ["Truncated"]),

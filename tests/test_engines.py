@@ -101,11 +101,14 @@ def test_a_narrowed_model_computes_one_token_of_its_last_layer(family_dirs):
     assert seen == [*[batch["input_ids"].shape[1]] * (len(seen) - 1), 1]
 
 
+@pytest.mark.parametrize("checkpointing", [False, True])
 @pytest.mark.parametrize("family", [family for family, narrow in FIRST_TOKEN.items() if narrow])
-def test_a_narrowed_model_has_the_gradients_and_the_names_of_the_whole_one(family, family_dirs):
+def test_a_narrowed_model_has_the_gradients_and_the_names_of_the_whole_one(family, checkpointing, family_dirs):
     whole, narrow = (AutoModelForSequenceClassification.from_pretrained(family_dirs[family]) for _ in range(2))
     assert narrow_last_layer(narrow.eval())
     batch = {name: torch.from_numpy(array) for name, array in batches_of(family_dirs[family], [5])[0].items()}
+    if checkpointing:
+        narrow.gradient_checkpointing_enable()
     for model in (whole.train(), narrow.train()):
         model(**batch).logits.logsumexp(-1).sum().backward()
     assert narrow.state_dict().keys() == whole.state_dict().keys()

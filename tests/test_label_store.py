@@ -7,8 +7,10 @@ import uuid
 from collections import Counter
 from pathlib import Path
 
+import duckdb
 import numpy as np
 import pandas as pd
+import polars
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -132,11 +134,20 @@ def test_parts_are_of_plain_types_that_pandas_reads_as_one_folder(store):
 
 
 def test_duckdb_reads_the_parts(store):
-    duckdb = pytest.importorskip("duckdb")
     store.write_part(part({"a": 1, "b": 2}))
     store.write_part(part({"c": 3}))
     query = f"select text, occurrences, len(entailment) from '{store.path}/*.parquet' order by text"
     assert duckdb.sql(query).fetchall() == [("a", 1, 3), ("b", 2, 3), ("c", 3, 3)]
+
+
+def test_polars_reads_the_parts(store):
+    store.write_part(part({"a": 1, "b": 2}))
+    store.write_part(part({"c": 3}))
+    store.write_record({"labelling": {}})
+    frame = polars.read_parquet(f"{store.path}/*.parquet").sort("text")
+    assert frame["text"].to_list() == ["a", "b", "c"]
+    assert frame["occurrences"].to_list() == [1, 2, 3]
+    assert frame["entailment"].list.len().to_list() == [3, 3, 3]
 
 
 def test_the_metadata_names_no_library_but_arrow(store):
