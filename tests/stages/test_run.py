@@ -354,10 +354,14 @@ def test_two_workers_share_the_rows_and_their_batches_of_like_length_are_less_pa
 ) -> None:
     from raydistill.stages.train_worker import _batches
 
-    options = {"train_sampling_strategy": "group_by_length", "dataloader_drop_last": True, "train_workers": 2}
+    options = {"train_sampling_strategy": "group_by_length", "train_workers": 2}
+    options |= {"warmup_steps": 2, "logging_steps": 1, "save_strategy": "epoch", "save_total_limit": 1}
     result = train(make_config(tmp_path, labels=finished.labels, **options))
     updates = json.loads(Path(result.output_dir, "run.json").read_text())["stages"]["train"]["updates"]
-    assert updates == 2 * (corpus_counts.texts // 2 // 16)
+    assert updates == 2 * math.ceil(corpus_counts.texts // 2 / 16)
+    (state,) = Path(result.output_dir, "checkpoints").rglob("trainer_state.json")
+    rates = [entry["learning_rate"] for entry in json.loads(state.read_text())["log_history"] if "loss" in entry]
+    assert rates == pytest.approx([0, 5e-4, 1e-3, 7.5e-4, 5e-4, 2.5e-4])  # warmed up, and down to the end
     assert 0 <= result.figures["agreement"] <= 1
     assert result.figures["agreement"] * corpus_counts.texts == pytest.approx(
         round(result.figures["agreement"] * corpus_counts.texts)  # over all texts: none left out, none twice
