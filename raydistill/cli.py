@@ -105,12 +105,12 @@ def _help_all(ctx: click.Context, parameter: click.Parameter, asked: bool) -> No
         return
     from transformers import TrainingArguments
 
-    from raydistill.training_arguments import REFUSED, SEED_DEFAULTS, field_names
+    from raydistill.training_arguments import DEFAULTS, REFUSED, field_names
 
     click.echo(ctx.get_help() + "\n\nTrainingArguments:")
     fields = {field.name: field for field in dataclasses.fields(TrainingArguments)}
     for name in (name for name in field_names() if name not in REFUSED):
-        default = SEED_DEFAULTS.get(name, fields[name].default)
+        default = DEFAULTS.get(name, fields[name].default)
         shown = (
             ""
             if default is dataclasses.MISSING or default is None

@@ -16,8 +16,9 @@ from raydistill.config import option_fields
 from raydistill.errors import ConfigError
 from raydistill.option_values import ONE_OR_MORE, SHARE, ZERO_OR_MORE, Bounds, flag, suggest
 
-# Where the seed script differs from transformers. Checkpoints that are only made to continue a run go when it ends.
-SEED_DEFAULTS: dict[str, Any] = {
+# Where the seed script differs from transformers, and what is faster at no cost in quality (see the benchmarks).
+# Checkpoints that are only made to continue a run go when it ends.
+DEFAULTS: dict[str, Any] = {
     "per_device_train_batch_size": 32,
     "per_device_eval_batch_size": 128,
     "num_train_epochs": 1.0,
@@ -26,6 +27,7 @@ SEED_DEFAULTS: dict[str, Any] = {
     "save_total_limit": 0,
     "report_to": "none",
     "disable_tqdm": True,
+    "train_sampling_strategy": "group_by_length",
 }
 OURS = frozenset({"output_dir", "use_cpu", "local_rank", "remove_unused_columns"})
 OF_THE_DEVICE = frozenset({"tf32", "ddp_backend"})  # transformers asks the device and the process group about them
@@ -89,7 +91,7 @@ def training_arguments(given: Mapping[str, Any], *, output_dir: str, use_cpu: bo
             )
         if name in REFUSED and str(given[name]).lower() not in ("false", "none", "0", ""):
             raise ConfigError(f"{flag(name)} does not go with raydistill: {REFUSED[name]}.")
-    values = {**SEED_DEFAULTS, **given}
+    values = {**DEFAULTS, **given}
     tokens = [token for name, value in values.items() if value is not None for token in _tokens(name, value)]
     try:
         (arguments,) = _Parser(cast(Any, TrainingArguments)).parse_args_into_dataclasses(

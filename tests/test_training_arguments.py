@@ -15,7 +15,7 @@ from raydistill.config import DistillConfig
 from raydistill.config_file import read_config_file
 from raydistill.errors import ConfigError
 from raydistill.training_arguments import (
-    SEED_DEFAULTS,
+    DEFAULTS,
     count_updates,
     evaluates_midway,
     field_names,
@@ -40,10 +40,15 @@ def test_nothing_given_is_the_seed_scripts_defaults():
     assert found.use_cpu is True
 
 
+def test_batches_are_of_like_length_unless_they_are_to_be_drawn_at_random():
+    assert arguments().train_sampling_strategy == "group_by_length"
+    assert arguments(train_sampling_strategy="random").train_sampling_strategy == "random"
+
+
 def test_other_defaults_are_transformers_own():
     plain = TrainingArguments(output_dir="somewhere", use_cpu=True)
     found = arguments()
-    ours = {*SEED_DEFAULTS, "logging_dir", "run_name"}
+    ours = {*DEFAULTS, "logging_dir", "run_name"}
     for field in dataclasses.fields(TrainingArguments):
         if field.init and field.name not in ours:
             assert getattr(found, field.name) == getattr(plain, field.name), field.name

@@ -69,6 +69,7 @@ def main() -> None:
         for workers, batch in ((1, 32), (2, 16), (2, 32)):
             output = folder / f"{workers}x{batch}"
             options = base | TRAINING | {"train_workers": workers, "per_device_train_batch_size": batch}
+            options |= {"train_sampling_strategy": "random"}  # as the plain Trainer draws its batches
             train(DistillConfig(output_dir=str(output), labels=str(labelled.labels), **options))
             students[f"raydistill, {workers} worker{'s' * (workers > 1)}, batch {batch} each"] = output
         with files.held_out.open(encoding="utf-8", newline="") as stream:

@@ -10,7 +10,7 @@ table of medians, least and most in brackets, and of quality beside the plain Tr
 and its standard error; --json keeps it all. That needs more rounds than time does, of fewer methods:
 
     python examples/benchmarks/training.py --epochs 3 --rounds 8 \\
-        --methods "raydistill, 1 worker" "raydistill, 1 worker, grouped"
+        --methods "raydistill, 1 worker" "raydistill, 1 worker, batches at random"
 """
 
 from __future__ import annotations
@@ -47,9 +47,9 @@ PLAIN, PLAIN_BF16 = "plain Trainer", "plain Trainer, bf16"
 BATCH, LOG_EVERY = 32, 5
 WORKERS = {  # name -> workers and options
     "raydistill, 1 worker": (1, {}),
-    "raydistill, 1 worker, grouped": (1, {"train_sampling_strategy": "group_by_length"}),
-    "raydistill, 2 workers, grouped": (2, {"train_sampling_strategy": "group_by_length"}),
-    "raydistill, 1 worker, grouped, bf16": (1, {"train_sampling_strategy": "group_by_length", "bf16": True}),
+    "raydistill, 2 workers": (2, {}),
+    "raydistill, 1 worker, bf16": (1, {"bf16": True}),
+    "raydistill, 1 worker, batches at random": (1, {"train_sampling_strategy": "random"}),
 }
 
 

@@ -20,12 +20,7 @@ from raydistill.stages.job import Job
 
 CLASSES = ["business", "entertainment", "politics", "sports", "tech"]
 TEMPLATE = "This text is about {}."
-TRAINING = {
-    "num_train_epochs": 2,
-    "learning_rate": 2e-4,
-    "warmup_steps": 10,
-    "train_sampling_strategy": "group_by_length",
-}
+TRAINING = {"num_train_epochs": 2, "learning_rate": 2e-4, "warmup_steps": 10}
 TEXTS, HELD_OUT = 1000, 400
 SEED = 0
 

@@ -354,8 +354,13 @@ def test_two_workers_share_the_rows_and_their_batches_of_like_length_are_less_pa
 ) -> None:
     from raydistill.stages.train_worker import _batches
 
-    options = {"train_sampling_strategy": "group_by_length", "train_workers": 2}
-    options |= {"warmup_steps": 2, "logging_steps": 1, "save_strategy": "epoch", "save_total_limit": 1}
+    options = {
+        "train_workers": 2,
+        "warmup_steps": 2,
+        "logging_steps": 1,
+        "save_strategy": "epoch",
+        "save_total_limit": 1,
+    }
     result = train(make_config(tmp_path, labels=finished.labels, **options))
     updates = json.loads(Path(result.output_dir, "run.json").read_text())["stages"]["train"]["updates"]
     assert updates == 2 * math.ceil(corpus_counts.texts // 2 / 16)
