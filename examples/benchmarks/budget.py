@@ -35,6 +35,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     rows = []
+    rounds: dict[str, dict[int, list[float]]] = {}
     with tempfile.TemporaryDirectory() as temporary:
         os.environ["RAYDISTILL_CACHE"] = f"{temporary}/cache"
         files, _ = prepare_demo(f"{temporary}/demo", texts=arguments.sentences)
@@ -49,7 +50,7 @@ def main() -> None:
             )
             teacher = Teacher.load(spec)
             for profile, texts in profiles.items():
-                seconds: dict[int, list[float]] = {budget: [] for budget in BUDGETS}
+                seconds = rounds[f"{backend} {precision}, {profile}"] = {budget: [] for budget in BUDGETS}
                 teacher.score(texts)
                 for _ in range(arguments.rounds):
                     for budget, took in seconds.items():
@@ -62,7 +63,7 @@ def main() -> None:
                     ratios = [used / own for used, own in zip(seconds[CPU_TOKEN_BUDGET], took, strict=True)]
                     row[f"{budget:,}"] = f"{statistics.median(ratios):.2f} ({min(ratios):.2f}–{max(ratios):.2f})"
                 rows.append(row)
-    publish(rows, arguments)
+    publish(rows, arguments, seconds=rounds)
 
 
 if __name__ == "__main__":

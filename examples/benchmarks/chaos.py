@@ -16,7 +16,6 @@ S3 server. Prints a Markdown table; --json keeps the kills too. Exit code 1 if a
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import json
 import math
@@ -36,6 +35,7 @@ import numpy as np
 import psutil
 import pyarrow.fs as pafs
 from ray.cluster_utils import Cluster
+from tables import benchmark_parser, publish
 
 from raydistill.files import Folder
 from raydistill.label_store import LabelStore, logits_matrix
@@ -315,7 +315,7 @@ def bucket() -> Iterator[str]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = benchmark_parser(__doc__)
     parser.add_argument("--texts", type=int, default=100_000)
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--kills", type=int, default=100)
@@ -324,7 +324,6 @@ def main() -> int:
     parser.add_argument("--save-steps", type=int, default=200, help="updates between checkpoints")
     parser.add_argument("--most-again", type=float, default=0.02, help="of the pairs, that may be scored twice")
     parser.add_argument("--s3", action="store_true")
-    parser.add_argument("--json", type=Path, default=None)
     parser.add_argument("--keep", type=Path, default=None, help="a folder to leave both runs and their logs in")
     arguments = parser.parse_args()
     sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
@@ -381,11 +380,8 @@ def main() -> int:
         "drivers started / that gave up by themselves": f"{disturbed.started} / {disturbed.gave_up}",
         "`raydistill verify`": "passed" if verified.returncode == 0 else verified.stdout,
     }
-    print("| what | figure |\n| --- | --- |")
-    for name, value in report.items():
-        print(f"| {name} | {value} |")
-    if arguments.json:
-        arguments.json.write_text(json.dumps({"report": report, "kills": struck, "log": log}, indent=2))
+    rows = [{"what": name, "figure": value} for name, value in report.items()]
+    publish(rows, arguments, report=report, kills=struck, log=log)
     wrong = [name for name in MUST_BE_NONE if report[name] != 0]
     return 1 if wrong or verified.returncode or again[1] > arguments.most_again * pairs else 0
 

@@ -94,7 +94,7 @@ def main() -> None:
     found = f"{statistics.median(ratios):.3f} ({min(ratios):.3f}–{max(ratios):.3f})"
     share = f"{statistics.median(shares):.2%} ({min(shares):.2%}–{max(shares):.2%})"
     row = {"label stage": what, "times the same without durability": found, "writing and counting, of it": share}
-    publish([row], arguments)
+    publish([row], arguments, ratios=ratios, shares=shares)
 
 
 if __name__ == "__main__":

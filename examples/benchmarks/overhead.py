@@ -9,6 +9,7 @@ from when to when and took how much of the processors: their sum, over the cores
 
 from __future__ import annotations
 
+import json
 import resource
 import subprocess
 import sys
@@ -112,9 +113,14 @@ def main() -> None:
         wall = time.monotonic() - started
         processes.over.set()
         processes.join()
+        record = json.loads((folder / "out" / "run.json").read_text())
     rows: list[dict[str, Any]] = [
         {"what": f"wall clock of a run over {arguments.texts:,} texts with tiny models", "figure": f"{wall:.1f} s"}
     ]
+    for stage in ("label", "train"):
+        rows.append({"what": f"of it: {stage} stage", "figure": f"{record['stages'][stage]['seconds']:.1f} s"})
+    begun = f"{record['stages']['label']['startup_seconds']:.1f} s"
+    rows.append({"what": "of the label stage: until its first block is begun", "figure": begun})
     rows.append({"what": "CPU time of all its processes", "figure": f"{processes.cpu():.1f} s"})
     for flags in (["--help"], ["run", "--help"]):
         figure = f"{cpu_seconds([*raydistill, *flags]):.2f} s"

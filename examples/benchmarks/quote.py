@@ -8,7 +8,6 @@ Five corpora of other lengths from BBC News, each text some times over with a nu
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import random
@@ -18,6 +17,8 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from tables import benchmark_parser, publish
 
 from raydistill.stages.demo import CLASSES, TEMPLATE, demo_documents, prepare_demo
 
@@ -42,9 +43,8 @@ PROFILES: dict[str, tuple[int, Callable[[str, random.Random], str]]] = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = benchmark_parser(__doc__)
     parser.add_argument("--scale", type=float, default=1.0, help="texts, of the default number")
-    parser.add_argument("--json", type=Path)
     parser.add_argument("options", nargs="*", help="of `raydistill label`, after --")
     arguments = parser.parse_args()
     found: list[dict[str, Any]] = []
@@ -79,19 +79,23 @@ def main() -> None:
             found.append(
                 {"corpus": name, **record["quote"], "counts": record["counts"], "stage": record["stages"]["label"]}
             )
-    print("| corpus | texts | duplicates | padding | truncated | quote | label stage | quote / actual | inside |")
-    print("| --- | --- | --- | --- | --- | --- | --- | --- | --- |")
-    for one in found:
-        actual, effort = one["actual_seconds"], one["stage"]["effort"]
-        print(
-            f"| {one['corpus']} | {one['texts']:,} "
-            f"| {one['duplicates']:.1%} (was {one['counts']['duplicates'] / one['counts']['texts']:.1%}) "
-            f"| {one['padding']:.1%} (was {1 - effort['tokens'] / effort['padded_tokens']:.1%}) "
-            f"| {one['truncated']:.1%} | {one['seconds']:.0f} s ({one['low']:.0f}–{one['high']:.0f}) | {actual:.0f} s "
-            f"| {one['seconds'] / actual:.2f} | {'yes' if one['low'] <= actual <= one['high'] else 'no'} |"
-        )
-    if arguments.json:
-        arguments.json.write_text(json.dumps(found, indent=2))
+    publish([row_of(one) for one in found], arguments, found=found)
+
+
+def row_of(one: dict[str, Any]) -> dict[str, str]:
+    """What was foretold of a corpus, and what came."""
+    actual, effort, counts = one["actual_seconds"], one["stage"]["effort"], one["counts"]
+    return {
+        "corpus": one["corpus"],
+        "texts": f"{one['texts']:,}",
+        "duplicates": f"{one['duplicates']:.1%} (was {counts['duplicates'] / counts['texts']:.1%})",
+        "padding": f"{one['padding']:.1%} (was {1 - effort['tokens'] / effort['padded_tokens']:.1%})",
+        "truncated": f"{one['truncated']:.1%}",
+        "quote": f"{one['seconds']:.0f} s ({one['low']:.0f}–{one['high']:.0f})",
+        "label stage": f"{actual:.0f} s",
+        "quote / actual": f"{one['seconds'] / actual:.2f}",
+        "inside": "yes" if one["low"] <= actual <= one["high"] else "no",
+    }
 
 
 if __name__ == "__main__":

@@ -30,6 +30,7 @@ from typing import Any
 import numpy as np
 import ray
 from memory import OTHERS, peak_memory
+from tables import benchmark_parser, markdown, publish
 
 from raydistill.corpus_files import find_files
 from raydistill.label_store import LabelStore
@@ -212,12 +213,6 @@ COLUMNS = (
 )
 
 
-def table(rows: Sequence[Sequence[str]], columns: Sequence[str] = COLUMNS) -> str:
-    """As Markdown."""
-    lines = [columns, ["---"] * len(columns), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
 def project(few: dict[str, Any], many: dict[str, Any], texts: int) -> str:
     """What so many texts come to, from two cases of as many pairs, in few blocks and in many."""
 
@@ -245,15 +240,14 @@ def project(few: dict[str, Any], many: dict[str, Any], texts: int) -> str:
         ],
         ["label files", f"{stored / FILE_MB / MB:,.0f} and more, for the texts", "`--label-file-mb`"],
     ]
-    return table(rows, (f"{texts:,} texts", "", "bounded by"))
+    return markdown([dict(zip((f"{texts:,} texts", "", "bounded by"), row, strict=True)) for row in rows])
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = benchmark_parser(__doc__)
     parser.add_argument("--texts", type=int, nargs=2, default=[100_000, 1_000_000])
     parser.add_argument("--gpus", type=int, nargs=2, default=[16, 64])
     parser.add_argument("--pairs-per-second", type=float, default=1000)
-    parser.add_argument("--json", type=Path)
     parser.add_argument("--drive", type=json.loads, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.drive:
@@ -276,9 +270,8 @@ def main() -> None:
     for case in cases:
         found.append(measure(case, sentences))
         print(f"| {' | '.join(describe(found[-1]))} |", file=sys.stderr, flush=True)
-    print(table([describe(one) for one in found]), "", project(found[2], found[3], 1_000_000_000), sep="\n")
-    if arguments.json:
-        arguments.json.write_text(json.dumps(found, indent=2))
+    print(project(found[2], found[3], 1_000_000_000), end="\n\n")
+    publish([dict(zip(COLUMNS, describe(one), strict=True)) for one in found], arguments, found=found)
 
 
 if __name__ == "__main__":

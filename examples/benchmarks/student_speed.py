@@ -80,6 +80,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     rows: list[dict[str, Any]] = []
+    rounds: dict[int, dict[str, list[float]]] = {}
     with tempfile.TemporaryDirectory() as temporary:
         os.environ["RAYDISTILL_CACHE"] = f"{temporary}/cache"
         files, demo = prepare_demo(f"{temporary}/demo", texts=arguments.texts)
@@ -88,7 +89,7 @@ def main() -> None:
         texts = [kinds[i % 2][i] for i in range(arguments.texts)]
         for number in arguments.classes:
             runs = methods(str(files.teacher), demo.student_name_or_path, TOPICS[:number], texts, arguments.threads)
-            seconds: dict[str, list[float]] = {name: [] for name in runs}
+            seconds = rounds[number] = {name: [] for name in runs}
             for _ in range(arguments.rounds):
                 for name, run in runs.items():
                     started = time.perf_counter()
@@ -106,7 +107,7 @@ def main() -> None:
                         "times the teacher in raydistill": spread(engine),
                     }
                 )
-    publish(rows, arguments)
+    publish(rows, arguments, seconds=rounds)
 
 
 if __name__ == "__main__":

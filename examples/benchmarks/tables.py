@@ -1,11 +1,18 @@
-"""What every benchmark ends with: a Markdown table, and the same as JSON where asked for."""
+"""What every benchmark ends with: a Markdown table and the machine, and the same as JSON where asked for."""
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import importlib.metadata
 import json
+import os
+import platform
 from pathlib import Path
 from typing import Any
+
+LIBRARIES = ("torch", "ray", "transformers", "openvino", "pyarrow")
+ABILITIES = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile")  # of which speed depends on a CPU
 
 
 def benchmark_parser(description: str | None) -> argparse.ArgumentParser:
@@ -15,11 +22,41 @@ def benchmark_parser(description: str | None) -> argparse.ArgumentParser:
     return parser
 
 
-def publish(rows: list[dict[str, Any]], arguments: argparse.Namespace) -> None:
-    """Print rows as a Markdown table, and write them to `arguments.json`, if there is one."""
-    columns = list(dict.fromkeys(name for row in rows for name in row))
-    print("| " + " | ".join(columns) + " |\n|" + " --- |" * len(columns))
-    for row in rows:
-        print("| " + " | ".join(str(row.get(name, "")) for name in columns) + " |")
+def publish(rows: list[dict[str, Any]], arguments: argparse.Namespace, **raw: Any) -> None:
+    """Print rows as a Markdown table, and where; and write all to `arguments.json`, if there is one.
+
+    Args:
+        raw: what the rows were made of, for the file.
+    """
+    print(f"{markdown(rows)}\n\n{', '.join(f'{name} {value}'.strip() for name, value in machine().items())}")
     if arguments.json:
-        arguments.json.write_text(json.dumps({"arguments": vars(arguments), "rows": rows}, indent=2, default=str))
+        kept = {"machine": machine(), "arguments": vars(arguments), "rows": rows, **raw}
+        arguments.json.write_text(json.dumps(kept, indent=2, default=str))
+
+
+def markdown(rows: list[dict[str, Any]]) -> str:
+    """A table of rows; one that lacks a column has an empty cell there."""
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    lines = [columns, ["---"] * len(columns), *([str(row.get(name, "")) for name in columns] for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def machine() -> dict[str, str]:
+    """The processor, what it can and how many cores of it are had, a GPU if there is one, and versions."""
+    facts: dict[str, str] = {}
+    with contextlib.suppress(OSError):  # where there is no such file
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            name, _, value = line.partition(":")
+            facts.setdefault(name.strip(), value.strip())
+    found = {"": facts.get("model name") or platform.processor() or platform.machine()}
+    found |= {"with": " ".join(sorted(set(ABILITIES) & set(facts.get("flags", "").split())))}
+    found |= {"cores": str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())}
+    with contextlib.suppress(ImportError):
+        import torch
+
+        found |= {"GPU": torch.cuda.get_device_name()} if torch.cuda.is_available() else {}
+    found["Python"] = platform.python_version()
+    for library in LIBRARIES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[library] = importlib.metadata.version(library)
+    return found

@@ -15,7 +15,6 @@ and its standard error; --json keeps it all. That needs more rounds than time do
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import statistics
@@ -27,6 +26,7 @@ import numpy as np
 import pandas as pd
 import torch
 from plain_trainer import train_plainly
+from tables import benchmark_parser, publish
 
 from raydistill import DistillConfig, label, soft_labels, train
 from raydistill.specs import TeacherSpec
@@ -125,7 +125,7 @@ def table(runs: dict[str, list[dict[str, Any]]]) -> list[dict[str, str]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = benchmark_parser(__doc__)
     parser.add_argument("--corpus", choices=["mixed", "sentences", "documents"], default="mixed")
     parser.add_argument("--texts", type=int, default=640)
     parser.add_argument("--epochs", type=int, default=1)
@@ -133,7 +133,6 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="each with a seed of its own")
     parser.add_argument("--no-bf16", action="store_true")
     parser.add_argument("--methods", nargs="+", choices=[PLAIN_BF16, *WORKERS], help="beside the plain Trainer")
-    parser.add_argument("--json", type=Path, default=None)
     arguments = parser.parse_args()
     if arguments.methods is None:
         arguments.methods = [PLAIN_BF16, *WORKERS]
@@ -200,13 +199,7 @@ def main() -> None:
                         demo.student_name_or_path, texts, targets, output, max_length=arguments.max_length, **mine
                     ),
                 )
-    rows = table(runs)
-    print("| " + " | ".join(rows[0]) + " |\n|" + " --- |" * len(rows[0]))
-    for row in rows:
-        print("| " + " | ".join(row.values()) + " |")
-    if arguments.json:
-        kept = {"arguments": vars(arguments), "threads": torch.get_num_threads(), "rows": rows, "runs": runs}
-        arguments.json.write_text(json.dumps(kept, indent=2, default=str))
+    publish(table(runs), arguments, threads=torch.get_num_threads(), runs=runs)
 
 
 if __name__ == "__main__":

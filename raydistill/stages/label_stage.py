@@ -11,6 +11,7 @@ from typing import Any
 from raydistill.config import DistillConfig
 from raydistill.corpus import sample_texts
 from raydistill.corpus_files import CorpusFile, corpus_signature
+from raydistill.engines.engine import EXACT
 from raydistill.errors import DamagedError, counted
 from raydistill.label_store import LabelStore
 from raydistill.lease import hold
@@ -79,6 +80,8 @@ class LabelStage:
             return None
         console.say("quote  of the label stage")
         console.table(describe_quote(quote, self.config.price_per_hour))
+        if not scoring and not quote.engine.endswith(EXACT):
+            console.say("       if that precision passes its audit, which comes before and is not in the time")
         with hold(folder, console.say):
             self.run_dir.keep_quote(dataclasses.asdict(quote) | {"basis": self._quoted(plan, fresh=fresh)})
         return quote

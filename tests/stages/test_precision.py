@@ -79,12 +79,15 @@ def test_a_precision_that_passes_is_used_and_its_audit_kept(
     corpus = tmp_path / "corpus.txt"
     corpus.write_bytes(corpus_file.read_bytes())
     config = make_config(tmp_path / "out", **REDUCED, audit_texts=20, min_agreement=0.5, data_file=str(corpus))
+    label(dataclasses.replace(config, dry_run=True), console)
+    assert "if that precision passes its audit" in console.stream.getvalue()
     label(config, console)
     found = scoring(tmp_path / "out")
     assert found["precision"] == PRECISION
     assert (found["audit"]["texts"], found["audit"]["passed"]) == (20, True)
     assert found["audit"]["seconds"] > 0
     said = console.stream.getvalue()
+    assert re.search(r"quote +.*, took ", said)
     engine = f"{BACKEND} {PRECISION}"
     assert f"{engine} against fp32 on 20 texts" in said
     assert said.count(f"       {engine} runs the teacher\n") == 1
