@@ -20,10 +20,9 @@ import pytest
 from mounts import needs_mounts
 from tiny_models import reduced_precision
 
-from raydistill import DistillConfig, RaydistillError, label
+from raydistill import DistillConfig, label
 from raydistill.audit import Audit
 from raydistill.cli import main
-from raydistill.errors import EngineError
 from raydistill.progress import Console
 from raydistill.resources import Request, make_plan
 from raydistill.specs import TeacherSpec
@@ -69,6 +68,21 @@ def exact(tmp_path_factory: pytest.TempPathFactory, make_config: MakeConfig) -> 
     return folder
 
 
+@pytest.fixture
+def label_by_command(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Callable[[DistillConfig], tuple[int, str]]:
+    """`raydistill label` with what a config says: exit code, and standard error."""
+
+    def run(config: DistillConfig) -> tuple[int, str]:
+        file = tmp_path / "config.json"
+        file.write_text(json.dumps(config.options()))
+        code = main(["label", "--config", str(file)])
+        said = capfd.readouterr().err
+        assert "Traceback" not in said
+        return code, said
+
+    return run
+
+
 def test_an_exact_teacher_needs_no_audit(exact: Path) -> None:
     assert scoring(exact) == {"precision": "fp32", "audit": None}
 
@@ -111,20 +125,22 @@ def test_a_precision_that_passes_is_used_and_its_audit_kept(
 def test_a_precision_that_fails_gives_way_to_the_exact_one(
     tmp_path: Path,
     make_config: MakeConfig,
-    console: Console,
+    label_by_command: Callable[[DistillConfig], tuple[int, str]],
     undecided_teacher: Path,
     corpus_counts: Any,
     class_names: list[str],
 ) -> None:
     from raydistill.teacher import Teacher
 
-    label(make_config(tmp_path / "out", teacher_name_or_path=str(undecided_teacher), **REDUCED), console)
+    config = make_config(tmp_path / "out", teacher_name_or_path=str(undecided_teacher), **REDUCED)
+    code, said = label_by_command(config)
+    assert code == 0, said
     found = scoring(tmp_path / "out")
     assert found["precision"] == "fp32"
     assert found["audit"]["agreement"] < 0.99
     assert not found["audit"]["passed"]
     assert found["audit"]["texts"] == corpus_counts.distinct  # fewer than were asked for
-    assert "below --min-agreement 0.99: the teacher runs in fp32" in console.stream.getvalue()
+    assert "below --min-agreement 0.99: the teacher runs in fp32" in said
     spec = TeacherSpec(str(undecided_teacher), tuple(class_names), "This text is about {}.", backend="torch")
     store = pd.read_parquet(tmp_path / "out" / "labels")
     exact = Teacher.load(spec).score(list(store.text))[0]
@@ -165,25 +181,32 @@ def test_a_precision_that_is_no_faster_is_used_where_it_was_asked_for_alone(
 
 
 def test_strict_stops_before_anything_is_labelled(
-    tmp_path: Path, make_config: MakeConfig, undecided_teacher: Path
+    tmp_path: Path,
+    make_config: MakeConfig,
+    label_by_command: Callable[[DistillConfig], tuple[int, str]],
+    undecided_teacher: Path,
 ) -> None:
     config = make_config(tmp_path / "out", teacher_name_or_path=str(undecided_teacher), **REDUCED, strict=True)
-    with pytest.raises(RaydistillError, match=r"below --min-agreement 0\.99.*--teacher-precision fp32"):
-        label(config)
+    code, said = label_by_command(config)
+    assert code == 2
+    assert re.match(r"Error: .* below --min-agreement 0\.99.*--teacher-precision fp32", said.splitlines()[-1])
     assert not (tmp_path / "out" / "labels").exists()
 
 
 def test_openvino_labels_as_pytorch_does_and_makes_a_damaged_export_anew(
-    tmp_path: Path, make_config: MakeConfig, console: Console, exact: Path
+    tmp_path: Path,
+    make_config: MakeConfig,
+    label_by_command: Callable[[DistillConfig], tuple[int, str]],
+    exact: Path,
 ) -> None:
-    label(make_config(tmp_path / "out", teacher_backend="openvino"), console)
+    said = [label_by_command(make_config(tmp_path / "out", teacher_backend="openvino"))]
     damaged = list(Path(os.environ["RAYDISTILL_CACHE"]).glob("teachers/*/model.bin"))
     assert damaged
     for file in damaged:
         file.write_bytes(file.read_bytes()[:100])
-    label(make_config(tmp_path / "again", teacher_backend="openvino"), console)
+    said.append(label_by_command(make_config(tmp_path / "again", teacher_backend="openvino")))
     assert any(file.stat().st_size > 100 for file in damaged)
-    assert console.stream.getvalue().count("teacher  openvino fp32;") == 2
+    assert [(code, line.count("openvino fp32 runs the teacher\n")) for code, line in said] == [(0, 1)] * 2
     for name in ("out", "again"):
         np.testing.assert_allclose(entailment(tmp_path / name), entailment(exact), atol=1e-5)
 
@@ -199,22 +222,23 @@ def test_int8_is_done_by_openvino_however_small_the_work(
 
 
 def test_a_teacher_that_openvino_cannot_run_is_told_and_run_by_pytorch(
-    tmp_path: Path, make_config: MakeConfig, console: Console
+    tmp_path: Path, make_config: MakeConfig, label_by_command: Callable[[DistillConfig], tuple[int, str]]
 ) -> None:
     from tiny_models import save_classifier
 
     teacher = {"teacher_name_or_path": str(save_classifier(tmp_path / "bart", "bart"))}
-    label(make_config(tmp_path / "out", teacher_backend="openvino", **teacher), console)
-    said = console.stream.getvalue()
+    code, said = label_by_command(make_config(tmp_path / "out", teacher_backend="openvino", **teacher))
+    assert code == 0, said
     assert "torch fp32 runs the teacher (openvino cannot, and the log says why)\n" in said
-    assert "teacher  torch fp32;" in said
     asked_for_int8 = make_config(tmp_path / "int8", teacher_precision="int8", **teacher)
-    label(asked_for_int8, console)
+    code, said = label_by_command(asked_for_int8)
+    assert code == 0, said
     told = r"--teacher-precision int8: OpenVINO cannot convert .*\. The teacher runs in fp32\n"
-    assert re.search(told, console.stream.getvalue())
+    assert re.search(told, said)
     assert scoring(tmp_path / "int8") == {"precision": "fp32", "audit": None}
-    with pytest.raises(EngineError, match="--teacher-precision int8: OpenVINO cannot convert"):
-        label(dataclasses.replace(asked_for_int8, output_dir=str(tmp_path / "strict"), strict=True), console)
+    code, said = label_by_command(dataclasses.replace(asked_for_int8, output_dir=str(tmp_path / "strict"), strict=True))
+    assert code == 2
+    assert said.splitlines()[-1].startswith("Error: --teacher-precision int8: OpenVINO cannot convert")
 
 
 # The same through the command line
