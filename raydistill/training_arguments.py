@@ -12,7 +12,7 @@ from typing import Any, NoReturn, cast
 from transformers import HfArgumentParser, TrainingArguments
 from transformers.integrations import get_available_reporting_integrations
 
-from raydistill.config import option_fields
+from raydistill.config import IGNORED_NAMES, option_fields
 from raydistill.errors import ConfigError
 from raydistill.option_values import ONE_OR_MORE, SHARE, ZERO_OR_MORE, Bounds, flag, suggest
 
@@ -29,7 +29,7 @@ DEFAULTS: dict[str, Any] = {
     "disable_tqdm": True,
     "train_sampling_strategy": "group_by_length",
 }
-OURS = frozenset({"output_dir", "use_cpu", "local_rank", "remove_unused_columns"})
+OURS = frozenset({"output_dir", "use_cpu"}) | IGNORED_NAMES
 OF_THE_DEVICE = frozenset({"tf32", "ddp_backend"})  # transformers asks the device and the process group about them
 REFUSED = {
     "fsdp": "workers train whole copies of the student (DDP)",

@@ -63,7 +63,7 @@ class Nodes:
 
     @property
     def address(self) -> str:
-        """Where to join it."""
+        """Where to join."""
         return self.cluster.address
 
     def lose(self, seconds: float) -> None:

@@ -55,13 +55,9 @@ def choose_precision(
         if config.strict:
             raise ModelError(f"{below}. Lower it, use --teacher-precision fp32, or leave --strict out.")
         console.say(f"       {below}: the teacher runs in fp32")
-    elif audit.speedup < WORTH_IT and spec.precision == "auto":
-        used = False
-        console.say(f"       {audit.precision} gains nothing here: the teacher runs in fp32")
     elif audit.speedup < WORTH_IT:
-        console.say(f"       {audit.precision} gains nothing here: --teacher-precision {EXACT} would give exact labels")
-    seconds = round(progress.seconds, 3)
-    return {
-        "precision": audit.precision if used else EXACT,
-        "audit": dataclasses.asdict(audit) | {"passed": passed, "seconds": seconds},
-    }
+        used = spec.precision != "auto"
+        instead = f"--teacher-precision {EXACT} would give exact labels" if used else "the teacher runs in fp32"
+        console.say(f"       {audit.precision} gains nothing here: {instead}")
+    found = dataclasses.asdict(audit) | {"passed": passed, "seconds": round(progress.seconds, 3)}
+    return {"precision": audit.precision if used else EXACT, "audit": found}

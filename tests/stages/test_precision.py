@@ -31,6 +31,7 @@ from raydistill.stages.cluster import free_nodes
 from raydistill.stages.label import engine_hint
 
 MakeConfig = Callable[..., DistillConfig]
+LabelByCommand = Callable[[DistillConfig], tuple[int, str]]
 PRECISION, BACKEND = reduced_precision()
 REDUCED = {"teacher_precision": PRECISION, "teacher_backend": BACKEND}
 
@@ -69,7 +70,7 @@ def exact(tmp_path_factory: pytest.TempPathFactory, make_config: MakeConfig) -> 
 
 
 @pytest.fixture
-def label_by_command(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Callable[[DistillConfig], tuple[int, str]]:
+def label_by_command(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> LabelByCommand:
     """`raydistill label` with what a config says: exit code, and standard error."""
 
     def run(config: DistillConfig) -> tuple[int, str]:
@@ -125,7 +126,7 @@ def test_a_precision_that_passes_is_used_and_its_audit_kept(
 def test_a_precision_that_fails_gives_way_to_the_exact_one(
     tmp_path: Path,
     make_config: MakeConfig,
-    label_by_command: Callable[[DistillConfig], tuple[int, str]],
+    label_by_command: LabelByCommand,
     undecided_teacher: Path,
     corpus_counts: Any,
     class_names: list[str],
@@ -183,7 +184,7 @@ def test_a_precision_that_is_no_faster_is_used_where_it_was_asked_for_alone(
 def test_strict_stops_before_anything_is_labelled(
     tmp_path: Path,
     make_config: MakeConfig,
-    label_by_command: Callable[[DistillConfig], tuple[int, str]],
+    label_by_command: LabelByCommand,
     undecided_teacher: Path,
 ) -> None:
     config = make_config(tmp_path / "out", teacher_name_or_path=str(undecided_teacher), **REDUCED, strict=True)
@@ -196,7 +197,7 @@ def test_strict_stops_before_anything_is_labelled(
 def test_openvino_labels_as_pytorch_does_and_makes_a_damaged_export_anew(
     tmp_path: Path,
     make_config: MakeConfig,
-    label_by_command: Callable[[DistillConfig], tuple[int, str]],
+    label_by_command: LabelByCommand,
     exact: Path,
 ) -> None:
     said = [label_by_command(make_config(tmp_path / "out", teacher_backend="openvino"))]
@@ -222,7 +223,7 @@ def test_int8_is_done_by_openvino_however_small_the_work(
 
 
 def test_a_teacher_that_openvino_cannot_run_is_told_and_run_by_pytorch(
-    tmp_path: Path, make_config: MakeConfig, label_by_command: Callable[[DistillConfig], tuple[int, str]]
+    tmp_path: Path, make_config: MakeConfig, label_by_command: LabelByCommand
 ) -> None:
     from tiny_models import save_classifier
 
@@ -244,30 +245,8 @@ def test_a_teacher_that_openvino_cannot_run_is_told_and_run_by_pytorch(
 # The same through the command line
 
 
-@pytest.fixture
-def run_label(
-    tmp_path: Path, tiny_teacher_dir: Path, class_names_file: Path, corpus_file: Path, capfd: pytest.CaptureFixture[str]
-) -> Callable[..., tuple[int, str]]:
-    """`raydistill label` with some options more or other ones: exit code and the last line of standard error."""
-
-    def run(**options: str) -> tuple[int, str]:
-        given = {
-            "data-file": corpus_file,
-            "class-names-file": class_names_file,
-            "output-dir": tmp_path / "out",
-            "teacher-name-or-path": tiny_teacher_dir,
-            "hypothesis-template": "This text is about {}.",
-        }
-        code = main(["label", *(f"--{name}={value}" for name, value in (given | options).items())])
-        said = capfd.readouterr().err
-        assert "Traceback" not in said
-        return code, said.strip().split("\n")[-1]
-
-    return run
-
-
 def test_a_cache_that_cannot_be_written_is_done_without(
-    run_label: Callable[..., tuple[int, str]], tmp_path: Path, exact: Path
+    label_by_command: LabelByCommand, make_config: MakeConfig, tmp_path: Path, exact: Path
 ) -> None:
     cache = Path(os.environ["RAYDISTILL_CACHE"])
     aside = cache.with_name("aside")
@@ -275,7 +254,7 @@ def test_a_cache_that_cannot_be_written_is_done_without(
         cache.rename(aside)
     cache.write_text("a file where the folder is to be")
     try:
-        assert run_label(**{"teacher-backend": "openvino"})[0] == 0
+        assert label_by_command(make_config(tmp_path / "out", teacher_backend="openvino"))[0] == 0
     finally:
         cache.unlink()
         if aside.exists():
@@ -318,15 +297,15 @@ def test_a_cache_that_is_full_is_done_without(
 
 
 def test_a_number_format_that_the_cpu_only_emulates_is_one_line(
-    run_label: Callable[..., tuple[int, str]], tmp_path: Path
+    label_by_command: LabelByCommand, make_config: MakeConfig, tmp_path: Path
 ) -> None:
     from raydistill.engines import openvino_engine
 
     lacking = [precision for precision in ("fp16", "bf16") if openvino_engine.lacks(precision)]
     if not lacking:
         pytest.skip("this CPU has all")
-    code, said = run_label(**{"teacher-precision": lacking[0]})
-    assert (code, said) == (
+    code, said = label_by_command(make_config(tmp_path / "out", teacher_precision=lacking[0]))
+    assert (code, said.splitlines()[-1]) == (
         2,
         f"Error: --teacher-precision {lacking[0]}: this machine's CPU cannot compute in it. Leave it out.",
     )
@@ -334,7 +313,7 @@ def test_a_number_format_that_the_cpu_only_emulates_is_one_line(
 
 
 def test_a_pair_that_is_longer_than_a_batch_may_be_stands_alone(
-    run_label: Callable[..., tuple[int, str]], tmp_path: Path, class_names: list[str]
+    label_by_command: LabelByCommand, make_config: MakeConfig, tmp_path: Path, class_names: list[str]
 ) -> None:
     from tiny_models import make_tokenizer, save_classifier
 
@@ -345,7 +324,9 @@ def test_a_pair_that_is_longer_than_a_batch_may_be_stands_alone(
     make_tokenizer("bert", model_max_length=longest).save_pretrained(teacher)
     texts = [" ".join(["rain"] * words) for words in (longest, CPU_TOKEN_BUDGET, 3, 2)]
     (tmp_path / "corpus.txt").write_text("".join(f"{text}\n" for text in texts))
-    code, said = run_label(**{"teacher-name-or-path": str(teacher), "data-file": str(tmp_path / "corpus.txt")})
+    code, said = label_by_command(
+        make_config(tmp_path / "out", teacher_name_or_path=str(teacher), data_file=str(tmp_path / "corpus.txt"))
+    )
     assert code == 0, said
     assert json.loads((tmp_path / "out" / "run.json").read_text())["labelling"]["max_length"] == longest
     spec = TeacherSpec(str(teacher), tuple(class_names), "This text is about {}.", backend="torch")
@@ -357,20 +338,25 @@ def test_a_pair_that_is_longer_than_a_batch_may_be_stands_alone(
     ("options", "line"),
     [
         (
-            {"teacher-backend": "openvino"},
+            {"teacher_backend": "openvino"},
             "--teacher-backend openvino: not installed: pip install 'raydistill[openvino]'",
         ),
-        ({"teacher-precision": "int8"}, "--teacher-precision int8: not installed: pip install 'raydistill[int8]'"),
+        ({"teacher_precision": "int8"}, "--teacher-precision int8: not installed: pip install 'raydistill[int8]'"),
     ],
 )
 def test_what_is_not_installed_is_one_line_that_names_the_extra(
-    options: dict, line: str, run_label: Callable[..., tuple[int, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    options: dict,
+    line: str,
+    label_by_command: LabelByCommand,
+    make_config: MakeConfig,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     from raydistill.engines import openvino_engine
 
     monkeypatch.setattr(openvino_engine, "installed", lambda precision="fp32": False)
-    code, said = run_label(**options)
-    assert (code, said) == (2, f"Error: {line}.")
+    code, said = label_by_command(make_config(tmp_path / "out", **options))
+    assert (code, said.splitlines()[-1]) == (2, f"Error: {line}.")
     assert not (tmp_path / "out").exists()
 
 
@@ -396,11 +382,15 @@ def test_another_engine_than_the_one_wanted_is_told(
 
 
 def test_with_strict_a_teacher_that_openvino_cannot_run_is_one_line(
-    run_label: Callable[..., tuple[int, str]], tmp_path: Path
+    label_by_command: LabelByCommand, make_config: MakeConfig, tmp_path: Path
 ) -> None:
     from tiny_models import save_classifier
 
     teacher = str(save_classifier(tmp_path / "bart", "bart"))
-    code, said = run_label(**{"teacher-name-or-path": teacher, "teacher-backend": "openvino", "strict": "true"})
+    code, said = label_by_command(
+        make_config(tmp_path / "out", teacher_name_or_path=teacher, teacher_backend="openvino", strict=True)
+    )
     assert code == 2
-    assert said.startswith("Error: --teacher-backend openvino: OpenVINO cannot convert a BartForSequenceClassification")
+    assert said.splitlines()[-1].startswith(
+        "Error: --teacher-backend openvino: OpenVINO cannot convert a BartForSequenceClassification"
+    )

@@ -22,6 +22,7 @@ import ray.data
 from processes import stop_when, workers_at
 from tiny_models import MAX_LENGTH
 
+import raydistill
 from raydistill import DistillConfig, DistillResult, RaydistillError, distill, label, soft_labels, train
 from raydistill.cli import main
 from raydistill.errors import ConfigError
@@ -30,6 +31,7 @@ from raydistill.lease import hold
 from raydistill.progress import Console
 from raydistill.stages.checks import labels_identity
 from raydistill.stages.cluster import data_settings
+from raydistill.stages.faults import job_actors
 from raydistill.stages.summary import advice
 from raydistill.verify import verify_run
 
@@ -87,10 +89,13 @@ def test_a_student_that_has_learnt_too_little_is_told_with_what_to_try(figures: 
 
 
 def test_ray_does_not_complain_of_how_it_is_used() -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
+    with warnings.catch_warnings(record=True) as complaints:
+        warnings.simplefilter("always")
         with data_settings():
             ray.data.range(1).map_batches(lambda batch: batch, max_retries=1)
+        job_actors()
+    package = str(Path(raydistill.__file__).parent)
+    assert not [complaint for complaint in complaints if complaint.filename.startswith((package, __file__))]
 
 
 def test_events_for_tensorboard_are_kept(finished: DistillResult) -> None:
