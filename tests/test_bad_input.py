@@ -502,7 +502,38 @@ def expect_one_line(
     assert contents(tmp_path) == before
 
 
-class TestBadInput:
+# What looks bad and is good
+
+ODD_TEXTS = [
+    "a lone surrogate \ud800 and a pair \ud83d\ude42",
+    "zero\u200bwidth\u200djoiners\ufeff",
+    "\u202eright to left\u202c \u05e9\u05dc\u05d5\u05dd",
+    "👩‍👩‍👧‍👦 🏳️‍🌈 e\u0301",
+    "NUL \0, ESC \x1b[31m, bell \a and backspace \b",
+    "a line\u2028separator, a\x85next line and a\vtab",
+    "two\nlines\r\nin one text",
+    "{} {0} %s ${x} `ls` <script>alert(1)</script> =1+1 '\"\\",
+    "long " * 20_000,
+    "\U0010ffff\ue000",
+    "x",
+]
+ODD_NAMES = [
+    "{}",
+    "{0} {name} {{",
+    "\"quoted\" and 'quoted'",
+    "a, comma; semicolon",
+    "<b>bold</b> & <script>alert(1)</script>",
+    "=1+1",
+    "../../etc/passwd",
+    "two\u2028lines\x85or\vthree",
+    "שלום 🙂 e\u0301",
+    "%s %(x)d \\n",
+    "null",
+    "-1",
+]
+
+
+class TestInput:
     """In one Ray: starting it takes longer than all else."""
 
     @pytest.fixture(scope="class", autouse=True)
@@ -517,6 +548,48 @@ class TestBadInput:
         self, name: str, tmp_path: Path, good: dict, capfd: pytest.CaptureFixture[str]
     ) -> None:
         expect_one_line(BAD_INPUT[name], tmp_path, good, capfd)
+
+    def test_odd_texts_names_and_paths_are_labelled_counted_and_learnt(
+        self, tmp_path: Path, good: dict, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        names = [*ODD_NAMES, *(f"class number {i}" for i in range(2000 - len(ODD_NAMES)))]
+        folder = tmp_path / "a folder, Ω 日本 'q' [1]"
+        (folder / "linked to").mkdir(parents=True)
+        (folder / "out").symlink_to("linked to")
+        field = "a field of a megabyte, " * (1 << 20 >> 4)
+        corpus = {
+            "odd texts.jsonl": "".join(json.dumps({"text": text}) + "\n" for text in [*ODD_TEXTS, "x"]),
+            "a table.csv": f'id,text\n1,"{field}"\n2,""\n3," padded\u3000"\n',
+            "lines.txt": "\ufeffone\u2028line\n\x1c\nx\n\ttabbed\t\n",
+        }
+        for name, content in corpus.items():
+            written(folder / name, content)
+        options = good | {
+            "--data-file": f"{folder}/*.*".replace("[", "[[]"),
+            "--class-names-file": written(folder / "classes", "".join(f" {name} \n" for name in names)),
+            "--output-dir": str(folder / "out"),
+            STUDENT: str(save_classifier(folder / "student", labels=["one", "two", "three"])),  # a head of another size
+            TEACHER: in_shards(folder, good[TEACHER]),
+            "--hypothesis-template": "This text is about {}.",
+            "--max-steps": "2",
+            "--do-eval": "false",
+        }
+        code = main(["run", *(token for pair in options.items() for token in pair)])
+        assert code == 0, capfd.readouterr().err
+
+        surrogates = ODD_TEXTS[0].encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        texts = [surrogates, *ODD_TEXTS[1:], "x", field, "padded", "one\u2028line", "x", "tabbed"]
+        wanted = Counter(text.strip() for text in texts)
+        record = json.loads((folder / "out" / "run.json").read_text())
+        assert record["counts"]["texts"] == wanted.total()
+        assert record["counts"]["distinct"] == len(wanted)
+        assert record["counts"]["blanks"] == 2
+        assert record["counts"]["rejected"] == 0
+        labels = pd.read_parquet(folder / "out" / "labels")
+        assert labels.groupby("text").occurrences.sum().to_dict() == wanted
+        assert {len(logits) for logits in labels.entailment} == {2000}
+        config = json.loads((folder / "linked to" / "config.json").read_text())
+        assert [config["id2label"][str(i)] for i in range(2000)] == names
 
 
 @pytest.mark.parametrize("name", BAD_ADDRESS)
@@ -658,76 +731,3 @@ def test_a_read_only_mount_is_no_output_directory(tmp_path: Path, good: dict) ->
     assert done.returncode == 2, done.stderr
     assert done.stderr.startswith(f"Error: --output-dir {tmp_path / 'mount' / 'out'}: cannot be written to.")
     assert done.stderr.count("\n") == 1
-
-
-# What looks bad and is good
-
-ODD_TEXTS = [
-    "a lone surrogate \ud800 and a pair \ud83d\ude42",
-    "zero\u200bwidth\u200djoiners\ufeff",
-    "\u202eright to left\u202c \u05e9\u05dc\u05d5\u05dd",
-    "👩‍👩‍👧‍👦 🏳️‍🌈 e\u0301",
-    "NUL \0, ESC \x1b[31m, bell \a and backspace \b",
-    "a line\u2028separator, a\x85next line and a\vtab",
-    "two\nlines\r\nin one text",
-    "{} {0} %s ${x} `ls` <script>alert(1)</script> =1+1 '\"\\",
-    "long " * 20_000,
-    "\U0010ffff\ue000",
-    "x",
-]
-ODD_NAMES = [
-    "{}",
-    "{0} {name} {{",
-    "\"quoted\" and 'quoted'",
-    "a, comma; semicolon",
-    "<b>bold</b> & <script>alert(1)</script>",
-    "=1+1",
-    "../../etc/passwd",
-    "two\u2028lines\x85or\vthree",
-    "שלום 🙂 e\u0301",
-    "%s %(x)d \\n",
-    "null",
-    "-1",
-]
-
-
-def test_odd_texts_names_and_paths_are_labelled_counted_and_learnt(tmp_path: Path, good: dict) -> None:
-    names = [*ODD_NAMES, *(f"class number {i}" for i in range(2000 - len(ODD_NAMES)))]
-    folder = tmp_path / "a folder, Ω 日本 'q' [1]"
-    (folder / "linked to").mkdir(parents=True)
-    (folder / "out").symlink_to("linked to")
-    field = "a field of a megabyte, " * (1 << 20 >> 4)
-    corpus = {
-        "odd texts.jsonl": "".join(json.dumps({"text": text}) + "\n" for text in [*ODD_TEXTS, "x"]),
-        "a table.csv": f'id,text\n1,"{field}"\n2,""\n3," padded\u3000"\n',
-        "lines.txt": "\ufeffone\u2028line\n\x1c\nx\n\ttabbed\t\n",
-    }
-    for name, content in corpus.items():
-        written(folder / name, content)
-    options = good | {
-        "--data-file": f"{folder}/*.*".replace("[", "[[]"),
-        "--class-names-file": written(folder / "classes", "".join(f" {name} \n" for name in names)),
-        "--output-dir": str(folder / "out"),
-        STUDENT: str(save_classifier(folder / "student", labels=["one", "two", "three"])),  # a head of another size
-        TEACHER: in_shards(folder, good[TEACHER]),
-        "--hypothesis-template": "This text is about {}.",
-        "--max-steps": "2",
-        "--do-eval": "false",
-    }
-    run = [sys.executable, "-m", "raydistill", "run", *(token for pair in options.items() for token in pair)]
-    done = subprocess.run(run, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-
-    surrogates = ODD_TEXTS[0].encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    texts = [surrogates, *ODD_TEXTS[1:], "x", field, "padded", "one\u2028line", "x", "tabbed"]
-    wanted = Counter(text.strip() for text in texts)
-    record = json.loads((folder / "out" / "run.json").read_text())
-    assert record["counts"]["texts"] == wanted.total()
-    assert record["counts"]["distinct"] == len(wanted)
-    assert record["counts"]["blanks"] == 2
-    assert record["counts"]["rejected"] == 0
-    labels = pd.read_parquet(folder / "out" / "labels")
-    assert labels.groupby("text").occurrences.sum().to_dict() == wanted
-    assert {len(logits) for logits in labels.entailment} == {2000}
-    config = json.loads((folder / "linked to" / "config.json").read_text())
-    assert [config["id2label"][str(i)] for i in range(2000)] == names

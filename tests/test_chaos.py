@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -31,13 +32,21 @@ def test_kills_of_every_kind_lose_and_double_nothing(tmp_path: Path) -> None:
         "0.7",  # three kills while labels are made, each at the cost of a block of 180 texts of 3,000 for each actor
     ]
     done = subprocess.run(
-        [sys.executable, str(SCRIPT), *size, "--s3", "--json", str(tmp_path / "chaos.json")],
+        [sys.executable, str(SCRIPT), *size, "--s3", "--alone", "--json", str(tmp_path / "chaos.json")],
         capture_output=True,
         text=True,
         timeout=600,
         env=os.environ | {"HF_HUB_OFFLINE": "1"},
     )
     assert done.returncode == 0, done.stdout + done.stderr[-4000:]
-    kills = json.loads((tmp_path / "chaos.json").read_text())["kills"]
-    assert Counter(kill["kind"] for kill in kills) == {"actor": 2, "task": 1, "write": 1, "node": 1, "driver": 1}
-    assert {kill["stage"] for kill in kills} == {"label", "train"}
+    told = json.loads((tmp_path / "chaos.json").read_text())
+    kinds = Counter(kill["kind"] for kill in told["kills"])
+    assert kinds == {
+        "actor": 2,
+        "task": 1,
+        "write": 1,
+        "node": 1,
+        "driver": 1,
+    }
+    assert {kill["stage"] for kill in told["kills"]} == {"label", "train"}
+    assert told["report"]["updates"] == 2 * math.ceil(3000 / 64)  # each of the texts of two workers' batches of 32

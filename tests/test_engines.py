@@ -448,8 +448,7 @@ def for_a_gpu(folder, batches, **changes):
     ("family", "backend"),
     [
         *((family, "torch") for family in FAMILIES),
-        ("roberta", "torch-compile"),
-        *(pytest.param(family, "torch-compile", marks=pytest.mark.slow) for family in FAMILIES if family != "roberta"),
+        *(pytest.param(family, "torch-compile", marks=pytest.mark.slow) for family in FAMILIES),
     ],
 )
 def test_pairs_without_padding_have_the_same_logits(family, backend, family_dirs, on_a_gpu):

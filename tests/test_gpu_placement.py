@@ -86,7 +86,7 @@ class NotedActor(TeacherActor):
         return NotedTeacher(super().load(dataclasses.replace(spec, use_gpu=False, backend="torch")), diary)
 
 
-@pytest.mark.parametrize(("gpus_per_actor", "actors"), [(1.0, 2), (0.5, 4)])
+@pytest.mark.parametrize(("gpus_per_actor", "actors"), [pytest.param(1.0, 2, marks=pytest.mark.slow), (0.5, 4)])
 def test_every_gpu_gets_its_actors_and_tokenising_goes_on_beside_them(
     gpus_per_actor: float, actors: int, tmp_path: Path, tiny_teacher_dir: Path
 ) -> None:

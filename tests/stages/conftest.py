@@ -13,9 +13,9 @@ from raydistill import DistillConfig
 from raydistill.progress import Console
 
 
-@pytest.fixture(scope="module", autouse=True)
+@pytest.fixture(scope="package", autouse=True)
 def shared_ray() -> Iterator[None]:
-    """Started once a module: `connection` uses what is there."""
+    """Started once a process: `connection` uses what is there."""
     from raydistill.stages.cluster import connection
 
     with connection(None):
