@@ -198,7 +198,10 @@ def training_flags(leftover: Sequence[str]) -> dict[str, Any]:
         elif waiting and (not waiting[0].startswith("-") or NEGATIVE_NUMBER.match(waiting[0])):
             found[name] = waiting.pop(0)
         elif name.startswith("no_"):
-            found[name.removeprefix("no_")] = "false"
+            name = name.removeprefix("no_")
+            if any(field.name == name and field.type != "bool" for field in option_fields()):
+                raise ConfigError(f"No such option: {token}. {flag(name)} is no switch.")
+            found[name] = "false"
         else:
             found[name] = "true"
     return found

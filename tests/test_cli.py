@@ -29,6 +29,8 @@ def test_what_is_true_by_default_is_switched_off_as_the_seed_script_did() -> Non
     config = collect_config({}, ["--no_use_fast_tokenizer", "--no-do-eval", "--no_cuda_graphs", "1"])
     assert config.use_fast_tokenizer is False
     assert config.training == {"do_eval": "false", "no_cuda_graphs": "1"}
+    with pytest.raises(ConfigError, match=r"No such option: --no-labels\. --labels is no switch\."):
+        training_flags(["--no-labels"])
 
 
 def test_flags_win_over_the_config_file(tmp_path: Path) -> None:
