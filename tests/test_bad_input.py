@@ -502,7 +502,7 @@ def expect_one_line(
     assert contents(tmp_path) == before
 
 
-# What looks bad and is good
+# What looks bad and is good: the texts and names of a run that is done
 
 ODD_TEXTS = [
     "a lone surrogate \ud800 and a pair \ud83d\ude42",

@@ -41,12 +41,6 @@ def test_kills_of_every_kind_lose_and_double_nothing(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr[-4000:]
     told = json.loads((tmp_path / "chaos.json").read_text())
     kinds = Counter(kill["kind"] for kill in told["kills"])
-    assert kinds == {
-        "actor": 2,
-        "task": 1,
-        "write": 1,
-        "node": 1,
-        "driver": 1,
-    }
+    assert kinds == {"actor": 2, "task": 1, "write": 1, "node": 1, "driver": 1}
     assert {kill["stage"] for kill in told["kills"]} == {"label", "train"}
-    assert told["report"]["updates"] == 2 * math.ceil(3000 / 64)  # each of the texts of two workers' batches of 32
+    assert told["report"]["updates"] == 2 * math.ceil(3000 / 64)  # two epochs; an update sees 2 × 32 texts

@@ -168,7 +168,7 @@ def test_a_node_that_does_not_see_the_output_directory_is_named_before_work_begi
     assert not list((tmp_path / "seen").iterdir())
 
 
-@pytest.mark.slow  # chaos.py, in the suite, loses a node while the student is trained
+@pytest.mark.slow  # chaos.py, in the suite, loses a node too
 def test_a_cluster_does_the_work_with_fewer_train_workers_once_a_node_is_lost_and_more_once_one_returns(
     start_cluster: Callable[..., Cluster], tmp_path: Path, inputs: dict[str, Path]
 ) -> None:

@@ -55,7 +55,7 @@ def test_a_full_disk_is_one_line_and_with_more_space_the_run_goes_on(
     small.mkdir()
     mounted = ["unshare", "-rm", "sh", "-c", MOUNT, "sh", small]
     done = subprocess.run([*mounted, sys.executable, "-c", SCRIPT, small, config, tmp_path], timeout=400)
-    assert done.returncode == 0
+    assert done.returncode == 0, [path.read_text() for path in tmp_path.glob("*.txt") if path != corpus]
 
     said, codes, parts = (
         [(tmp_path / f"{size}.{what}").read_text() for size in ("1m", "64m", "stay")]

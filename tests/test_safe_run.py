@@ -81,7 +81,7 @@ class Watch(threading.Thread):
         self.root, self.addresses, self.over = psutil.Process(pid), set(), threading.Event()
 
     def run(self) -> None:
-        while not self.over.wait(1.0):  # a look at so many processes takes a while
+        while not self.over.wait(0.5):  # a look at so many processes takes a while
             try:
                 family = [self.root, *self.root.children(recursive=True)]
             except psutil.Error:

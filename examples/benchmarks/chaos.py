@@ -11,8 +11,8 @@ student must have had as many updates. The teacher itself counts the pairs that 
 was lost are counted too.
 
 The models are tiny and random: what is tried is the road, not the models. --s3 puts everything into a bucket of a local
-S3 server; --alone leaves the undisturbed run out, and with it what is told of logits and updates. Prints a Markdown
-table; --json keeps the kills too. Exit code 1 if anything is not as it must be.
+S3 server; --alone leaves the undisturbed run out: then all texts are scored again instead. Prints a Markdown table;
+--json keeps the kills too. Exit code 1 if anything is not as it must be.
 """
 
 from __future__ import annotations
@@ -247,7 +247,7 @@ def disturb(run: Run, nodes: Nodes, kills: int, rng: random.Random, pause: tuple
             if time.monotonic() > deadline:
                 rng.shuffle(plan[stage])
                 deadline = time.monotonic() + PATIENCE
-            time.sleep(0.1)  # a look takes 10 ms or two of a processor that others need
+            time.sleep(0.1)  # a look takes 10 or 20 ms of a processor that others need
     while not run.done():
         nodes.restore()
         time.sleep(0.2)
@@ -373,7 +373,12 @@ def main() -> int:
         struck = disturb(disturbed, nodes, arguments.kills, rng, arguments.pause)
         again["disturbed"] = scored_again(counted, pairs)
         report = compare(lines, disturbed, undisturbed)
-        verify = ["verify", disturbed.output_dir, "--trust-remote-code"]
+        verify = [
+            "verify",
+            disturbed.output_dir,
+            "--trust-remote-code",
+            *(["--sample", "1"] if arguments.alone else []),
+        ]
         verified = subprocess.run([sys.executable, "-m", "raydistill", *verify], capture_output=True, text=True)
         log = disturbed.log.read_text()
     kinds, stages = (Counter(kill[key] for kill in struck) for key in ("kind", "stage"))

@@ -4,7 +4,7 @@
 
 Tiny random models score and train within a second or two; what is left is starting Python, Ray and its workers, loading
 libraries, planning, and writing labels and student. After the runs whose wall clock counts, one more is watched, which
-takes its time too: which process lived from when to when and took how much of the processors; their sum, over the
+may take its time too: which process lived from when to when and took how much of the processors; their sum, over the
 cores, is what the wall clock is made of. Prints when each line of its console came.
 """
 
@@ -118,22 +118,25 @@ def main() -> None:
         inputs = ["--data-file", str(corpus), "--class-names-file", str(classes)]
         models = ["--teacher-name-or-path", str(teacher), "--student-name-or-path", str(student)]
         command = [*raydistill, "run", *inputs, *models, "--output-dir"]
-        walls = [timed([*command, str(folder / f"round-{number}")]) for number in range(arguments.rounds)]
+        outs = [folder / f"round-{number}" for number in range(arguments.rounds)]
+        walls = [timed([*command, str(out)]) for out in outs]
+        stages = [json.loads((out / "run.json").read_text())["stages"] for out in outs]
         processes = Processes()
         processes.start()
         timed([*command, str(folder / "watched")], tell=True)
         processes.over.set()
         processes.join()
-        record = json.loads((folder / "round-0" / "run.json").read_text())
-    wall = f"{statistics.median(walls):.1f} s ({min(walls):.1f}–{max(walls):.1f})"
+    figures = {
+        f"wall clock of a run over {arguments.texts:,} texts with tiny models": walls,
+        "of it: label stage": [stage["label"]["seconds"] for stage in stages],
+        "of the label stage: until its first block is begun": [stage["label"]["startup_seconds"] for stage in stages],
+        "of it: train stage": [stage["train"]["seconds"] for stage in stages],
+    }
     rows: list[dict[str, Any]] = [
-        {"what": f"wall clock of a run over {arguments.texts:,} texts with tiny models", "figure": wall}
+        {"what": what, "figure": f"{statistics.median(values):.1f} s ({min(values):.1f}–{max(values):.1f})"}
+        for what, values in figures.items()
     ]
-    for stage in ("label", "train"):
-        rows.append({"what": f"of it: {stage} stage", "figure": f"{record['stages'][stage]['seconds']:.1f} s"})
-    begun = f"{record['stages']['label']['startup_seconds']:.1f} s"
-    rows.append({"what": "of the label stage: until its first block is begun", "figure": begun})
-    rows.append({"what": "CPU time of all its processes", "figure": f"{processes.cpu():.1f} s"})
+    rows.append({"what": "CPU time of all its processes, when watched", "figure": f"{processes.cpu():.1f} s"})
     for flags in (["--help"], ["run", "--help"]):
         figure = f"{cpu_seconds([*raydistill, *flags]):.2f} s"
         rows.append({"what": f"CPU time of `raydistill {' '.join(flags)}`", "figure": figure})

@@ -1,1 +1,1 @@
-"""The stages on real Ray."""
+"""The stages on real Ray. A package, so that its Ray ends with its tests."""

@@ -19,7 +19,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import psutil
 import pyarrow as pa
 import pytest
 import ray
@@ -34,7 +33,7 @@ from raydistill.errors import DeviceLostError, FaultError, RaydistillError
 from raydistill.kept_rows import KeptRows
 from raydistill.label_store import SCHEMA, LabelStore, logits_column
 from raydistill.pretrained import load_tokenizer
-from raydistill.progress import Console
+from raydistill.progress import Console, Progress
 from raydistill.resources import Request, make_plan
 from raydistill.specs import ModelSpec, TeacherSpec, Tolerance
 from raydistill.stages.cluster import free_nodes
@@ -161,32 +160,47 @@ def label_with(tmp_path: Path, tiny_teacher_dir: Path, console: Console) -> Call
     return label_with
 
 
+@contextlib.contextmanager
+def beside(*deeds: Callable[[], bool]) -> Iterator[None]:
+    """Meanwhile each deed is tried until it is done, one after the other; all are, in the end."""
+    over, done = threading.Event(), []
+
+    def work() -> None:
+        for deed in deeds:
+            while not over.wait(0.02):
+                if deed():
+                    done.append(deed)
+                    break
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+    assert len(done) == len(deeds)
+
+
 def test_an_actor_and_tasks_that_are_killed_and_a_lost_gpu_cost_no_label(
     label_with: Callable[..., tuple[Counts, LabelStore]],
     tiny_teacher_dir: Path,
 ) -> None:
-    killed: dict[str, set[int]] = {"MapWorker": set(), "ReadCorpusSource": set()}
-    most = {"MapWorker": 1, "ReadCorpusSource": 1}
-    over = threading.Event()
+    spared = {"MapWorker", "ReadCorpusSource"}
 
-    def kill() -> None:
-        while not over.wait(0.05):
-            for title, pids in killed.items():
-                for process in workers_at(title) if len(pids) < most[title] else ():
-                    if len(pids) < most[title] and process.pid not in pids:
-                        pids.add(process.pid)
-                        process.kill()
+    def kill() -> bool:
+        for title in sorted(spared):
+            for process in workers_at(title)[:1]:
+                process.kill()
+                spared.remove(title)
+        return not spared
 
-    killer = threading.Thread(target=kill, daemon=True)
-    killer.start()
-    counts, store = label_with(UnluckyActor, Tolerance(block_seconds=0.1, max_failures=8), 3000)
-    over.set()
-    killer.join()
+    with beside(kill):
+        counts, store = label_with(UnluckyActor, Tolerance(block_seconds=0.1, max_failures=8), 3000)
     assert Path(f"{tiny_teacher_dir}.lost").exists()
     assert Path(f"{tiny_teacher_dir}.torn").exists()
     assert Path(f"{tiny_teacher_dir}.died").exists()
     assert Path(f"{tiny_teacher_dir}.refused").exists()
-    assert {title: len(pids) for title, pids in killed.items()} == most
     assert (counts.texts, counts.labelled) == (3000, 3000)
     texts = [text for name in store.parts() for table in store.read_part(name) for text in table["text"].to_pylist()]
     assert len(texts) == len(set(texts)) == 3000
@@ -491,14 +505,34 @@ def test_training_that_stands_still_leaves_nothing_at_work_in_a_ray_that_goes_on
     remove_placement_group(taken[0])
 
 
-def test_training_that_is_robbed_of_its_worker_and_stopped_comes_to_the_same_student(
+class Follows(Console):
+    """Keeps what is said, and how many steps were done at last; then calls something."""
+
+    def __init__(self, call: Callable[[], Any]) -> None:
+        super().__init__(io.StringIO())
+        self.done, self._call = 0, call
+
+    def stage(self, name: str, unit: str, total: int | None = None) -> Progress:
+        progress = super().stage(name, unit, total)
+        update = progress.update
+
+        def follow(done: int, *more: Any, **others: Any) -> None:
+            self.done = done
+            self._call()
+            update(done, *more, **others)
+
+        progress.update = follow  # type: ignore[method-assign]
+        return progress
+
+
+def test_training_that_is_killed_stopped_and_robbed_of_its_worker_comes_to_the_same_student(
     tmp_path: Path, make_config: Callable[..., DistillConfig]
 ) -> None:
     corpus = tmp_path / "corpus.txt"
     corpus.write_text("".join(f"text {i} about {['money', 'art', 'sport'][i % 3]}\n" for i in range(400)))
     label(make_config(tmp_path / "labelled", data_file=str(corpus)))
     options = {"labels": str(tmp_path / "labelled" / "labels"), "per_device_train_batch_size": 4, "save_steps": 100}
-    options |= {"eval_strategy": "steps", "eval_steps": 100, "load_best_model_at_end": True, "num_train_epochs": 4}
+    options |= {"eval_strategy": "steps", "eval_steps": 100, "load_best_model_at_end": True, "num_train_epochs": 6}
     options |= {"cpus_per_train_worker": 1.0}  # so one thread each time, whatever is free: sums are rounded alike
     whole, killed = (make_config(tmp_path / name, **options) for name in ("whole", "killed"))
     train(whole)
@@ -515,33 +549,49 @@ def test_training_that_is_robbed_of_its_worker_and_stopped_comes_to_the_same_stu
             return max(made.values(), default=0)
         return 0
 
-    ours = {child.pid for child in psutil.Process().children(recursive=True)}
-    robbed: list[int] = []  # after how many updates
-
-    def stopped_beyond() -> bool:
-        reached = updates()
-        if not robbed or (len(robbed) == 1 and reached):
-            found = [worker for worker in workers_at("RayTrainWorker") if worker.pid not in ours]
-            time.sleep(0.5 * bool(found and not robbed))  # it has its place in the group, and imports torch
-            for worker in found:
-                worker.kill()
-            robbed.extend([reached] * bool(found))
-        return len(robbed) == 2 and reached > robbed[1]
-
-    said = stop_when(stopped_beyond, killed, "train", signal.SIGTERM)
-    assert robbed[0] == 0 < robbed[1]
-    assert updates() % 100, said  # a checkpoint beyond those that were due
+    kill_when(lambda: updates() > 0, killed, "train")
+    reached = updates()
     assert not (tmp_path / "killed" / "config.json").exists()
     assert list((tmp_path / "killed" / "checkpoints" / "rows").glob("*.parquet"))  # texts are tokenised once
-    assert len(checkpoints) >= 3
-    assert list(checkpoints.values()) == sorted(checkpoints.values())  # none was made from the beginning
     assert "it/s]" not in (tmp_path / "killed" / "raydistill.log").read_text()  # no bars of libraries
 
-    reached, console = updates(), Console(io.StringIO())
-    train(killed, console)
+    earlier = {worker.pid for worker in workers_at("RayTrainWorker")}
+
+    def rob() -> bool:
+        found = [worker for worker in workers_at("RayTrainWorker") if worker.pid not in earlier]
+        for worker in found:
+            worker.kill()
+        return bool(found)
+
+    def rob_as_it_starts() -> bool:
+        found = [worker for worker in workers_at("RayTrainWorker") if worker.pid not in earlier]
+        time.sleep(0.5 * bool(found))  # it has its place in the group, and imports torch
+        return rob()
+
+    def stop() -> bool:
+        if console.done > reached:
+            stopped_at.append(console.done)
+            os.kill(os.getpid(), signal.SIGINT)
+        return bool(stopped_at)
+
+    console, stopped_at = Follows(updates), []
+    with pytest.raises(KeyboardInterrupt), beside(rob_as_it_starts, stop):
+        train(killed, console)
+    said = console.stream.getvalue()  # type: ignore[attr-defined]
+    assert f"train  goes on after {reached} updates" in said
+    assert "stopping" in said
+    assert updates() >= stopped_at[0] > reached  # a checkpoint was made on the way out
+
+    reached = updates()
+    console = Follows(updates)
+    with beside(lambda: console.done > reached and rob()):
+        train(killed, console)
     assert f"train  goes on after {reached} updates" in console.stream.getvalue()  # type: ignore[attr-defined]
+    assert len(checkpoints) >= 3
+    assert list(checkpoints.values()) == sorted(checkpoints.values())  # none was made from the beginning
+
     records = [json.loads((tmp_path / name / "run.json").read_text()) for name in ("whole", "killed")]
-    assert records[0]["stages"]["train"]["updates"] == records[1]["stages"]["train"]["updates"] == 400
+    assert records[0]["stages"]["train"]["updates"] == records[1]["stages"]["train"]["updates"] == 600
     expected, found = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "killed"))
     for name in expected:
         assert np.array_equal(found[name].numpy(), expected[name].numpy()), name
