@@ -597,6 +597,7 @@ def test_a_bad_address_is_one_line_and_leaves_nothing(
     name: str, tmp_path: Path, good: dict, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))  # where `ray start` would have said that it has started one
     expect_one_line(BAD_ADDRESS[name], tmp_path, good, capfd)
 
 

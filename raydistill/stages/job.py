@@ -13,7 +13,7 @@ from raydistill.class_names import read_class_names
 from raydistill.config import LABELS_PRODUCT, STUDENT_PRODUCT, DistillConfig
 from raydistill.corpus import check_readable, estimate_texts
 from raydistill.corpus_files import CorpusFile, find_files
-from raydistill.errors import ConfigError, RunDirError, shown
+from raydistill.errors import ConfigError, RaydistillError, RunDirError, shown
 from raydistill.label_store import LabelStore
 from raydistill.lease import hold
 from raydistill.progress import Console
@@ -35,6 +35,7 @@ from raydistill.stages.label_stage import LabelStage, held_record
 from raydistill.stages.summary import advice, describe_plan, describe_work, summary
 
 PRODUCTS = {LABEL: LABELS_PRODUCT, TRAIN: STUDENT_PRODUCT}
+LAST_WORDS_SECONDS = 2.0
 
 
 @dataclasses.dataclass
@@ -139,11 +140,12 @@ class Job:
                 with self.run_dir.log(console.say) if chatter else contextlib.nullcontext() as log:
                     if chatter and log:
                         chatter.keep_in(log)
-                    if LABEL in self.stages:
-                        self._keep_time(LABEL, self.label_stage.run(plan, console))
-                    if TRAIN in self.stages:
-                        with hold(self.store.folder, console.say, shared=True):
-                            self._train(plan, console)
+                    with _last_words(log is not None):
+                        if LABEL in self.stages:
+                            self._keep_time(LABEL, self.label_stage.run(plan, console))
+                        if TRAIN in self.stages:
+                            with hold(self.store.folder, console.say, shared=True):
+                                self._train(plan, console)
                     self.run_dir.update(seconds=round(time.monotonic() - started, 3))
         return self._finish(console, logged=chatter is not None)
 
@@ -197,6 +199,17 @@ class Job:
         if training and (advised := advice(result.figures, training["updates"])):
             console.say(advised)
         return result
+
+
+@contextlib.contextmanager
+def _last_words(logged: bool) -> Iterator[None]:
+    """Where a stage fails, what its workers said of it is still on its way to the log that the error points at."""
+    try:
+        yield
+    except RaydistillError:
+        if logged:
+            time.sleep(LAST_WORDS_SECONDS)
+        raise
 
 
 def load_stages(stages: Sequence[str]) -> None:
