@@ -1,4 +1,4 @@
-"""Runs in processes of their own, to be killed and stopped."""
+"""Runs in processes of their own, to be killed and stopped, and what is done to runs meanwhile."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import psutil
@@ -90,6 +91,32 @@ def stop_when(reached: Callable[[], bool], config: DistillConfig, stage: str, se
     assert "Traceback" not in said
     assert "evaluating" not in said
     return said
+
+
+@contextlib.contextmanager
+def meanwhile(*acts: Callable[[], object], every: float = 0.02) -> Iterator[list[Callable[[], object]]]:
+    """Beside what is within, each act again and again until it says that it is done, then the next; those done so far.
+
+    Args:
+        every: seconds between.
+    """
+    over = threading.Event()
+    done: list[Callable[[], object]] = []
+
+    def work() -> None:
+        for act in acts:
+            while not over.wait(every):
+                if act():
+                    done.append(act)
+                    break
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    try:
+        yield done
+    finally:
+        over.set()
+        thread.join()
 
 
 def workers_at(title: str, of: int | None = None) -> list[psutil.Process]:

@@ -12,6 +12,7 @@ import threading
 import time
 
 import pytest
+from processes import meanwhile
 
 from raydistill import lease
 from raydistill.errors import RunDirError
@@ -56,22 +57,9 @@ def leave_lock(folder, age, **owner):
     os.utime(f"{folder.path}/.lock-0.json", (then, then))
 
 
-@contextlib.contextmanager
 def renewed(folder):
     """Its owner is at work."""
-    over = threading.Event()
-
-    def renew():
-        while not over.wait(0.2):
-            os.utime(f"{folder.path}/.lock-0.json")
-
-    thread = threading.Thread(target=renew)
-    thread.start()
-    try:
-        yield
-    finally:
-        over.set()
-        thread.join()
+    return meanwhile(lambda: os.utime(f"{folder.path}/.lock-0.json"), every=0.2)
 
 
 def refusal(folder, *, shared=False, said=None):

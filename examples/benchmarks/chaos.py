@@ -373,12 +373,8 @@ def main() -> int:
         struck = disturb(disturbed, nodes, arguments.kills, rng, arguments.pause)
         again["disturbed"] = scored_again(counted, pairs)
         report = compare(lines, disturbed, undisturbed)
-        verify = [
-            "verify",
-            disturbed.output_dir,
-            "--trust-remote-code",
-            *(["--sample", "1"] if arguments.alone else []),
-        ]
+        sample = ["--sample", "1"] if arguments.alone else []
+        verify = ["verify", disturbed.output_dir, "--trust-remote-code", *sample]
         verified = subprocess.run([sys.executable, "-m", "raydistill", *verify], capture_output=True, text=True)
         log = disturbed.log.read_text()
     kinds, stages = (Counter(kill[key] for kill in struck) for key in ("kind", "stage"))

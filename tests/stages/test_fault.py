@@ -11,7 +11,6 @@ import re
 import signal
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,7 +21,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 import ray
-from processes import AS_ANYBODY, begin, kill_when, needs_setpriv, run, stop_when, workers_at
+from processes import AS_ANYBODY, begin, kill_when, meanwhile, needs_setpriv, run, stop_when, workers_at
 from ray.util import placement_group, placement_group_table, remove_placement_group
 from safetensors.torch import load_file
 
@@ -160,28 +159,6 @@ def label_with(tmp_path: Path, tiny_teacher_dir: Path, console: Console) -> Call
     return label_with
 
 
-@contextlib.contextmanager
-def beside(*deeds: Callable[[], bool]) -> Iterator[None]:
-    """Meanwhile each deed is tried until it is done, one after the other; all are, in the end."""
-    over, done = threading.Event(), []
-
-    def work() -> None:
-        for deed in deeds:
-            while not over.wait(0.02):
-                if deed():
-                    done.append(deed)
-                    break
-
-    thread = threading.Thread(target=work, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        over.set()
-        thread.join()
-    assert len(done) == len(deeds)
-
-
 def test_an_actor_and_tasks_that_are_killed_and_a_lost_gpu_cost_no_label(
     label_with: Callable[..., tuple[Counts, LabelStore]],
     tiny_teacher_dir: Path,
@@ -195,8 +172,9 @@ def test_an_actor_and_tasks_that_are_killed_and_a_lost_gpu_cost_no_label(
                 spared.remove(title)
         return not spared
 
-    with beside(kill):
+    with meanwhile(kill):
         counts, store = label_with(UnluckyActor, Tolerance(block_seconds=0.1, max_failures=8), 3000)
+    assert not spared
     assert Path(f"{tiny_teacher_dir}.lost").exists()
     assert Path(f"{tiny_teacher_dir}.torn").exists()
     assert Path(f"{tiny_teacher_dir}.died").exists()
@@ -575,7 +553,7 @@ def test_training_that_is_killed_stopped_and_robbed_of_its_worker_comes_to_the_s
         return bool(stopped_at)
 
     console, stopped_at = Follows(updates), []
-    with pytest.raises(KeyboardInterrupt), beside(rob_as_it_starts, stop):
+    with pytest.raises(KeyboardInterrupt), meanwhile(rob_as_it_starts, stop):
         train(killed, console)
     said = console.stream.getvalue()  # type: ignore[attr-defined]
     assert f"train  goes on after {reached} updates" in said
@@ -584,8 +562,9 @@ def test_training_that_is_killed_stopped_and_robbed_of_its_worker_comes_to_the_s
 
     reached = updates()
     console = Follows(updates)
-    with beside(lambda: console.done > reached and rob()):
+    with meanwhile(lambda: console.done > reached and rob()) as done:
         train(killed, console)
+    assert done
     assert f"train  goes on after {reached} updates" in console.stream.getvalue()  # type: ignore[attr-defined]
     assert len(checkpoints) >= 3
     assert list(checkpoints.values()) == sorted(checkpoints.values())  # none was made from the beginning
