@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from tables import benchmark_parser, publish
+from tables import benchmark_parser, markdown, publish
 
 
 def cpu_seconds(command: list[str]) -> float:
@@ -140,11 +140,8 @@ def main() -> None:
     for flags in (["--help"], ["run", "--help"]):
         figure = f"{cpu_seconds([*raydistill, *flags]):.2f} s"
         rows.append({"what": f"CPU time of `raydistill {' '.join(flags)}`", "figure": figure})
-    print()
-    publish(rows, arguments)
-    print()
-    arguments.json = None
-    publish(processes.rows(), arguments)
+    print(f"\n{markdown(processes.rows())}\n")
+    publish(rows, arguments, seconds=figures, processes=processes.rows())
 
 
 if __name__ == "__main__":

@@ -213,7 +213,7 @@ COLUMNS = (
 )
 
 
-def project(few: dict[str, Any], many: dict[str, Any], texts: int) -> str:
+def project(few: dict[str, Any], many: dict[str, Any], texts: int) -> list[dict[str, str]]:
     """What so many texts come to, from two cases of as many pairs, in few blocks and in many."""
 
     def of_a_block(what: Callable[[dict[str, Any]], float]) -> float:
@@ -240,7 +240,7 @@ def project(few: dict[str, Any], many: dict[str, Any], texts: int) -> str:
         ],
         ["label files", f"{stored / FILE_MB / MB:,.0f} and more, for the texts", "`--label-file-mb`"],
     ]
-    return markdown([dict(zip((f"{texts:,} texts", "", "bounded by"), row, strict=True)) for row in rows])
+    return [dict(zip((f"{texts:,} texts", "", "bounded by"), row, strict=True)) for row in rows]
 
 
 def main() -> None:
@@ -270,8 +270,10 @@ def main() -> None:
     for case in cases:
         found.append(measure(case, sentences))
         print(f"| {' | '.join(describe(found[-1]))} |", file=sys.stderr, flush=True)
-    print(project(found[2], found[3], 1_000_000_000), end="\n\n")
-    publish([dict(zip(COLUMNS, describe(one), strict=True)) for one in found], arguments, found=found)
+    projection = project(found[2], found[3], 1_000_000_000)
+    print(markdown(projection), end="\n\n")
+    rows = [dict(zip(COLUMNS, describe(one), strict=True)) for one in found]
+    publish(rows, arguments, found=found, projection=projection)
 
 
 if __name__ == "__main__":

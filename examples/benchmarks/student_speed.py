@@ -5,8 +5,9 @@
 BBC News, whole documents and first sentences by turns, all cut to the teacher's 128 tokens; 2, 5 and 20 classes. The
 teacher by the seed script's loop and by raydistill's engine, in fp32; the student, an encoder of the same size, by a
 plain transformers pipeline and by `raydistill.student.predict`. Every method classifies the same texts with the same
-threads, in turn, several rounds; medians, least and most in brackets. The student's head is not trained: only its speed
-is asked. Prints a Markdown table; --json keeps it.
+threads, in turn, several rounds; medians, least and most in brackets. Both of the teacher's must come to the same soft
+labels, and both of the student's. Its head is not trained: only its speed is asked. Prints a Markdown table; --json
+keeps it.
 """
 
 from __future__ import annotations
@@ -18,11 +19,13 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from seed_method import seed_score
 from tables import benchmark_parser, publish
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
+from raydistill.distillation import soft_labels
 from raydistill.specs import ModelSpec, TeacherSpec
 from raydistill.stages.demo import TEMPLATE, demo_documents, prepare_demo
 from raydistill.student import load_student, predict
@@ -43,6 +46,7 @@ TOPICS = [
 TOPICS += ["crime", "religion", "fashion", "food", "energy", "farming", "housing", "transport", "defence", "music"]
 SEED, ENGINE = "teacher, seed's loop", "teacher, raydistill"
 PIPELINE, PREDICT = "student, pipeline", "student, predict"
+MOST_APART = 1e-4
 
 
 def methods(
@@ -56,10 +60,10 @@ def methods(
     model, student_tokenizer = load_student(ModelSpec(student), names, multi_label=False)
     student_tokenizer.model_max_length = tokenizer.model_max_length
     classify = pipeline("text-classification", model=model.eval(), tokenizer=student_tokenizer, batch_size=32, top_k=1)
-    found = {
-        SEED: lambda: seed_score(nli, tokenizer, texts, names, TEMPLATE),
-        ENGINE: lambda: engine.score(texts),
-        PIPELINE: lambda: classify(texts, truncation=True),
+    found: dict[str, Callable[[], Any]] = {
+        SEED: lambda: seed_score(nli, tokenizer, texts, names, TEMPLATE).numpy()[..., engine.label_ids],
+        ENGINE: lambda: np.stack(engine.score(texts), -1),
+        PIPELINE: lambda: [best["score"] for (best,) in classify(texts, truncation=True)],
         PREDICT: lambda: predict(model, student_tokenizer, texts),
     }
     engine.score(texts[:4])
@@ -91,10 +95,17 @@ def main() -> None:
             runs = methods(str(files.teacher), demo.student_name_or_path, TOPICS[:number], texts, arguments.threads)
             seconds = rounds[number] = {name: [] for name in runs}
             for _ in range(arguments.rounds):
+                found = {}
                 for name, run in runs.items():
                     started = time.perf_counter()
-                    run()
+                    found[name] = run()
                     seconds[name].append(time.perf_counter() - started)
+                labels = {name: soft_labels(found[name][..., 0], found[name][..., 1]) for name in (SEED, ENGINE)}
+                apart = {
+                    ENGINE: np.abs(labels[ENGINE] - labels[SEED]).max(),
+                    PREDICT: np.abs(found[PREDICT].max(-1) - np.array(found[PIPELINE])).max(),
+                }
+                assert max(apart.values()) < MOST_APART, apart
             for name, took in seconds.items():
                 times = [seed / own for seed, own in zip(seconds[SEED], took, strict=True)]
                 engine = [other / own for other, own in zip(seconds[ENGINE], took, strict=True)]
@@ -105,6 +116,7 @@ def main() -> None:
                         "texts/s": spread([len(texts) / one for one in took]),
                         "times the seed's loop": spread(times),
                         "times the teacher in raydistill": spread(engine),
+                        "soft labels off those of the method above": f"{apart[name]:.1e}" if name in apart else "",
                     }
                 )
     publish(rows, arguments, seconds=rounds)

@@ -95,9 +95,9 @@ def main() -> None:
                 "time, of making them": f"{statistics.median(shares):.3f} ({min(shares):.3f}–{max(shares):.3f})",
             }
         )
-    publish(table, arguments)
-    megabytes = [round(size / 1e6, 1) for size in (labels, size, sum(map(len, texts)))]
-    print("\nLabel files {} MB, kept rows {} MB, texts {} MB.".format(*megabytes))
+    megabytes = {"label files": labels, "kept rows": size, "texts": sum(map(len, texts))}
+    print(", ".join(f"{what} {size / 1e6:.1f} MB" for what, size in megabytes.items()), end="\n\n")
+    publish(table, arguments, seconds=took, bytes=megabytes)
 
 
 if __name__ == "__main__":
