@@ -7,6 +7,7 @@ from collections import Counter
 from pathlib import Path
 
 from raydistill.errors import CorpusError, first_line, shown
+from raydistill.paths import is_uri, open_path
 
 MOST_BYTES = 4 << 20
 
@@ -16,8 +17,7 @@ def read_class_names(path: str | None) -> list[str]:
     if not path:
         raise CorpusError("--class-names-file is missing.")
     try:
-        with Path(path).expanduser().open("rb") as file:
-            content = file.read(MOST_BYTES + 1)
+        content = _beginning(path)
     except (OSError, ValueError) as error:
         raise CorpusError(f"--class-names-file {path}: cannot be read ({first_line(error)}).") from None
     if len(content) > MOST_BYTES:
@@ -35,3 +35,13 @@ def read_class_names(path: str | None) -> list[str]:
     if doubled:
         raise CorpusError(f"--class-names-file {path}: {shown(doubled[0])} is listed more than once. Keep one of each.")
     return names
+
+
+def _beginning(path: str) -> bytes:
+    """As much of a file, by path or URI, as is read. Raises OSError and ValueError."""
+    if not is_uri(path):
+        with Path(path).expanduser().open("rb") as file:
+            return file.read(MOST_BYTES + 1)
+    filesystem, where = open_path(path)
+    with filesystem.open_input_stream(where, compression=None) as stream:
+        return bytes(stream.read(MOST_BYTES + 1))

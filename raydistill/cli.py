@@ -22,6 +22,7 @@ from raydistill.config import (
     STUDENT_PRODUCT,
     TEACHER,
     DistillConfig,
+    by_present_names,
     option_fields,
 )
 from raydistill.errors import ConfigError, RaydistillError
@@ -175,7 +176,7 @@ def collect_config(flags: dict[str, Any], leftover: Sequence[str]) -> DistillCon
         return DistillConfig(**given)
     from raydistill.config_file import read_config_file
 
-    return DistillConfig(**{**read_config_file(path), **given})
+    return DistillConfig(**by_present_names(read_config_file(path)) | by_present_names(given))
 
 
 def training_flags(leftover: Sequence[str]) -> dict[str, Any]:

@@ -66,9 +66,10 @@ class DistillConfig:
         "a glob, or an s3:// or gs:// URI. May be given several times.",
         group=ESSENTIALS,
         changes=LABELS_PRODUCT,
+        path=True,
     )
     class_names_file: str | None = option(
-        None, "Text file with one class name per line.", group=ESSENTIALS, changes=LABELS_PRODUCT
+        None, "Text file with one class name per line, or its URI.", group=ESSENTIALS, changes=LABELS_PRODUCT, path=True
     )
     output_dir: str | None = option(
         None,
@@ -80,12 +81,14 @@ class DistillConfig:
         "The NLI teacher: a hub name or a folder.",
         group=ESSENTIALS,
         changes=LABELS_PRODUCT,
+        path=True,
     )
     student_name_or_path: str = option(
         "distilbert-base-uncased",
         "The model to fine-tune: a hub name or a folder.",
         group=ESSENTIALS,
         changes=STUDENT_PRODUCT,
+        path=True,
     )
     hypothesis_template: str = option(
         "This example is {}.",
@@ -231,6 +234,7 @@ class DistillConfig:
         "Label store to train from, for `train`; by default OUTPUT_DIR/labels.",
         group=STUDENT,
         changes=STUDENT_PRODUCT,
+        path=True,
     )
     student_revision: str | None = option(
         None,
@@ -326,13 +330,10 @@ class DistillConfig:
 
     def __init__(self, **options: Any) -> None:
         known = {field.name: field for field in option_fields()}
-        options = {FORMER_NAMES.get(name, name): value for name, value in options.items() if name not in IGNORED_NAMES}
+        options = by_present_names(options)
         for name, field in known.items():
             given = options.pop(name, None)
             setattr(self, name, field.default if given is None else converted(field, given))
-        if (grouped := options.pop("group_by_length", None)) is not None:  # as transformers 4 had it
-            way = "group_by_length" if truth("group_by_length", grouped) else "random"
-            options.setdefault("train_sampling_strategy", way)
         training = options.pop("training", {})
         if not isinstance(training, Mapping):
             raise ConfigError(
@@ -371,11 +372,21 @@ class DistillConfig:
         from raydistill.paths import located  # which imports pyarrow: not for --help
 
         values = self.options()
-        chosen = {f.name: located(values[f.name]) for f in option_fields() if f.metadata["changes"] == product}
+        shaping = [field for field in option_fields() if field.metadata["changes"] == product]
+        chosen = {f.name: located(values[f.name]) if f.metadata["path"] else values[f.name] for f in shaping}
         if product == STUDENT_PRODUCT:
             given = values["training"].items()
             chosen["training"] = {name: value for name, value in given if not name.startswith(NOT_SHAPING)}
         return chosen
+
+
+def by_present_names(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options by the names that they have now; those of the seed script and of transformers 4 are understood."""
+    present = {FORMER_NAMES.get(name, name): value for name, value in options.items() if name not in IGNORED_NAMES}
+    if (grouped := present.pop("group_by_length", None)) is not None:
+        way = "group_by_length" if truth("group_by_length", grouped) else "random"
+        present.setdefault("train_sampling_strategy", way)
+    return present
 
 
 def option_fields() -> list[dataclasses.Field[Any]]:

@@ -40,6 +40,7 @@ def option(
     changes: str | None = None,
     choices: tuple[str, ...] = (),
     bounds: Bounds | None = None,
+    path: bool = False,
 ) -> Any:
     """The declaration of an option, a field of `DistillConfig`.
 
@@ -51,8 +52,9 @@ def option(
             continues in its output directory. None where it only changes how the work is done.
         choices: the values allowed, for text options.
         bounds: the values allowed, for numbers.
+        path: whether it names files, which may be named in several ways.
     """
-    metadata = {"help": help, "group": group, "changes": changes, "choices": choices, "bounds": bounds}
+    metadata = {"help": help, "group": group, "changes": changes, "choices": choices, "bounds": bounds, "path": path}
     return dataclasses.field(default=default, metadata=metadata)
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
 from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import quote, unquote
@@ -45,6 +47,19 @@ def is_within(path: str, folder: str) -> bool:
     """Whether a path or URI names a folder, given by path or URI, or something in it."""
     inner, outer = map(_without_settings, (path, folder))
     return inner.is_relative_to(outer)
+
+
+def globbed(pattern: str, path: str) -> bool:
+    """Whether a glob, by path or URI, would find a path; ** stands for any number of folders."""
+    return bool(GLOB_CHARACTERS & set(pattern)) and _agree(*(_without_settings(one).parts for one in (pattern, path)))
+
+
+def _agree(wanted: Sequence[str], parts: Sequence[str]) -> bool:
+    if not wanted:
+        return not parts
+    if wanted[0] == "**":
+        return any(_agree(wanted[1:], parts[at:]) for at in range(len(parts) + 1))
+    return bool(parts) and fnmatchcase(parts[0], wanted[0]) and _agree(wanted[1:], parts[1:])
 
 
 def _without_settings(path: str) -> PurePosixPath:

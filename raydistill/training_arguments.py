@@ -92,9 +92,13 @@ def training_arguments(given: Mapping[str, Any], *, output_dir: str, use_cpu: bo
         if name in REFUSED and str(given[name]).lower() not in ("false", "none", "0", ""):
             raise ConfigError(f"{flag(name)} does not go with raydistill: {REFUSED[name]}.")
     values = {**DEFAULTS, **given}
-    tokens = [token for name, value in values.items() if value is not None for token in _tokens(name, value)]
+    # HfArgumentParser takes one text where `TrainingArguments` takes several, as for report_to.
+    lists = {name: list(value) for name, value in values.items() if isinstance(value, list | tuple)}
+    tokens = [_token(name, value) for name, value in values.items() if value is not None and name not in lists]
+    parser = _Parser(cast(Any, TrainingArguments))
+    parser.set_defaults(**lists)
     try:
-        (arguments,) = _Parser(cast(Any, TrainingArguments)).parse_args_into_dataclasses(
+        (arguments,) = parser.parse_args_into_dataclasses(
             ["--output_dir", output_dir, "--use_cpu", str(use_cpu), *tokens], look_for_args_file=False
         )
     except (ValueError, TypeError, ImportError, NotImplementedError) as error:
@@ -111,14 +115,10 @@ def checked_arguments(given: Mapping[str, Any]) -> TrainingArguments:
     return training_arguments(elsewhere, output_dir="unused", use_cpu=True)
 
 
-def _tokens(name: str, value: Any) -> list[str]:
+def _token(name: str, value: Any) -> str:
     """A value as transformers' own command line would have it."""
     value = value.value if isinstance(value, enum.Enum) else value
-    if isinstance(value, Mapping):
-        return [f"--{name}", json.dumps(value)]
-    if isinstance(value, list | tuple):
-        return [f"--{name}", *map(str, value)]
-    return [f"--{name}={value}"]
+    return f"--{name}={json.dumps(value) if isinstance(value, Mapping) else value}"
 
 
 def share_update(batch_size: int, accumulation: int, planned: int, workers: int) -> tuple[int, int]:

@@ -6,9 +6,12 @@ say in test_trust.py and test_safe_run.py.
 
 from __future__ import annotations
 
+import ast
 import bz2
 import gzip
 import json
+import re
+import runpy
 import shlex
 import shutil
 import subprocess
@@ -268,6 +271,13 @@ BAD_INPUT: dict[str, tuple[Change, list[str]]] = {
     "output within the corpus": (
         lambda t, g: {"--data-file": str(Path(written(t / "c.txt", "x")).parent), "--output-dir": str(t / "out")},
         ["one lies in the other"],
+    ),
+    "output that the corpus's glob would find": (
+        lambda t, g: {
+            "--data-file": str(Path(written(t / "c.txt", "x")).parent / "**" / "*.txt"),
+            "--output-dir": str(t / "out"),
+        },
+        ["going on, the run would read what it has written"],
     ),
     # The corpus: what it holds
     "corpus empty": (corpus("c.txt", ""), ["c.txt", "is empty"]),
@@ -549,8 +559,8 @@ class TestInput:
     ) -> None:
         expect_one_line(BAD_INPUT[name], tmp_path, good, capfd)
 
-    def test_odd_texts_names_and_paths_are_labelled_counted_and_learnt(
-        self, tmp_path: Path, good: dict, capfd: pytest.CaptureFixture[str]
+    def test_odd_texts_names_and_paths_are_labelled_counted_and_learnt_by_the_quickstart_example(
+        self, tmp_path: Path, good: dict, capsys: pytest.CaptureFixture[str]
     ) -> None:
         names = [*ODD_NAMES, *(f"class number {i}" for i in range(2000 - len(ODD_NAMES)))]
         folder = tmp_path / "a folder, Ω 日本 'q' [1]"
@@ -564,18 +574,19 @@ class TestInput:
         }
         for name, content in corpus.items():
             written(folder / name, content)
-        options = good | {
-            "--data-file": f"{folder}/*.*".replace("[", "[[]"),
-            "--class-names-file": written(folder / "classes", "".join(f" {name} \n" for name in names)),
-            "--output-dir": str(folder / "out"),
-            STUDENT: str(save_classifier(folder / "student", labels=["one", "two", "three"])),  # a head of another size
-            TEACHER: in_shards(folder, good[TEACHER]),
-            "--hypothesis-template": "This text is about {}.",
-            "--max-steps": "2",
-            "--do-eval": "false",
-        }
-        code = main(["run", *(token for pair in options.items() for token in pair)])
-        assert code == 0, capfd.readouterr().err
+        example = runpy.run_path(str(Path(__file__).parents[1] / "examples" / "quickstart.py"))
+        example["main"](
+            f"{folder}/*.*".replace("[", "[[]"),
+            written(folder / "classes", "".join(f" {name} \n" for name in names)),
+            str(folder / "out"),
+            in_shards(folder, good[TEACHER]),
+            str(save_classifier(folder / "student", labels=["one", "two", "three"])),  # a head of another size
+        )
+        agreement, answer = capsys.readouterr().out.splitlines()
+        assert re.match(r"student in .*/out, agreement with the teacher \d+\.\d%$", agreement)
+        (given,) = ast.literal_eval(answer)
+        assert given["label"] in names
+        assert 0 < given["score"] < 1
 
         surrogates = ODD_TEXTS[0].encode("utf-16", "surrogatepass").decode("utf-16", "replace")
         texts = [surrogates, *ODD_TEXTS[1:], "x", field, "padded", "one\u2028line", "x", "tabbed"]
@@ -657,6 +668,14 @@ PLANS_THAT_DO_NOT_FIT: dict[str, tuple[Change, list[str]]] = {
     "too many workers": (option(train_workers="500"), ["--train-workers 500", "fit"]),
     "no workers": (option(train_workers="0"), ["--train-workers 0", "N or MIN:MAX"]),
     "actor larger than a node": (option(teacher_cpus_per_actor="4000"), ["--teacher-actors", "4000 CPU"]),
+    "more workers than texts": (
+        lambda t, g: {"--data-file": written(t / "c.txt", "a text\n"), "--train-workers": "2"},
+        ["1 text for 2 train workers", "each needs 1 or more"],
+    ),
+    "no whole batch": (
+        option(dataloader_drop_last="true", per_device_train_batch_size="71"),
+        ["70 texts for 1 train worker", "each needs 71 or more"],
+    ),
     "teacher larger than the memory": (
         lambda t, g: {TEACHER: str(save_classifier(t / "large", vocab_size=1_000_000))},
         ["--teacher-actors 1", "0.1 GB of memory at the least", "0 fit", "CPU 0 GPU 0.1 GB"],

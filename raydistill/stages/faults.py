@@ -21,6 +21,7 @@ from raydistill.files import disk_refusal
 from raydistill.progress import duration
 
 END_SECONDS = 10.0
+TOO_OFTEN = "a process of the cluster died more often than --max-failures allows"
 logger = logging.getLogger(__name__)
 
 DEATHS = (
@@ -35,10 +36,13 @@ DEATHS = (
 
 
 @contextlib.contextmanager
-def our_errors() -> Iterator[None]:
+def our_errors(died: str = TOO_OFTEN) -> Iterator[None]:
     """Raise what a worker said in our own words as itself, not wrapped in Ray's, and as FaultError what died too often.
 
     All else passes as it is.
+
+    Args:
+        died: how the death of a process is told.
     """
     try:
         yield
@@ -62,8 +66,8 @@ def our_errors() -> Iterator[None]:
             raise
         logger.error("a process of the cluster died", exc_info=error)
         raise FaultError(
-            f"a process of the cluster died more often than --max-failures allows ({first_line(death)}). What is "
-            "finished is kept: the same command goes on from there. The log has more."
+            f"{died} ({first_line(death)}). What is finished is kept: the same command goes on from there. The log has "
+            "more."
         ) from None
 
 

@@ -118,6 +118,10 @@ class Job:
                 teacher_parameters=self.models.teacher_parameters,
                 student_parameters=self.models.student_parameters,
             )
+            if self.models.student and LABEL in self.stages and self.texts[1]:
+                from raydistill.stages.train_stage import expect_enough_texts
+
+                expect_enough_texts(self.models.student, self.texts[0], plan.train_workers)
             if LABEL in self.stages:
                 teacher = self.label_stage.teacher_spec
                 check_backend(teacher.backend, teacher.precision, use_gpu=plan.teacher_gpus > 0)

@@ -66,7 +66,7 @@ def quote_labelling(
         raise CorpusError(f"{files[0].path}: holds blank texts alone, wherever the quote looked.")
     if not any(samples):
         return None
-    spec, remote = as_planned(spec, plan), teacher_task(probe_teacher, plan)
+    spec, remote = as_planned(spec, plan), teacher_task(probe_teacher, plan, tolerance.max_failures)
     at_once = min(plan.teacher_actors_max, PROBES)
     with our_errors(), console.stage("probe", "teachers" if at_once > 1 else "teacher", at_once) as progress:
         asked, sample = time.monotonic(), ray.put(samples)

@@ -40,7 +40,7 @@ def run_behind_client(address: str | None, work: Callable[[Console, Chatter], T]
         ResourceError: there is no cluster to join.
         RaydistillError: what `work` raises.
     """
-    with our_errors(), connection(address):
+    with our_errors("the process on the cluster that did the run died"), connection(address):
         screen: Any = ray.remote(num_cpus=0)(Screen).remote()
         columns = console.columns if console.live else None
         result: Any = ray.remote(num_cpus=0, max_retries=0)(cast(Any, _work_there)).remote(work, screen, columns)

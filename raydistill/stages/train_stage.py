@@ -37,12 +37,7 @@ def run_train_stage(
     labels, identity, folder = record["complete"], labels_identity(record), run_dir.folder
     run_dir.update(counts=store_counts(labels))
     workers, arguments = plan.train_workers, checked_arguments(spec.training)
-    least = arguments.per_device_train_batch_size if arguments.dataloader_drop_last else 1
-    if labels["texts"] // workers < least:
-        raise ConfigError(
-            f"there are only {labels['texts']:,} texts for {counted(workers, 'train worker')}, and each needs "
-            f"{least} or more. Use fewer --train-workers or a smaller batch."
-        )
+    expect_enough_texts(spec, labels["texts"], workers)
     seconds = None
     earlier = run_dir.record.get("stages", {}).get(TRAIN, {})
     if _is_done(earlier, identity, run_dir, console):
@@ -69,6 +64,17 @@ def run_train_stage(
     else:
         _remove(folder, CHECKPOINTS)
     return seconds
+
+
+def expect_enough_texts(spec: StudentSpec, texts: int, workers: int) -> None:
+    """Raise ConfigError where some train worker would have nothing to do."""
+    arguments = checked_arguments(spec.training)
+    least = arguments.per_device_train_batch_size if arguments.dataloader_drop_last else 1
+    if texts // workers < least:
+        raise ConfigError(
+            f"{counted(texts, 'text')} for {counted(workers, 'train worker')} are too few: each needs {least} or more. "
+            "Use fewer --train-workers or a smaller batch."
+        )
 
 
 def _remove(folder: Folder, name: str) -> None:

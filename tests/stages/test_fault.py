@@ -36,10 +36,10 @@ from raydistill.progress import Console, Progress
 from raydistill.resources import Request, make_plan
 from raydistill.specs import ModelSpec, TeacherSpec, Tolerance
 from raydistill.stages.cluster import free_nodes
-from raydistill.stages.faults import job_actors
+from raydistill.stages.faults import job_actors, our_errors
 from raydistill.stages.label import Counts, label_corpus
 from raydistill.stages.label_rows import label_rows
-from raydistill.stages.teacher_actor import TeacherActor
+from raydistill.stages.teacher_actor import TeacherActor, teacher_task
 from raydistill.student_rows import StudentRows
 from raydistill.teacher import Teacher
 
@@ -214,6 +214,21 @@ def test_a_teacher_that_takes_its_process_down_as_it_loads_waits_the_longer(tmp_
     assert waits.read_text() == "0 1 2 0 "
 
 
+def test_an_audit_or_a_probe_that_dies_is_begun_again_as_often_as_allowed(tmp_path: Path) -> None:
+    def dies(most: int) -> int:
+        deaths = len(os.listdir(tmp_path))
+        if deaths < most:
+            tempfile.mkstemp(dir=tmp_path)
+            os.kill(os.getpid(), signal.SIGKILL)
+        return deaths
+
+    task = teacher_task(dies, make_plan(free_nodes(), Request()), max_failures=2)
+    assert ray.get(task.remote(2), timeout=120) == 2
+    with pytest.raises(FaultError, match="died more often than --max-failures allows"), our_errors():
+        ray.get(task.remote(9), timeout=120)
+    assert len(os.listdir(tmp_path)) == 5
+
+
 def test_a_text_that_takes_its_teacher_down_with_it_is_set_aside(
     label_with: Callable[..., tuple[Counts, LabelStore]],
 ) -> None:
@@ -328,10 +343,9 @@ def test_a_teacher_that_never_loads_is_one_line_within_a_minute_and_a_traceback_
     ],
 )
 def test_a_student_that_never_loads_is_one_line_within_a_minute_and_a_traceback_in_the_log(
-    behaviour: str, wanted: str, tmp_path: Path, make_config: Callable[..., DistillConfig]
+    behaviour: str, wanted: str, tmp_path: Path, make_config: Callable[..., DistillConfig], labels: str
 ) -> None:
-    label(make_config(tmp_path))
-    config = make_config(tmp_path, **wayward(tmp_path / "model", behaviour, "student"))
+    config = make_config(tmp_path, labels=labels, **wayward(tmp_path / "model", behaviour, "student"))
     expect_one_line(config, "train", behaviour, wanted)
 
 
@@ -458,10 +472,20 @@ def test_data_tasks_of_training_that_are_killed_are_tried_again_as_often_as_allo
     assert len(os.listdir(tmp_path / "deaths")) == (2 if survived else 3)
 
 
+@pytest.fixture(scope="module")
+def labels(tmp_path_factory: pytest.TempPathFactory, make_config: Callable[..., DistillConfig]) -> str:
+    """Where 400 texts are labelled."""
+    folder = tmp_path_factory.mktemp("labelled")
+    corpus = folder / "corpus.txt"
+    corpus.write_text("".join(f"text {i} about {['money', 'art', 'sport'][i % 3]}\n" for i in range(400)))
+    result = label(make_config(folder / "out", data_file=str(corpus)))
+    assert result.labels
+    return result.labels
+
+
 def test_training_that_stands_still_leaves_nothing_at_work_in_a_ray_that_goes_on(
-    tmp_path: Path, make_config: Callable[..., DistillConfig]
+    tmp_path: Path, make_config: Callable[..., DistillConfig], labels: str
 ) -> None:
-    label(make_config(tmp_path))
     taken: list[Any] = []
 
     class TakenByOthers(Console):
@@ -475,7 +499,7 @@ def test_training_that_stands_still_leaves_nothing_at_work_in_a_ray_that_goes_on
 
     console = TakenByOthers(io.StringIO())
     with pytest.raises(FaultError, match=r"train: no progress for 6\.0 s"):
-        train(make_config(tmp_path, stall_timeout=0.1), console)
+        train(make_config(tmp_path, labels=labels, stall_timeout=0.1), console)
     assert "TrainController" in console.stream.getvalue()
     assert not [actor for actor in job_actors() if "Controller" in actor["ActorClassName"] and actor["State"] != "DEAD"]
     waiting = [group for group in placement_group_table().values() if group["state"] != "REMOVED"]
@@ -503,14 +527,11 @@ class Follows(Console):
         return progress
 
 
-def test_training_that_is_killed_stopped_and_robbed_of_its_worker_comes_to_the_same_student(
-    tmp_path: Path, make_config: Callable[..., DistillConfig]
+def test_training_that_is_killed_robbed_of_its_worker_and_stopped_comes_to_the_same_student(
+    tmp_path: Path, make_config: Callable[..., DistillConfig], labels: str
 ) -> None:
-    corpus = tmp_path / "corpus.txt"
-    corpus.write_text("".join(f"text {i} about {['money', 'art', 'sport'][i % 3]}\n" for i in range(400)))
-    label(make_config(tmp_path / "labelled", data_file=str(corpus)))
-    options = {"labels": str(tmp_path / "labelled" / "labels"), "per_device_train_batch_size": 4, "save_steps": 100}
-    options |= {"eval_strategy": "steps", "eval_steps": 100, "load_best_model_at_end": True, "num_train_epochs": 6}
+    options = {"labels": labels, "per_device_train_batch_size": 4, "save_steps": 100, "num_train_epochs": 6}
+    options |= {"eval_strategy": "steps", "eval_steps": 100, "load_best_model_at_end": True}
     options |= {"cpus_per_train_worker": 1.0}  # so one thread each time, whatever is free: sums are rounded alike
     whole, killed = (make_config(tmp_path / name, **options) for name in ("whole", "killed"))
     train(whole)
@@ -533,38 +554,37 @@ def test_training_that_is_killed_stopped_and_robbed_of_its_worker_comes_to_the_s
     assert list((tmp_path / "killed" / "checkpoints" / "rows").glob("*.parquet"))  # texts are tokenised once
     assert "it/s]" not in (tmp_path / "killed" / "raydistill.log").read_text()  # no bars of libraries
 
-    earlier = {worker.pid for worker in workers_at("RayTrainWorker")}
+    console = Follows(updates)
+    robbed: set[int] = set()
+    robbed_at = stopped_at = 0
 
     def rob() -> bool:
-        found = [worker for worker in workers_at("RayTrainWorker") if worker.pid not in earlier]
-        for worker in found:
+        nonlocal robbed_at
+        if console.done <= reached:
+            return False
+        robbed_at = console.done
+        for worker in workers_at("RayTrainWorker"):
+            robbed.add(worker.pid)
             worker.kill()
-        return bool(found)
-
-    def rob_as_it_starts() -> bool:
-        found = [worker for worker in workers_at("RayTrainWorker") if worker.pid not in earlier]
-        time.sleep(0.5 * bool(found))  # it has its place in the group, and imports torch
-        return rob()
+        return bool(robbed)
 
     def stop() -> bool:
-        if console.done > reached:
-            stopped_at.append(console.done)
+        nonlocal stopped_at
+        again = any(worker.pid not in robbed for worker in workers_at("RayTrainWorker"))
+        if again and console.done > robbed_at:
+            stopped_at = console.done
             os.kill(os.getpid(), signal.SIGINT)
         return bool(stopped_at)
 
-    console, stopped_at = Follows(updates), []
-    with pytest.raises(KeyboardInterrupt), meanwhile(rob_as_it_starts, stop):
+    with pytest.raises(KeyboardInterrupt), meanwhile(rob, stop):
         train(killed, console)
     said = console.stream.getvalue()  # type: ignore[attr-defined]
     assert f"train  goes on after {reached} updates" in said
     assert "stopping" in said
-    assert updates() >= stopped_at[0] > reached  # a checkpoint was made on the way out
+    assert updates() >= stopped_at > robbed_at > reached  # a checkpoint was made on the way out
 
-    reached = updates()
-    console = Follows(updates)
-    with meanwhile(lambda: console.done > reached and rob()) as done:
-        train(killed, console)
-    assert done
+    reached, console = updates(), Follows(updates)
+    train(killed, console)
     assert f"train  goes on after {reached} updates" in console.stream.getvalue()  # type: ignore[attr-defined]
     assert len(checkpoints) >= 3
     assert list(checkpoints.values()) == sorted(checkpoints.values())  # none was made from the beginning

@@ -6,7 +6,6 @@ import io
 import json
 import math
 import re
-import runpy
 import shutil
 import signal
 import warnings
@@ -428,14 +427,6 @@ def test_dry_run_prints_the_plan_and_a_quote_that_the_run_bears_out_whichever_wa
     assert "done before" in said
     assert "quote" not in said
     assert f"--student-max-length 999: the student reads {MAX_LENGTH} tokens at most" in said
-
-
-def test_the_quickstart_example_ends_with_a_class_and_its_score(good: dict, capsys: pytest.CaptureFixture[str]) -> None:
-    example = runpy.run_path(str(Path(__file__).parents[2] / "examples" / "quickstart.py"))
-    example["main"](*good.values())
-    said = capsys.readouterr().out
-    assert re.search(r"^student in .*/out, agreement with the teacher \d+\.\d%$", said, re.MULTILINE)
-    assert re.search(r"^\[\{'label': '(sport|politics|money|art|technology)', 'score': 0\.\d+\}\]$", said, re.MULTILINE)
 
 
 def test_bad_line_in_the_middle_is_told_with_its_number_and_the_store_stays_open(

@@ -1,0 +1,65 @@
+"""What lies within what, and what a glob would find, told by names alone."""
+
+from __future__ import annotations
+
+import pytest
+
+from raydistill.config import DistillConfig
+from raydistill.paths import globbed, is_within
+
+
+@pytest.mark.parametrize(
+    ("path", "folder", "within"),
+    [
+        ("s3://b/run/x y", "s3://b/run?region=x", True),
+        ("s3://b/run/x%20y?region=x", "s3://b/run/x y", True),
+        ("s3://b/runner", "s3://b/run", False),
+        ("/a/b", "s3://a", False),
+        ("file:///a/b", "/a", True),
+        ("/a/../c", "/a", False),
+    ],
+)
+def test_what_lies_within_a_folder_is_told_by_names_alone(path, folder, within):
+    assert is_within(path, folder) is within
+
+
+@pytest.mark.parametrize(
+    ("pattern", "path", "found"),
+    [
+        ("/a/*.txt", "/a/b.txt", True),
+        ("/a/*.txt", "/a/b/c.txt", False),
+        ("/a/*/c.*", "/a/b/c.txt", True),
+        ("/a/**/*.txt", "/a/b.txt", True),
+        ("/a/**/*.txt", "/a/b/c/d.txt", True),
+        ("/a/**/*.txt", "/b/c.txt", False),
+        ("/a/**", "/a/b/c", True),
+        ("/a/[bc].txt", "/a/c.txt", True),
+        ("/a/[[]b].txt", "/a/[b].txt", True),
+        ("/a/b.txt", "/a/b.txt", False),  # which is no glob
+        ("s3://a/**/*.parquet?region=us-east-1", "s3://a/b/c.parquet", True),
+        ("s3://a/**/*.parquet", "/a/b/c.parquet", False),
+    ],
+)
+def test_what_a_glob_would_find(pattern, path, found):
+    assert globbed(pattern, path) is found
+
+
+def test_only_what_names_files_is_taken_for_a_path(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("text", "main", "{}", "teacher", "corpus.txt"):
+        (tmp_path / name).touch()
+    config = DistillConfig(
+        data_file=["corpus.txt", "elsewhere.txt"],
+        teacher_name_or_path="teacher",
+        text_column="text",
+        hypothesis_template="{}",
+        teacher_revision="main",
+    )
+    shaping = config.that_change("labels")
+    assert shaping["data_file"] == [f"{tmp_path}/corpus.txt", "elsewhere.txt"]
+    assert shaping["teacher_name_or_path"] == f"{tmp_path}/teacher"
+    assert (shaping["text_column"], shaping["hypothesis_template"], shaping["teacher_revision"]) == (
+        "text",
+        "{}",
+        "main",
+    )
