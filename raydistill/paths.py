@@ -49,9 +49,10 @@ def is_within(path: str, folder: str) -> bool:
     return inner.is_relative_to(outer)
 
 
-def globbed(pattern: str, path: str) -> bool:
-    """Whether a glob, by path or URI, would find a path; ** stands for any number of folders."""
-    return bool(GLOB_CHARACTERS & set(pattern)) and _agree(*(_without_settings(one).parts for one in (pattern, path)))
+def globbed(pattern: str, folder: str, name: str) -> bool:
+    """Whether a glob, by path or URI, would find what a name is in a folder; ** stands for any number of folders."""
+    path = _without_settings(folder) / name
+    return bool(GLOB_CHARACTERS & set(pattern)) and _agree(_without_settings(pattern).parts, path.parts)
 
 
 def _agree(wanted: Sequence[str], parts: Sequence[str]) -> bool:

@@ -24,24 +24,24 @@ def test_what_lies_within_a_folder_is_told_by_names_alone(path, folder, within):
 
 
 @pytest.mark.parametrize(
-    ("pattern", "path", "found"),
+    ("pattern", "folder", "name", "found"),
     [
-        ("/a/*.txt", "/a/b.txt", True),
-        ("/a/*.txt", "/a/b/c.txt", False),
-        ("/a/*/c.*", "/a/b/c.txt", True),
-        ("/a/**/*.txt", "/a/b.txt", True),
-        ("/a/**/*.txt", "/a/b/c/d.txt", True),
-        ("/a/**/*.txt", "/b/c.txt", False),
-        ("/a/**", "/a/b/c", True),
-        ("/a/[bc].txt", "/a/c.txt", True),
-        ("/a/[[]b].txt", "/a/[b].txt", True),
-        ("/a/b.txt", "/a/b.txt", False),  # which is no glob
-        ("s3://a/**/*.parquet?region=us-east-1", "s3://a/b/c.parquet", True),
-        ("s3://a/**/*.parquet", "/a/b/c.parquet", False),
+        ("/a/*.txt", "/a", "b.txt", True),
+        ("/a/*.txt", "/a/b", "c.txt", False),
+        ("/a/*/c.*", "/a/b", "c.txt", True),
+        ("/a/**/*.txt", "/a", "b.txt", True),
+        ("/a/**/*.txt", "/a/b", "c/d.txt", True),
+        ("/a/**/*.txt", "/b", "c.txt", False),
+        ("/a/**", "/a/b", "c", True),
+        ("/a/[bc].txt", "/a", "c.txt", True),
+        ("/a/[[]b].txt", "/a", "[b].txt", True),
+        ("/a/b.txt", "/a", "b.txt", False),  # which is no glob
+        ("s3://a/**/*.parquet?region=us-east-1", "s3://a/b?region=us-east-1", "c.parquet", True),
+        ("s3://a/**/*.parquet", "/a/b", "c.parquet", False),
     ],
 )
-def test_what_a_glob_would_find(pattern, path, found):
-    assert globbed(pattern, path) is found
+def test_what_a_glob_would_find(pattern, folder, name, found):
+    assert globbed(pattern, folder, name) is found
 
 
 def test_only_what_names_files_is_taken_for_a_path(tmp_path, monkeypatch):

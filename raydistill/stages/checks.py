@@ -148,8 +148,7 @@ def expect_corpus_elsewhere(config: DistillConfig, files: Sequence[CorpusFile]) 
             f"--output-dir {config.output_dir} and --data-file {inside[0]}: one lies in the other. Give the output a "
             "folder of its own."
         )
-    output = Folder(config.output_dir)
-    reaching = [entry for entry in config.data_file for name in WRITTEN if globbed(entry, output.where(name))]
+    reaching = [entry for entry in config.data_file for name in WRITTEN if globbed(entry, config.output_dir, name)]
     if reaching:
         raise ConfigError(
             f"--output-dir {config.output_dir} and --data-file {reaching[0]}: going on, the run would read what it has "
