@@ -169,7 +169,7 @@ def test_a_precision_that_is_no_faster_is_used_where_it_was_asked_for_alone(
 ) -> None:
     found = "bf16" if asked == "auto" else asked
     audit = Audit(found, f"torch {found}", 20, 1.0, 0.01, 0.001, speedup)  # of a device that it depends on
-    monkeypatch.setattr("raydistill.stages.audit.teacher_task", lambda work, plan: SimpleNamespace(remote=Mock()))
+    monkeypatch.setattr("raydistill.stages.audit.teacher_task", lambda *_: SimpleNamespace(remote=Mock()))
     monkeypatch.setattr("raydistill.stages.audit.wait_for", lambda *_: [audit])
     spec = TeacherSpec("teacher", ("a", "b"), "{}", precision=asked)
     plan = dataclasses.replace(make_plan(free_nodes(), Request()), teacher_gpus=1.0 if asked == "auto" else 0.0)
