@@ -58,9 +58,11 @@ def globbed(pattern: str, folder: str, name: str) -> bool:
 def _agree(wanted: Sequence[str], parts: Sequence[str]) -> bool:
     if not wanted:
         return not parts
+    hidden = [part.startswith(".") for part in parts]  # which only a pattern that begins so finds
     if wanted[0] == "**":
-        return any(_agree(wanted[1:], parts[at:]) for at in range(len(parts) + 1))
-    return bool(parts) and fnmatchcase(parts[0], wanted[0]) and _agree(wanted[1:], parts[1:])
+        return any(_agree(wanted[1:], parts[at:]) for at in range(len(parts) + 1) if not any(hidden[:at]))
+    found = bool(parts) and fnmatchcase(parts[0], wanted[0]) and hidden[0] <= wanted[0].startswith(".")
+    return found and _agree(wanted[1:], parts[1:])
 
 
 def _without_settings(path: str) -> PurePosixPath:

@@ -21,9 +21,7 @@ from raydistill.option_values import flag
 RECORD, LOG, LABELS, CHECKPOINTS = "run.json", "raydistill.log", "labels", "checkpoints"
 EVENTS = "runs"  # of TensorBoard, under the name that Trainer gives them
 ROWS = "rows"  # in the folder of checkpoints: what the student is trained on
-# Some of what a run leaves, at each depth and with each ending.
-STUDENT_FILES = ("config.json", "model.safetensors", "vocab.txt")
-WRITTEN = (RECORD, LOG, *STUDENT_FILES, f"{LABELS}/part-0.parquet", f"{CHECKPOINTS}/{ROWS}/part-0.parquet")
+WRITTEN = (RECORD, LOG, f"{LABELS}/part-0.parquet")  # by every run, and not hidden from readers of folders
 # What a checkpoint holds: Trainer's own one, and its best one if that is another; or the student and what came of it.
 TRAINER, BEST, MODEL, RESULT = "trainer", "best", "model", "result.json"
 

@@ -7,7 +7,7 @@ import enum
 import json
 import math
 from collections.abc import Mapping
-from typing import Any, NoReturn, cast
+from typing import Any, NoReturn, cast, get_type_hints
 
 from transformers import HfArgumentParser, TrainingArguments
 from transformers.integrations import get_available_reporting_integrations
@@ -43,6 +43,7 @@ REFUSED = {
     "dataloader_num_workers": "Ray Data's tasks read and tokenise",
 }
 
+SEVERAL = {name for name, hint in get_type_hints(TrainingArguments).items() if "list" in str(hint)}
 
 BELOW_ONE = Bounds("from 0 to below 1", lambda value: 0 <= value < 1)
 SEED = Bounds("from 0 to 4294967295", lambda value: value is None or 0 <= value < 1 << 32)
@@ -93,8 +94,9 @@ def training_arguments(given: Mapping[str, Any], *, output_dir: str, use_cpu: bo
             raise ConfigError(f"{flag(name)} does not go with raydistill: {REFUSED[name]}.")
     values = {**DEFAULTS, **given}
     # HfArgumentParser takes one text where `TrainingArguments` takes several, as for report_to.
-    lists = {name: list(value) for name, value in values.items() if isinstance(value, list | tuple)}
-    tokens = [_token(name, value) for name, value in values.items() if value is not None and name not in lists]
+    lists = {name: list(map(str, values[name])) for name in SEVERAL & values.keys() if _is_list(values[name])}
+    left = {name: value for name, value in values.items() if value is not None and name not in lists}
+    tokens = [token for name, value in left.items() for token in _tokens(name, value)]
     parser = _Parser(cast(Any, TrainingArguments))
     parser.set_defaults(**lists)
     try:
@@ -115,10 +117,18 @@ def checked_arguments(given: Mapping[str, Any]) -> TrainingArguments:
     return training_arguments(elsewhere, output_dir="unused", use_cpu=True)
 
 
-def _token(name: str, value: Any) -> str:
+def _is_list(value: Any) -> bool:
+    return isinstance(value, list | tuple)
+
+
+def _tokens(name: str, value: Any) -> list[str]:
     """A value as transformers' own command line would have it."""
     value = value.value if isinstance(value, enum.Enum) else value
-    return f"--{name}={json.dumps(value) if isinstance(value, Mapping) else value}"
+    if isinstance(value, Mapping):
+        return [f"--{name}", json.dumps(value)]
+    if _is_list(value):
+        return [f"--{name}", *map(str, value)]
+    return [f"--{name}={value}"]
 
 
 def share_update(batch_size: int, accumulation: int, planned: int, workers: int) -> tuple[int, int]:

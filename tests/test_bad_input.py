@@ -274,7 +274,7 @@ BAD_INPUT: dict[str, tuple[Change, list[str]]] = {
     ),
     "output that the corpus's glob would find": (
         lambda t, g: {
-            "--data-file": str(Path(written(t / "c.txt", "x")).parent / "**" / "*.txt"),
+            "--data-file": str(Path(written(t / "c.txt", "x")).parent / "**" / "*.*"),
             "--output-dir": str(t / "out"),
         },
         ["going on, the run would read what it has written"],

@@ -33,6 +33,9 @@ def test_what_lies_within_a_folder_is_told_by_names_alone(path, folder, within):
         ("/a/**/*.txt", "/a/b", "c/d.txt", True),
         ("/a/**/*.txt", "/b", "c.txt", False),
         ("/a/**", "/a/b", "c", True),
+        ("/a/**/*.txt", "/a/.b", "c.txt", False),
+        ("/a/*/*.txt", "/a/.b", "c.txt", False),
+        ("/a/.*/*.txt", "/a/.b", "c.txt", True),
         ("/a/[bc].txt", "/a", "c.txt", True),
         ("/a/[[]b].txt", "/a", "[b].txt", True),
         ("/a/b.txt", "/a", "b.txt", False),  # which is no glob

@@ -80,6 +80,7 @@ def test_other_defaults_are_transformers_own():
         ("optim_target_modules", ["query", "value"], ["query", "value"]),
         ("report_to", ["tensorboard"], ["tensorboard"]),
         ("report_to", [], []),
+        ("learning_rate", [0.001], 0.001),
         ("warmup_steps", "0.1", 0.1),
         ("warmup_steps", 10, 10.0),
         ("max_steps", "-1", -1),

@@ -17,6 +17,7 @@ from raydistill.stages.faults import our_errors, wait_for
 from raydistill.stages.teacher_actor import as_planned, teacher_task
 
 AUDIT_STALLS = 10
+DIED = "the process that audited the teacher died"
 WORTH_IT = 1.05  # times as fast as fp32: beyond what two measurements differ by
 
 
@@ -36,9 +37,12 @@ def choose_precision(
     if spec.precision == EXACT or (spec.precision == "auto" and not reduced.use_gpu):
         return {"precision": EXACT, "audit": None}
     exact, sample = dataclasses.replace(reduced, precision=EXACT), list(draw_sample())
-    remote = teacher_task(audit_teacher, plan, config.max_failures)
+    remote = teacher_task(audit_teacher, plan)
     try:
-        with our_errors(), console.stage("audit", "texts", len(sample)) as progress:
+        with (
+            our_errors("the process that audited the teacher died"),
+            console.stage("audit", "texts", len(sample)) as progress,
+        ):
             ref = remote.remote(exact, reduced, sample, temperature=config.temperature, multi_label=config.multi_label)
             # It says nothing under way, and exact scores take their time.
             audit: Audit = wait_for([ref], AUDIT_STALLS * 60 * config.stall_timeout, "audit")[0]

@@ -22,6 +22,7 @@ from raydistill.stages.faults import our_errors, wait_for
 from raydistill.stages.label import block_bytes
 from raydistill.stages.teacher_actor import as_planned, teacher_task
 
+DIED = "the process that tried the teacher died"
 LARGEST_STRETCH_BYTES = 256 << 10
 PROBES = 8  # teachers at a time: more tell nothing new
 PROBE_SECONDS, CHUNK_SECONDS, QUICK_LOAD_SECONDS = 15.0, 1.0, 8.0
@@ -66,9 +67,12 @@ def quote_labelling(
         raise CorpusError(f"{files[0].path}: holds blank texts alone, wherever the quote looked.")
     if not any(samples):
         return None
-    spec, remote = as_planned(spec, plan), teacher_task(probe_teacher, plan, tolerance.max_failures)
+    spec, remote = as_planned(spec, plan), teacher_task(probe_teacher, plan)
     at_once = min(plan.teacher_actors_max, PROBES)
-    with our_errors(), console.stage("probe", "teachers" if at_once > 1 else "teacher", at_once) as progress:
+    with (
+        our_errors("the process that tried the teacher died"),
+        console.stage("probe", "teachers" if at_once > 1 else "teacher", at_once) as progress,
+    ):
         asked, sample = time.monotonic(), ray.put(samples)
         waiting = [remote.remote(spec, sample, number, begun=begun) for number in range(at_once)]
         probes, works = [], []

@@ -40,9 +40,12 @@ def as_planned(spec: TeacherSpec, plan: Plan) -> TeacherSpec:
     return dataclasses.replace(spec, use_gpu=plan.teacher_gpus > 0, threads=plan.teacher_threads)
 
 
-def teacher_task(function: Callable[..., Any], plan: Plan, max_failures: int) -> Any:
-    """A function as a Ray task, with what an actor of this plan has; begun again as often if its process dies."""
-    remote: Any = ray.remote(num_cpus=plan.teacher_cpus, num_gpus=plan.teacher_gpus, max_retries=max_failures)
+def teacher_task(function: Callable[..., Any], plan: Plan) -> Any:
+    """A function as a Ray task, with what an actor of this plan has.
+
+    If its process dies, that is the end: one that may be begun again Ray begins again for ever where memory is short.
+    """
+    remote: Any = ray.remote(num_cpus=plan.teacher_cpus, num_gpus=plan.teacher_gpus, max_retries=0)
     return remote(function)
 
 
