@@ -17,7 +17,6 @@ from raydistill.stages.faults import our_errors, wait_for
 from raydistill.stages.teacher_actor import as_planned, teacher_task
 
 AUDIT_STALLS = 10
-DIED = "the process that audited the teacher died"
 WORTH_IT = 1.05  # times as fast as fp32: beyond what two measurements differ by
 
 

@@ -37,7 +37,7 @@ DEATHS = (
 
 @contextlib.contextmanager
 def our_errors(died: str = TOO_OFTEN) -> Iterator[None]:
-    """Raise what a worker said in our own words as itself, not wrapped in Ray's, and as FaultError what died too often.
+    """Raise what a worker said in our own words as itself, not wrapped in Ray's, and as FaultError that one died.
 
     All else passes as it is.
 

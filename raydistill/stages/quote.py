@@ -22,7 +22,6 @@ from raydistill.stages.faults import our_errors, wait_for
 from raydistill.stages.label import block_bytes
 from raydistill.stages.teacher_actor import as_planned, teacher_task
 
-DIED = "the process that tried the teacher died"
 LARGEST_STRETCH_BYTES = 256 << 10
 PROBES = 8  # teachers at a time: more tell nothing new
 PROBE_SECONDS, CHUNK_SECONDS, QUICK_LOAD_SECONDS = 15.0, 1.0, 8.0
