@@ -15,12 +15,14 @@ from raydistill.redaction import without_secrets
 
 
 def quiet_libraries() -> None:
-    """Have Transformers and the hub say little, here and in processes that are started from here.
+    """Have Transformers, the hub and Ray say little, here and in processes that are started from here.
 
-    They ask when they are imported.
+    The first two ask when they are imported.
     """
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # of weights too, which are not even read here
+    # Whether tokens guard a Ray that listens on the loopback interface alone.
+    logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
 
 
 class _Redacted(logging.Formatter):

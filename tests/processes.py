@@ -41,7 +41,7 @@ def environment() -> dict[str, str]:
 
 def run(config: DistillConfig, stage: str) -> None:
     """Run a stage to its end in a process of its own."""
-    subprocess.run(command(config, stage), check=True, capture_output=True, timeout=240, env=environment())
+    subprocess.run(command(config, stage), check=True, capture_output=True, timeout=500, env=environment())
 
 
 def begin(
@@ -55,7 +55,7 @@ def begin(
         start_new_session=True,
         env=environment(),
     )
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while not reached() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.02)
     if not reached() or process.poll() is not None:
@@ -81,7 +81,7 @@ def stop_when(reached: Callable[[], bool], config: DistillConfig, stage: str, se
     process = begin(config, stage, reached)
     others = psutil.Process(process.pid).children(recursive=True)
     process.send_signal(sent)
-    said = process.communicate(timeout=60)[1]
+    said = process.communicate(timeout=180)[1]
     left = psutil.wait_procs(others, timeout=10)[1]
     assert not left, left
     assert process.returncode == 128 + sent, said

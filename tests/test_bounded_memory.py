@@ -51,7 +51,7 @@ print(json.dumps({"said": said, "texts": texts[0], "memory": peak() - before}))
 
 
 def read(path: Path) -> dict:
-    done = subprocess.run([sys.executable, "-c", READ, str(path)], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", READ, str(path)], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 

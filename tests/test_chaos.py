@@ -10,9 +10,12 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+import pytest
+
 SCRIPT = Path(__file__).parents[1] / "examples" / "benchmarks" / "chaos.py"
 
 
+@pytest.mark.slow  # in the suite: a driver, workers, actors and tasks that are killed, and a node that is lost
 def test_kills_of_every_kind_lose_and_double_nothing(tmp_path: Path) -> None:
     size = [
         "--texts",

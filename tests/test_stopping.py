@@ -30,7 +30,7 @@ def stops(grace, act):
 def said_by(code: str) -> list[str]:
     """The lines that a process prints."""
     command = [sys.executable, "-c", BEGIN + code]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=180)
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()
 

@@ -52,6 +52,7 @@ PRIVATE_ENVIRONMENT = {
     "RAY_worker_niceness": "0",  # Ray's 15 would yield to whatever else the machine does
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # a report waits for the next check: by default up to 2 s
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # nobody drains a private Ray
+    "RAY_WARN_BLOCKING_GET_INSIDE_ASYNC": "0",  # Ray Train's controller does
 }
 
 _private = False

@@ -14,6 +14,7 @@ import ray.train
 from ray.train import CheckpointConfig, RunConfig
 from ray.train.torch import TorchTrainer
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
+from ray.train.v2._internal.execution.controller import TrainController
 from ray.train.v2.api.config import ScalingConfig
 from transformers import TrainingArguments
 
@@ -29,7 +30,7 @@ from raydistill.stages.cluster import data_settings, ends_with_run
 from raydistill.stages.faults import end_actor, our_errors
 from raydistill.stages.label_rows import EvenOrWhole, label_rows
 from raydistill.stages.process_group import ProcessGroup
-from raydistill.stages.train_policies import GoOnFromCheckpoint, KnowGroup, RoomForTasks
+from raydistill.stages.train_policies import GoOnFromCheckpoint, KnowGroup, RoomForTasks, SameEnvironment
 from raydistill.stages.train_task import EVALUATION, TRAIN, TrainTask
 from raydistill.stages.watchdog import watched
 from raydistill.stopping import orderly_stop
@@ -47,12 +48,19 @@ class _Trainer(TorchTrainer):
     policies: dict[str, Any]
 
     def _initialize_and_run_controller(self, **controller: Any) -> Any:
-        return super()._initialize_and_run_controller(**{**controller, **self.policies})  # type: ignore[misc]
+        controller |= self.policies
+        if not ends_with_run():
+            return super()._initialize_and_run_controller(**controller)  # type: ignore[misc]
+        # As Ray's own does, but for an environment of its own: see `SameEnvironment`.
+        self.controller = ray.remote(num_cpus=0)(TrainController).remote(**controller)
+        ray.get(self.controller.run.remote())
+        return ray.get(self.controller.get_result.remote())
 
     def _create_default_callbacks(self) -> list[Any]:
         callbacks = super()._create_default_callbacks()  # type: ignore[misc]
         if ends_with_run():  # a process that cleans up after a dead controller has nothing to clean there
             callbacks = [callback for callback in callbacks if not isinstance(callback, PlacementGroupCleanerCallback)]
+            callbacks.insert(0, SameEnvironment())
         return [KnowGroup(), *callbacks]  # first: others may fail while a group starts
 
     def _register_sigint_handler(self, controller: Any) -> None:

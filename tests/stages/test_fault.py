@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -163,18 +164,17 @@ def test_an_actor_and_tasks_that_are_killed_and_a_lost_gpu_cost_no_label(
     label_with: Callable[..., tuple[Counts, LabelStore]],
     tiny_teacher_dir: Path,
 ) -> None:
-    spared = {"MapWorker", "ReadCorpusSource"}
+    killed: list[int] = []
 
     def kill() -> bool:
-        for title in sorted(spared):
-            for process in workers_at(title)[:1]:
-                process.kill()
-                spared.remove(title)
-        return not spared
+        for process in workers_at("ReadCorpusSource")[:1]:
+            process.kill()
+            killed.append(process.pid)
+        return bool(killed)
 
     with meanwhile(kill):
         counts, store = label_with(UnluckyActor, Tolerance(block_seconds=0.1, max_failures=8), 3000)
-    assert not spared
+    assert killed
     assert Path(f"{tiny_teacher_dir}.lost").exists()
     assert Path(f"{tiny_teacher_dir}.torn").exists()
     assert Path(f"{tiny_teacher_dir}.died").exists()
@@ -209,8 +209,8 @@ def test_a_teacher_that_takes_its_process_down_as_it_loads_waits_the_longer(tmp_
     spec = TeacherSpec(str(waits), ("sport", "art"), "{}")
     remote: Any = ray.remote(num_cpus=0.1, max_restarts=-1, max_task_retries=-1)(FragileActor)
     actor = remote.remote(spec, LabelStore(str(tmp_path)))
-    os.kill(ray.get(actor.pid.remote(), timeout=60), signal.SIGKILL)  # later than that is no load's fault
-    assert ray.get(actor.pid.remote(), timeout=60)
+    os.kill(ray.get(actor.pid.remote(), timeout=180), signal.SIGKILL)  # later than that is no load's fault
+    assert ray.get(actor.pid.remote(), timeout=180)
     assert waits.read_text() == "0 1 2 0 "
 
 
@@ -223,7 +223,7 @@ def test_a_task_whose_process_dies_is_told_as_what_it_was() -> None:
         pytest.raises(FaultError, match=r"^the process that did it died \(.*same command goes on"),
         our_errors("the process that did it died"),
     ):
-        ray.get(task.remote(), timeout=120)
+        ray.get(task.remote(), timeout=300)
 
 
 def test_a_text_that_takes_its_teacher_down_with_it_is_set_aside(
@@ -241,10 +241,7 @@ def test_a_text_that_takes_its_teacher_down_with_it_is_set_aside(
 @pytest.mark.parametrize(
     ("actor", "tolerance", "wanted"),
     [
-        pytest.param(
-            *(DyingActor, Tolerance(max_failures=1), r"actors died \d times and nothing got done"),
-            marks=pytest.mark.slow,
-        ),
+        (DyingActor, Tolerance(max_failures=1), r"actors died \d times and nothing got done"),
         pytest.param(
             *(
                 BrokenActor,
@@ -305,8 +302,8 @@ def expect_one_line(config: DistillConfig, command: str, behaviour: str, wanted:
     """That a command with a wayward model ends soon, with the traceback in the log where there was one."""
     began = time.monotonic()
     process = begin(config, command, lambda: True)
-    said = process.communicate(timeout=180)[1]
-    assert time.monotonic() - began < 100  # a minute, where machines are not slow
+    said = process.communicate(timeout=300)[1]
+    assert time.monotonic() - began < 200  # a minute, where machines are not slow
     assert process.returncode == 2
     assert re.match(wanted, said.splitlines()[-1])
     assert "Traceback" not in said
@@ -318,7 +315,10 @@ def expect_one_line(config: DistillConfig, command: str, behaviour: str, wanted:
     ("behaviour", "wanted"),
     [
         ("raises", r"Error: the teacher cannot be loaded on \S+ \(RuntimeError: it has a mind of its own\)\."),
-        ("dies", r"Error: label: actors died \d times and nothing got done\. The log has what they said last; .*"),
+        pytest.param(
+            *("dies", r"Error: label: actors died \d times and nothing got done\. The log has what they said last; .*"),
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_a_teacher_that_never_loads_is_one_line_within_a_minute_and_a_traceback_in_the_log(
@@ -414,7 +414,7 @@ def test_a_folder_that_may_no_longer_be_written_is_one_line_and_when_it_may_be_t
 
     process = begin(config, "label", lambda: any(labels.glob("*.parquet")), AS_ANYBODY)
     labels.chmod(0o555)
-    said = process.communicate(timeout=60)[1]
+    said = process.communicate(timeout=180)[1]
     labels.chmod(0o755)
     assert process.returncode == 2, said
     (error,) = [line for line in said.splitlines() if line.startswith("Error: ")]
@@ -524,71 +524,106 @@ class Follows(Console):
         return progress
 
 
-def test_training_that_is_killed_robbed_of_its_worker_and_stopped_comes_to_the_same_student(
-    tmp_path: Path, make_config: Callable[..., DistillConfig], labels: str
-) -> None:
-    options = {"labels": labels, "per_device_train_batch_size": 4, "save_steps": 100, "num_train_epochs": 6}
-    options |= {"eval_strategy": "steps", "eval_steps": 100, "load_best_model_at_end": True}
-    options |= {"cpus_per_train_worker": 1.0}  # so one thread each time, whatever is free: sums are rounded alike
-    whole, killed = (make_config(tmp_path / name, **options) for name in ("whole", "killed"))
-    train(whole)
+@dataclasses.dataclass
+class Training:
+    """A training of 600 updates with checkpoints: what is disturbed, and the folder of the same one undisturbed."""
 
-    checkpoints: dict[str, int] = {}  # all that were seen, in order, and after how many updates each was made
+    config: DistillConfig
+    whole: Path
+    # All checkpoints that were seen, in order, and after how many updates each was made.
+    checkpoints: dict[str, int] = dataclasses.field(default_factory=dict)
 
-    def updates() -> int:
-        snapshot = tmp_path / "killed" / "checkpoints" / "checkpoint_manager_snapshot.json"
+    @property
+    def folder(self) -> Path:
+        return Path(str(self.config.output_dir))
+
+    def updates(self) -> int:
+        """After how many the last checkpoint was made."""
+        snapshot = self.folder / "checkpoints" / "checkpoint_manager_snapshot.json"
         with contextlib.suppress(FileNotFoundError, json.JSONDecodeError):
             found = json.loads(snapshot.read_text())["checkpoint_results"]
             metrics = {result["checkpoint_dir_name"]: result["metrics"] for result in found}
             made = {name: reported["updates"] for name, reported in metrics.items() if "updates" in reported}
-            checkpoints.update(made)
+            self.checkpoints.update(made)
             return max(made.values(), default=0)
         return 0
 
-    kill_when(lambda: updates() > 0, killed, "train")
-    reached = updates()
-    assert not (tmp_path / "killed" / "config.json").exists()
-    assert list((tmp_path / "killed" / "checkpoints" / "rows").glob("*.parquet"))  # texts are tokenised once
-    assert "it/s]" not in (tmp_path / "killed" / "raydistill.log").read_text()  # no bars of libraries
+    def finish(self, *acts: Callable[[Follows], bool]) -> str:
+        """Go on to the end, under what is done to it meanwhile, in this order; what was said.
 
-    console = Follows(updates)
-    robbed: set[int] = set()
-    robbed_at = stopped_at = 0
+        The student is the undisturbed one, to the last bit.
+        """
+        reached, console = self.updates(), Follows(self.updates)
+        with meanwhile(*(partial(act, console) for act in acts)) as done:
+            train(self.config, console)
+        assert len(done) == len(acts)
+        said = console.stream.getvalue()  # type: ignore[attr-defined]
+        assert f"train  goes on after {reached} updates" in said
+        assert len(self.checkpoints) >= 3
+        assert list(self.checkpoints.values()) == sorted(self.checkpoints.values())  # none was made from the beginning
+        folders = (self.whole, self.folder)
+        records = [json.loads((folder / "run.json").read_text()) for folder in folders]
+        assert records[0]["stages"]["train"]["updates"] == records[1]["stages"]["train"]["updates"] == 600
+        expected, found = (load_file(folder / "model.safetensors") for folder in folders)
+        for name in expected:
+            assert np.array_equal(found[name].numpy(), expected[name].numpy()), name
+        assert not (self.folder / "checkpoints").exists()
+        return said
 
-    def rob() -> bool:
-        nonlocal robbed_at
-        if console.done <= reached:
-            return False
-        robbed_at = console.done
-        for worker in workers_at("RayTrainWorker"):
-            robbed.add(worker.pid)
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory, make_config: Callable[..., DistillConfig], labels: str) -> Path:
+    folder = tmp_path_factory.mktemp("whole")
+    train(make_config(folder, labels=labels, **LONG_TRAINING))
+    return folder
+
+
+LONG_TRAINING = {
+    "per_device_train_batch_size": 4,
+    "save_steps": 100,
+    "num_train_epochs": 6,
+    "eval_strategy": "steps",
+    "eval_steps": 100,
+    "load_best_model_at_end": True,
+    "cpus_per_train_worker": 1.0,  # so one thread each time, whatever is free: sums are rounded alike
+}
+
+
+@pytest.fixture
+def disturbed(tmp_path: Path, make_config: Callable[..., DistillConfig], labels: str, whole: Path) -> Training:
+    return Training(make_config(tmp_path / "disturbed", labels=labels, **LONG_TRAINING), whole)
+
+
+def test_training_that_is_killed_and_robbed_of_its_worker_comes_to_the_same_student(disturbed: Training) -> None:
+    kill_when(lambda: disturbed.updates() > 0, disturbed.config, "train")
+    reached = disturbed.updates()
+    assert not (disturbed.folder / "config.json").exists()
+    assert list((disturbed.folder / "checkpoints" / "rows").glob("*.parquet"))  # texts are tokenised once
+    assert "it/s]" not in (disturbed.folder / "raydistill.log").read_text()  # no bars of libraries
+
+    def rob(console: Follows) -> bool:
+        workers = workers_at("RayTrainWorker") if console.done > reached else []
+        for worker in workers:
             worker.kill()
-        return bool(robbed)
+        return bool(workers)
+
+    disturbed.finish(rob)
+
+
+@pytest.mark.slow  # labelling, in the suite, is stopped in the same way
+def test_training_that_is_stopped_makes_a_checkpoint_on_the_way_out(disturbed: Training) -> None:
+    console = Follows(disturbed.updates)
+    stopped_at = 0
 
     def stop() -> bool:
         nonlocal stopped_at
-        again = any(worker.pid not in robbed for worker in workers_at("RayTrainWorker"))
-        if again and console.done > robbed_at:
+        if console.done > 150:
             stopped_at = console.done
             os.kill(os.getpid(), signal.SIGINT)
         return bool(stopped_at)
 
-    with pytest.raises(KeyboardInterrupt), meanwhile(rob, stop):
-        train(killed, console)
-    said = console.stream.getvalue()  # type: ignore[attr-defined]
-    assert f"train  goes on after {reached} updates" in said
-    assert "stopping" in said
-    assert updates() >= stopped_at > robbed_at > reached  # a checkpoint was made on the way out
-
-    reached, console = updates(), Follows(updates)
-    train(killed, console)
-    assert f"train  goes on after {reached} updates" in console.stream.getvalue()  # type: ignore[attr-defined]
-    assert len(checkpoints) >= 3
-    assert list(checkpoints.values()) == sorted(checkpoints.values())  # none was made from the beginning
-
-    records = [json.loads((tmp_path / name / "run.json").read_text()) for name in ("whole", "killed")]
-    assert records[0]["stages"]["train"]["updates"] == records[1]["stages"]["train"]["updates"] == 600
-    expected, found = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "killed"))
-    for name in expected:
-        assert np.array_equal(found[name].numpy(), expected[name].numpy()), name
-    assert not (tmp_path / "killed" / "checkpoints").exists()
+    with pytest.raises(KeyboardInterrupt), meanwhile(stop):
+        train(disturbed.config, console)
+    assert "stopping" in console.stream.getvalue()  # type: ignore[attr-defined]
+    assert disturbed.updates() >= stopped_at > 0
+    disturbed.finish()

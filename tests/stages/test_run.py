@@ -19,6 +19,8 @@ import pandas as pd
 import pytest
 import ray.data
 from processes import stop_when, workers_at
+from ray._private.state import state
+from ray.core.generated import gcs_pb2
 from tiny_models import MAX_LENGTH
 
 import raydistill
@@ -95,6 +97,14 @@ def test_ray_does_not_complain_of_how_it_is_used() -> None:
         job_actors()
     package = str(Path(raydistill.__file__).parent)
     assert not [complaint for complaint in complaints if complaint.filename.startswith((package, __file__))]
+
+
+def test_no_process_of_a_private_ray_is_started_twice_for_an_environment_of_its_own(finished: DistillResult) -> None:
+    rows = state._connect_and_get_accessor().get_actor_table(None, None)
+    actors = [gcs_pb2.ActorTableData.FromString(row) for row in rows]
+    own = {actor.class_name: actor.serialized_runtime_env for actor in actors}
+    assert own.keys() >= {"TrainController", "RayTrainWorker", "SynchronizationActor", "SplitCoordinator"}
+    assert set(own.values()) <= {"", "{}"}
 
 
 def test_events_for_tensorboard_are_kept(finished: DistillResult) -> None:
