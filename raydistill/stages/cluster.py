@@ -35,6 +35,7 @@ from raydistill.files import Folder
 from raydistill.label_store import RECORD as LABELS_RECORD
 from raydistill.resources import Node
 from raydistill.stages.faults import DEATHS
+from raydistill.stages.forks import forked_workers
 
 CONNECT_SECONDS = 10
 ANSWER_SECONDS = 120.0  # for a node to look at a folder
@@ -75,38 +76,52 @@ def connection(address: str | None, *, worker_output: bool = False) -> Iterator[
     if ray.is_initialized():
         yield
         return
-    global _private
     on_terminate = signal.getsignal(signal.SIGTERM)
     settings: dict[str, Any] = {"log_to_driver": worker_output, "logging_level": logging.WARNING}
-    if address in (None, "local"):
-        for name, value in (PRIVATE_ENVIRONMENT | WORKER_ENVIRONMENT).items():
-            os.environ.setdefault(name, value)
+    with _started(settings) if address in (None, "local") else _joined(str(address), settings):
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, on_terminate)  # Ray has put its own there
+        yield
+
+
+@contextlib.contextmanager
+def _started(settings: dict[str, Any]) -> Iterator[None]:
+    """A Ray of our own, which ends here too."""
+    global _private
+    for name, value in (PRIVATE_ENVIRONMENT | WORKER_ENVIRONMENT).items():
+        os.environ.setdefault(name, value)
+    with forked_workers():
         with _started_lean():
             ray.init(address="local", include_dashboard=False, **settings)
         _private = True
-    else:
-        assert address is not None
-        place = _expect_listener(address)
-        forwarded = {name: os.environ[name] for name in FORWARDED_ENVIRONMENT if name in os.environ}
-        if address.startswith(CLIENT_SCHEME):
-            # A client may show a token that nobody asks for; a driver may not, as it would ask for one in its turn.
-            maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
-        package = str(Path(raydistill.__file__).parent)
-        runtime_env = {"py_modules": [package], "env_vars": WORKER_ENVIRONMENT | forwarded}
-        attempts = CLIENT_ATTEMPTS if address.startswith(CLIENT_SCHEME) else 1
-        for attempt in range(1, attempts + 1):
-            try:
-                ray.init(address=place, runtime_env=runtime_env, **settings)
-                break
-            except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
-                if attempt == attempts or STARTUP_FAULT not in str(error):
-                    raise _no_cluster(address, first_line(error)) from None
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, on_terminate)  # Ray has put its own there
+        try:
+            yield
+        finally:
+            _private = False
+            ray.shutdown()
+
+
+@contextlib.contextmanager
+def _joined(address: str, settings: dict[str, Any]) -> Iterator[None]:
+    """A cluster that is there, and stays. Raises ResourceError."""
+    place = _expect_listener(address)
+    forwarded = {name: os.environ[name] for name in FORWARDED_ENVIRONMENT if name in os.environ}
+    if address.startswith(CLIENT_SCHEME):
+        # A client may show a token that nobody asks for; a driver may not, as it would ask for one in its turn.
+        maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
+    package = str(Path(raydistill.__file__).parent)
+    runtime_env = {"py_modules": [package], "env_vars": WORKER_ENVIRONMENT | forwarded}
+    attempts = CLIENT_ATTEMPTS if address.startswith(CLIENT_SCHEME) else 1
+    for attempt in range(1, attempts + 1):
+        try:
+            ray.init(address=place, runtime_env=runtime_env, **settings)
+            break
+        except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
+            if attempt == attempts or STARTUP_FAULT not in str(error):
+                raise _no_cluster(address, first_line(error)) from None
     try:
         yield
     finally:
-        _private = False
         ray.shutdown()
 
 

@@ -38,6 +38,7 @@ from raydistill.resources import Request, make_plan
 from raydistill.specs import ModelSpec, TeacherSpec, Tolerance
 from raydistill.stages.cluster import free_nodes
 from raydistill.stages.faults import job_actors, our_errors
+from raydistill.stages.forks import SWITCH
 from raydistill.stages.label import Counts, label_corpus
 from raydistill.stages.label_rows import label_rows
 from raydistill.stages.teacher_actor import TeacherActor, teacher_task
@@ -322,8 +323,14 @@ def expect_one_line(config: DistillConfig, command: str, behaviour: str, wanted:
     ],
 )
 def test_a_teacher_that_never_loads_is_one_line_within_a_minute_and_a_traceback_in_the_log(
-    behaviour: str, wanted: str, tmp_path: Path, make_config: Callable[..., DistillConfig], corpus_lines: list[str]
+    behaviour: str,
+    wanted: str,
+    tmp_path: Path,
+    make_config: Callable[..., DistillConfig],
+    corpus_lines: list[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setenv(SWITCH, "0")  # as where there are GPUs
     corpus = tmp_path / "corpus.txt"
     corpus.write_text("\n".join(corpus_lines))
     options = wayward(tmp_path / "model", behaviour) | {"max_failures": 0}

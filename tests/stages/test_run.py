@@ -8,6 +8,7 @@ import math
 import re
 import shutil
 import signal
+import sys
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -17,6 +18,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import ray
 import ray.data
 from processes import stop_when, workers_at
 from ray._private.state import state
@@ -105,6 +107,18 @@ def test_no_process_of_a_private_ray_is_started_twice_for_an_environment_of_its_
     own = {actor.class_name: actor.serialized_runtime_env for actor in actors}
     assert own.keys() >= {"TrainController", "RayTrainWorker", "SynchronizationActor", "SplitCoordinator"}
     assert set(own.values()) <= {"", "{}"}
+
+
+def test_workers_of_a_private_ray_are_forks_and_draw_random_numbers_of_their_own() -> None:
+    @ray.remote
+    class Worker:
+        def drawn(self) -> tuple[bool, str, float]:
+            return "torch" in sys.modules, ray.ObjectRef.from_random().hex(), np.random.random()
+
+    workers = [Worker.options(num_cpus=0).remote() for _ in range(3)]  # type: ignore[attr-defined]
+    forked, ids, numbers = zip(*ray.get([worker.drawn.remote() for worker in workers]), strict=True)
+    assert all(forked)
+    assert len(set(ids)) == len(set(numbers)) == 3
 
 
 def test_events_for_tensorboard_are_kept(finished: DistillResult) -> None:

@@ -1,0 +1,119 @@
+"""The process that a Ray's workers are forks of: see `forks`."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import runpy
+import select
+import signal
+import socket
+import sys
+from pathlib import Path
+
+from raydistill.quick_imports import quick_imports
+from raydistill.stages import fork_worker
+
+REQUEST_SECONDS = 5.0
+
+
+def main() -> None:
+    """Import what takes long; then fork for whoever asks, while the driver is there. Each fork becomes a worker."""
+    listener = socket.socket(fileno=int(sys.argv[1]))
+    with quick_imports():
+        import numpy as np
+        import pandas  # noqa: F401
+
+        import raydistill.student
+        import raydistill.teacher  # noqa: F401
+
+        first = _next(listener)
+        if first is None:
+            return
+        os.environ.update(first.environment)  # Ray looks at it once, when it is imported
+        import ray  # noqa: F401
+    if _random_id() == _random_id():
+        raise SystemExit("Ray has drawn a random number already: its forks would all draw the same.")
+    request: _Request | None = first
+    while request and not request.forked():
+        request = _next(listener)
+    if request:
+        listener.close()
+        np.random.seed()  # or it would be the same in every fork
+        request.take_over()
+        runpy.run_path(sys.argv[0], run_name="__main__")
+
+
+def _random_id() -> bytes:
+    """What Ray, which seeds its generator when it first needs one, would draw in a fork; `ray.data` draws already."""
+    told, tell = os.pipe()
+    if not os.fork():
+        from ray import ObjectRef
+
+        os.write(tell, ObjectRef.from_random().binary())
+        os._exit(0)
+    os.close(tell)
+    with open(told, "rb") as reader:
+        drawn = reader.read()
+    os.wait()
+    return drawn
+
+
+def _next(listener: socket.socket) -> _Request | None:
+    """The next one that can be understood; None once the driver is gone."""
+    while sys.stdin not in select.select([listener, sys.stdin], [], [])[0]:
+        asking, descriptors = listener.accept()[0], list[int]()
+        asking.settimeout(REQUEST_SECONDS)
+        try:
+            content, descriptors, _, _ = socket.recv_fds(asking, 1 << 20, 3)
+            while not content.endswith(b"\n") and (more := asking.recv(1 << 20)):
+                content += more
+            return _Request(asking, descriptors, **json.loads(content))
+        except (OSError, ValueError, TypeError):
+            for descriptor in descriptors:
+                os.close(descriptor)
+            asking.close()  # who asks and hears nothing helps himself
+    return None
+
+
+@dataclasses.dataclass
+class _Request:
+    """What Ray has given to a process that asks for a fork, which is to take it over."""
+
+    asking: socket.socket
+    descriptors: list[int]
+    arguments: list[str]
+    environment: dict[str, str]
+    folder: str
+    oom_score_adj: str
+
+    def forked(self) -> bool:
+        """Fork, if that is still wanted; whether this is the fork."""
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody asks how it ends
+        with self.asking:
+            try:
+                self.asking.sendall(fork_worker.STILL_THERE)
+                if self.asking.recv(1) == fork_worker.YES:
+                    if not os.fork():
+                        return True
+                    self.asking.sendall(fork_worker.DONE)
+            except OSError:
+                pass
+        for descriptor in self.descriptors:
+            os.close(descriptor)
+        return False
+
+    def take_over(self) -> None:
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        os.setpgid(0, 0)  # as Ray's own: it ends the whole group of a worker that it ends
+        for number, descriptor in enumerate(self.descriptors):
+            os.dup2(descriptor, number)
+            os.close(descriptor)
+        os.environ.clear()
+        os.environ.update(self.environment)
+        os.chdir(self.folder)
+        with contextlib.suppress(OSError):  # where memory is short, workers are to go first
+            Path("/proc/self/oom_score_adj").write_text(self.oom_score_adj)
+        sys.argv = self.arguments
