@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
+import resource
 import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
 from raydistill.stages import fork_worker, forks
-from raydistill.stages.fork_worker import SOCKET, WORKER
+from raydistill.stages.fork_worker import FOLDER, WORKER
 
 # In the place of Ray's own command for a worker.
 TELLS = """
-import json, os, sys
+import json, os, resource, signal, sys
 from pathlib import Path
 import numpy as np
 
@@ -30,9 +31,11 @@ Path(sys.argv[1]).write_text(json.dumps({
     "variable": os.environ.get("VARIABLE"),
     "oom_score_adj": Path("/proc/self/oom_score_adj").read_text(),
     "leads a group": os.getpid() == os.getpgrp(),
+    "files": resource.getrlimit(resource.RLIMIT_NOFILE)[0],
+    "blocks SIGINT": signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, []),
     "forked": "torch" in sys.modules,
     "of ours": Path(sys.modules["raydistill"].__file__).parts[-2] if "raydistill" in sys.modules else None,
-    "drawn": np.random.random(),
+    "drawn": [np.random.random(), "torch" in sys.modules and sys.modules["torch"].rand(1).item()],
 }))
 print("said")
 """
@@ -48,41 +51,60 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("f")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(working)
+        patch.setattr(sys, "path", [*sys.path, Path("is passed over by Python")])
         server = forks._start_server(folder)
-    assert server is not None
     yield folder
     server.communicate(timeout=60)
     assert server.returncode == 0, (folder / forks.LOG).read_text()
 
 
+Start = Callable[..., "subprocess.Popen[str]"]
+FILES = 500
+
+
 @pytest.fixture
-def start(tmp_path: Path) -> Callable[..., dict]:
-    """Starts a worker as Ray does; what it tells."""
+def start(tmp_path: Path) -> Start:
+    """Starts a worker as Ray does."""
     script = tmp_path / "tells.py"
     script.write_text(TELLS)
 
-    def start(where: Path, *arguments: str) -> dict:
-        told = tmp_path / "told.json"
-        told.unlink(missing_ok=True)
+    def start(where: Path, *arguments: str) -> subprocess.Popen[str]:
         (tmp_path / "at work").mkdir(exist_ok=True)
-        done = subprocess.run(
-            [sys.executable, fork_worker.__file__, str(told), *arguments],
-            env=os.environ | {SOCKET: str(where / forks.SOCKET), WORKER: str(script), "VARIABLE": "of this worker"},
+        large = {f"LARGE_{i}": "large " * 20_000 for i in range(6)}
+        told = {FOLDER: str(where), WORKER: str(script), "VARIABLE": "of this worker"}
+        hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        return subprocess.Popen(
+            [sys.executable, fork_worker.__file__, str(tmp_path / "told.json"), *arguments],
+            env=os.environ | large | told,
             cwd=tmp_path / "at work",
-            capture_output=True,  # read to its end: until the fork, too, has ended
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
-            timeout=120,
+            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (FILES, hard)),
         )
-        assert (done.returncode, done.stdout, done.stderr) == (0, "said\n", "")
-        return json.loads(told.read_text())
 
     return start
 
 
+@pytest.fixture
+def told_by(tmp_path: Path) -> Callable[[subprocess.Popen[str]], dict[str, Any]]:
+    """What a worker tells."""
+
+    def told_by(worker: subprocess.Popen[str]) -> dict[str, Any]:
+        said = worker.communicate(timeout=180)  # to its end: until the fork, too, has ended
+        assert (worker.returncode, *said) == (0, "said\n", "")
+        return json.loads((tmp_path / "told.json").read_text())
+
+    return told_by
+
+
+ToldBy = Callable[["subprocess.Popen[str]"], dict[str, Any]]
+
+
 def test_a_fork_has_all_that_the_command_was_given_and_its_own_random_numbers(
-    folder: Path, start: Callable[..., dict], tmp_path: Path
+    folder: Path, start: Start, told_by: ToldBy, tmp_path: Path
 ) -> None:
-    one, other = start(folder, "--one", "2"), start(folder)
+    one, other = told_by(start(folder, "--one", "2")), told_by(start(folder))
     wanted = {
         "name": "__main__",
         "arguments": ["--one", "2"],
@@ -90,64 +112,104 @@ def test_a_fork_has_all_that_the_command_was_given_and_its_own_random_numbers(
         "variable": "of this worker",
         "oom_score_adj": Path("/proc/self/oom_score_adj").read_text(),
         "leads a group": True,
+        "files": FILES,
+        "blocks SIGINT": True,
         "forked": True,
         "of ours": "raydistill",
     }
     assert {name: value for name, value in one.items() if name != "drawn"} == wanted
     assert other["forked"] is True
-    assert one["drawn"] != other["drawn"]
+    assert not set(one["drawn"]) & set(other["drawn"])
 
 
-def test_where_nobody_forks_the_command_becomes_the_worker(tmp_path: Path, start: Callable[..., dict]) -> None:
-    told = start(tmp_path, "--one", "2")
+def test_where_the_server_dies_before_it_forks_the_command_becomes_the_worker(
+    tmp_path: Path, start: Start, told_by: ToldBy
+) -> None:
+    server = forks._start_server(tmp_path)
+    worker = start(tmp_path, "--one", "2")
+    with pytest.raises(subprocess.TimeoutExpired):
+        worker.wait(timeout=1)
+    server.kill()
+    told = told_by(worker)
+    assert (told["forked"], told["name"], told["arguments"]) == (False, "__main__", ["--one", "2"])
+    server.communicate()
+
+
+def test_forks_end_with_their_server(tmp_path: Path, start: Start) -> None:
+    (tmp_path / "tells.py").write_text("import os, time; print(os.getpid(), flush=True); time.sleep(600)")
+    server = forks._start_server(tmp_path)
+    worker = start(tmp_path)
+    assert worker.stdout is not None
+    fork = psutil.Process(int(worker.stdout.readline()))
+    assert fork.ppid() == server.pid
+    server.terminate()
+    fork.wait(timeout=60)
+    server.communicate()
+    worker.communicate()
+
+
+def test_no_module_beside_the_command_has_the_name_of_one_that_it_imports() -> None:
+    beside = {path.stem for path in Path(fork_worker.__file__).parent.glob("*.py")}
+    assert not beside & sys.stdlib_module_names
+
+
+def test_where_nobody_forks_the_command_becomes_the_worker(tmp_path: Path, start: Start, told_by: ToldBy) -> None:
+    told = told_by(start(tmp_path, "--one", "2"))
     assert (told["forked"], told["name"], told["arguments"]) == (False, "__main__", ["--one", "2"])
 
 
-def test_who_has_given_up_gets_no_fork(folder: Path, start: Callable[..., dict], tmp_path: Path) -> None:
-    start(folder)  # so that the server is there
+def test_who_has_given_up_gets_no_fork(folder: Path, start: Start, told_by: ToldBy, tmp_path: Path) -> None:
+    told_by(start(folder))  # so that the server is there
     started = tmp_path / "started"
     script = tmp_path / "touches.py"
     script.write_text(f"open({str(started)!r}, 'w')")
-    request = {"arguments": [str(script)], "environment": {}, "folder": "/", "oom_score_adj": "0"}
+    request = {"arguments": [str(script)], "environment": {}, "folder": "/", "files": [99, 99], "oom_score_adj": "0"}
     for content in (json.dumps(request).encode() + b"\n", b"{}\n", b"no JSON\n", b""):
         with socket.socket(socket.AF_UNIX) as asking:
-            asking.connect(str(folder / forks.SOCKET))
+            asking.connect(str(folder / "socket"))
             if content:
                 socket.send_fds(asking, [content], [0, 1, 2])
-    assert start(folder)["forked"] is True
+    assert told_by(start(folder))["forked"] is True
     assert not started.exists()
 
 
-@contextlib.contextmanager
-def another_server() -> Iterator[list[psutil.Process]]:
-    """The server that is there for Ray to be started within."""
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> list[subprocess.Popen[bytes]]:
+    """The servers that a test starts."""
+    servers, start = list[subprocess.Popen[bytes]](), forks._start_server
 
-    def servers() -> set[psutil.Process]:
-        return {child for child in psutil.Process().children() if "fork_server" in " ".join(child.cmdline())}
+    def noted(folder: Path) -> subprocess.Popen[bytes]:
+        servers.append(start(folder))
+        return servers[-1]
 
-    before = servers()
-    with forks.forked_workers():
-        yield list(servers() - before)
+    monkeypatch.setattr(forks, "_start_server", noted)
+    return servers
 
 
-def test_the_server_ends_with_its_ray_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    at_work: list[psutil.Process] = []
+def test_the_server_ends_with_its_ray_and_leaves_nothing(
+    tmp_path: Path, started: list[subprocess.Popen[bytes]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = tmp_path / ("of a long name" * 10)
+    place.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(place))
 
     def run() -> None:
-        with another_server() as servers:
-            at_work.extend(servers)
-            assert list(tmp_path.iterdir())
+        with forks.forked_workers():
+            assert started[0].poll() is None
+            assert list(place.iterdir())
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         run()
-    assert [server.is_running() for server in at_work] == [False]
-    assert not list(tmp_path.iterdir())
+    assert started[0].returncode is not None
+    assert not list(place.iterdir())
 
 
 def test_where_it_cannot_be_or_is_not_wanted_workers_start_by_themselves(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    tmp_path: Path,
+    started: list[subprocess.Popen[bytes]],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     class Accelerators:
         @staticmethod
@@ -156,16 +218,15 @@ def test_where_it_cannot_be_or_is_not_wanted_workers_start_by_themselves(
 
     with monkeypatch.context() as patch:
         patch.setenv(forks.SWITCH, "0")
-        with another_server() as found:
-            assert not found
+        with forks.forked_workers():
+            pass
     with monkeypatch.context() as patch:
         patch.setattr(forks, "get_all_accelerator_managers", lambda: [Accelerators])
-        with another_server() as found:
-            assert not found
+        with forks.forked_workers():
+            pass
     assert not caplog.records
-    long = tmp_path / ("long" * 40)
-    long.mkdir()
-    monkeypatch.setattr("tempfile.tempdir", str(long))
-    with another_server() as found:
-        assert not found
-    assert "AF_UNIX path too long" in caplog.text
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "none"))
+    with forks.forked_workers():
+        pass
+    assert "workers start by themselves" in caplog.text
+    assert not started

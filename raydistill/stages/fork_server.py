@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import dataclasses
 import json
 import os
+import resource
 import runpy
 import select
 import signal
@@ -17,14 +19,17 @@ from raydistill.quick_imports import quick_imports
 from raydistill.stages import fork_worker
 
 REQUEST_SECONDS = 5.0
+PR_SET_PDEATHSIG = 1  # of prctl: what the end of the process that forks sends to its forks
 
 
 def main() -> None:
     """Import what takes long; then fork for whoever asks, while the driver is there. Each fork becomes a worker."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # as Ray does: workers have the driver's grace
     listener = socket.socket(fileno=int(sys.argv[1]))
     with quick_imports():
         import numpy as np
         import pandas  # noqa: F401
+        import torch
 
         import raydistill.student
         import raydistill.teacher  # noqa: F401
@@ -34,14 +39,15 @@ def main() -> None:
             return
         os.environ.update(first.environment)  # Ray looks at it once, when it is imported
         import ray  # noqa: F401
-    if _random_id() == _random_id():
-        raise SystemExit("Ray has drawn a random number already: its forks would all draw the same.")
+    if not (drawn := _random_id()) or drawn == _random_id():
+        raise SystemExit("Ray has drawn a random number already, or cannot: its forks would all draw the same.")
     request: _Request | None = first
-    while request and not request.forked():
+    while request and not request.is_fork():
         request = _next(listener)
     if request:
         listener.close()
-        np.random.seed()  # or it would be the same in every fork
+        np.random.seed()  # or they would be the same in every fork
+        torch.seed()
         request.take_over()
         runpy.run_path(sys.argv[0], run_name="__main__")
 
@@ -50,10 +56,12 @@ def _random_id() -> bytes:
     """What Ray, which seeds its generator when it first needs one, would draw in a fork; `ray.data` draws already."""
     told, tell = os.pipe()
     if not os.fork():
-        from ray import ObjectRef
+        try:
+            from ray import ObjectRef
 
-        os.write(tell, ObjectRef.from_random().binary())
-        os._exit(0)
+            os.write(tell, ObjectRef.from_random().binary())
+        finally:
+            os._exit(0)
     os.close(tell)
     with open(told, "rb") as reader:
         drawn = reader.read()
@@ -87,9 +95,10 @@ class _Request:
     arguments: list[str]
     environment: dict[str, str]
     folder: str
+    files: tuple[int, int]
     oom_score_adj: str
 
-    def forked(self) -> bool:
+    def is_fork(self) -> bool:
         """Fork, if that is still wanted; whether this is the fork."""
         signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody asks how it ends
         with self.asking:
@@ -108,12 +117,14 @@ class _Request:
     def take_over(self) -> None:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         os.setpgid(0, 0)  # as Ray's own: it ends the whole group of a worker that it ends
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         for number, descriptor in enumerate(self.descriptors):
             os.dup2(descriptor, number)
             os.close(descriptor)
         os.environ.clear()
         os.environ.update(self.environment)
         os.chdir(self.folder)
+        resource.setrlimit(resource.RLIMIT_NOFILE, self.files)  # which Ray has raised meanwhile
         with contextlib.suppress(OSError):  # where memory is short, workers are to go first
             Path("/proc/self/oom_score_adj").write_text(self.oom_score_adj)
         sys.argv = self.arguments
