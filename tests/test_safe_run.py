@@ -59,7 +59,7 @@ TEXTS = [*sentences()[:30], "=1+1", "\x1b[31mred", "../../../escape too", "<b>bo
 
 @dataclasses.dataclass(frozen=True)
 class Remains:
-    """What a run has left: a folder, what it said, all that Ray wrote, the addresses where it listened.
+    """What a quote and a run have left: a folder, what they said, all that Ray wrote, the addresses of the run.
 
     `teacher` is the one that it began with, as a folder; `server` what a URI must say to find the corpus's server.
     """
@@ -131,17 +131,15 @@ def remains(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Remains]:
         }
         options = [str(token) for flag in flags.items() for token in flag]
         options += ["--trust-remote-code", "--allow-pickle-weights", "--multi-label"]
-        process = subprocess.Popen(
-            [sys.executable, "-m", "raydistill", "run", *options],
-            env=os.environ | environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
+        command = [sys.executable, "-m", "raydistill"]
+        how = {"env": os.environ | environment, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+        quoted = subprocess.run([*command, "label", *options, "--dry-run"], timeout=300, **how)
+        assert quoted.returncode == 0, quoted.stdout[-2000:]
+        said = quoted.stdout + (tmp_path / "run" / "out" / "run.json").read_text()
+        process = subprocess.Popen([*command, "run", *options], **how)
         watch = Watch(process.pid)
         watch.start()
         assert process.stdout is not None
-        said = ""
         for line in process.stdout:
             said += line
             if line.startswith("plan "):

@@ -7,7 +7,6 @@ import ctypes
 import dataclasses
 import json
 import os
-import resource
 import runpy
 import select
 import signal
@@ -115,6 +114,8 @@ class _Request:
         return False
 
     def take_over(self) -> None:
+        import resource  # which other systems need not have
+
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         os.setpgid(0, 0)  # as Ray's own: it ends the whole group of a worker that it ends
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)

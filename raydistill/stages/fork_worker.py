@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import resource
 import socket
 import sys
 import time
@@ -29,6 +28,8 @@ def socket_in(folder: str) -> Iterator[str]:
 
 def handed_over() -> bool:
     """Ask for a fork in this process's place; whether there is one."""
+    import resource  # which other systems need not have
+
     until = time.monotonic() + PATIENCE_SECONDS
     with socket.socket(socket.AF_UNIX) as asking:
 

@@ -1,7 +1,7 @@
-"""Workers of a Ray of our own as forks of one process that has imported all there is.
+"""Workers of a Ray of our own as forks of one process that has imported what takes long.
 
 A worker that starts by itself imports Ray for seconds, and PyTorch and Transformers for several more; a small run has
-a dozen of them, and did little else. Here a process imports everything once, and each worker is a fork of it.
+a dozen of them, and did little else. Here a process imports that once, and each worker is a fork of it.
 
 Ray starts a worker by a command. The command that it is given here is `fork_worker`: it asks `fork_server` for a fork
 with the arguments, environment and output that Ray has given it, and ends. Ray takes for the worker whoever registers
