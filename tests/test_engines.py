@@ -17,7 +17,8 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, Bert
 
 from raydistill.engines import exported, openvino_engine, packed, torch_engine
 from raydistill.engines.engine import engine_name
-from raydistill.engines.load import check_backend, expect_native, load_engine
+from raydistill.engines.load import expect_native, load_engine
+from raydistill.engines.offers import check_backend
 from raydistill.engines.torch_engine import TorchEngine
 from raydistill.errors import ConfigError, ModelError, RunDirError
 from raydistill.first_token import narrow_last_layer
@@ -203,7 +204,7 @@ def test_auto_takes_what_was_measured_faster_and_measures_once(own, rival, name,
 
 
 def test_without_openvino_auto_is_pytorch(family_dirs, cache, monkeypatch):
-    monkeypatch.setattr(openvino_engine, "installed", lambda precision="fp32": False)
+    monkeypatch.setattr("raydistill.engines.load.openvino_installed", lambda precision="fp32": False)
     engine = load(request(family_dirs["bert"], backend="auto"), batches_of(family_dirs["bert"]))
     assert engine_name(engine) == "torch fp32"
     assert not cache.exists()
@@ -219,7 +220,7 @@ def test_without_openvino_auto_is_pytorch(family_dirs, cache, monkeypatch):
     ],
 )
 def test_what_cannot_be_had_is_one_clear_error(backend, precision, use_gpu, message, monkeypatch):
-    monkeypatch.setattr(openvino_engine, "installed", lambda precision="fp32": False)
+    monkeypatch.setattr("raydistill.engines.offers.openvino_installed", lambda precision="fp32": False)
     with pytest.raises(ConfigError, match=message):
         check_backend(backend, precision, use_gpu=use_gpu)
 

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertConfig, RobertaConfig
 
-from raydistill.engines.load import check_backend, expect_native
+from raydistill.engines.load import expect_native
+from raydistill.engines.offers import check_backend
 from raydistill.errors import ConfigError
 from raydistill.specs import TeacherSpec
 from raydistill.stages.demo import DemoFiles

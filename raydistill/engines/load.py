@@ -14,6 +14,7 @@ from accelerate.utils import compile_regions
 from raydistill.engines import openvino_engine, torch_engine
 from raydistill.engines.engine import EXACT, TOLERANCE, Engine, Inputs, share_off
 from raydistill.engines.exported import ExportedTeacher, exported_teacher
+from raydistill.engines.offers import check_backend, openvino_installed
 from raydistill.engines.packed import Packing, take_packed, take_padded
 from raydistill.engines.torch_engine import TorchEngine
 from raydistill.errors import ConfigError, EngineError, ModelError, first_line
@@ -26,24 +27,12 @@ SAME_WEIGHTS = {EXACT: TOLERANCE[EXACT], "bf16": 0.1, "fp16": 0.02}
 REPEATED = 8  # what packing is tried with, for rows that are longer than pairs usually may be
 
 
-def check_backend(backend: str, precision: str, *, use_gpu: bool) -> None:
-    """Raise ConfigError for what cannot be had here; every line says what to do."""
-    option = "--teacher-precision int8" if precision == "int8" else "--teacher-backend openvino"
-    if precision != "int8" and backend != "openvino":
-        return
-    if use_gpu:
-        raise ConfigError(f"{option} is for CPUs, and the teacher is to run on GPUs. Leave it out, or add --use-cpu.")
-    if not openvino_engine.installed(precision):
-        extra = "int8" if precision == "int8" else "openvino"
-        raise ConfigError(f"{option}: not installed: pip install 'raydistill[{extra}]'.")
-
-
 def expect_native(spec: TeacherSpec) -> None:
     """Raise ConfigError where this machine would only emulate the number format asked for: slower than fp32."""
     if spec.use_gpu:
         emulated = spec.precision == "bf16" and not torch.cuda.is_bf16_supported(including_emulation=False)
     else:
-        emulated = openvino_engine.installed() and openvino_engine.lacks(spec.precision)
+        emulated = openvino_installed() and openvino_engine.lacks(spec.precision)
     if emulated:
         device = "GPU" if spec.use_gpu else "CPU"
         raise ConfigError(
@@ -81,7 +70,7 @@ def load_engine(spec: TeacherSpec, pad_token_id: int, batches: Sequence[Inputs])
         compiles = spec.backend == "torch-compile"
         return compiled_engine(in_pytorch, batches, strict=spec.strict) if compiles else in_pytorch
     asked = spec.backend == "openvino" or precision == "int8"
-    if spec.backend == "torch" or not openvino_engine.installed(precision):
+    if spec.backend == "torch" or not openvino_installed(precision):
         return in_torch()
     try:
         if openvino_engine.lacks(precision):  # labels that were begun elsewhere are gone on with, however slowly

@@ -7,7 +7,6 @@ without its weights being read by PyTorch.
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import io
 import logging
 import sys
@@ -69,12 +68,6 @@ class OpenVinoEngine:
 
     def recover(self) -> None:
         """Nothing to give back."""
-
-
-def installed(precision: str = "fp32") -> bool:
-    """Whether OpenVINO, and what else a number format needs, is there."""
-    needed = ["openvino", *(["nncf"] if precision == "int8" else [])]
-    return all(importlib.util.find_spec(name) for name in needed)
 
 
 def lacks(precision: str) -> bool:

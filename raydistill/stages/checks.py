@@ -11,21 +11,51 @@ from typing import Any
 
 from raydistill.config import DistillConfig
 from raydistill.corpus_files import CorpusFile
-from raydistill.errors import ConfigError, CorpusError, RunDirError, shown
+from raydistill.errors import ConfigError, CorpusError, RunDirError, counted, shown
 from raydistill.files import Folder
 from raydistill.label_store import LabelStore
 from raydistill.option_values import flag
 from raydistill.paths import globbed, is_uri, is_within, located
 from raydistill.run_dir import CHECKPOINTS, EVENTS, LABELS, WRITTEN
 from raydistill.specs import StudentSpec, TeacherSpec, Tolerance
+from raydistill.student_rows import StudentRows
 
 LABEL, TRAIN = "label", "train"
 TOLD_BY_FINGERPRINT = ("teacher", "teacher_revision", "teacher_parameters", "trust_remote_code")
 
 
 @dataclasses.dataclass(frozen=True)
+class Training:
+    """A training as the driver needs to know it, which loads no transformers.
+
+    `rows`: how rows of the label store become the student's.
+    `least_texts`: of one worker.
+    `many_passes`: texts are gone over more than once.
+    `evaluates_midway`: the student is evaluated before it is trained to the end, too.
+    `seed`: what the order of texts is drawn from.
+    `checkpoints`: how many are kept when it has ended.
+    """
+
+    student: StudentSpec
+    rows: StudentRows
+    least_texts: int
+    many_passes: bool
+    evaluates_midway: bool
+    seed: int
+    checkpoints: int
+
+    def expect_enough(self, texts: int, workers: int) -> None:
+        """Raise ConfigError where some train worker would have nothing to do."""
+        if texts // workers < self.least_texts:
+            raise ConfigError(
+                f"{counted(texts, 'text')} for {counted(workers, 'train worker')} are too few: each needs "
+                f"{self.least_texts} or more. Use fewer --train-workers or a smaller batch."
+            )
+
+
+@dataclasses.dataclass(frozen=True)
 class Models:
-    """The models as workers load them, pinned: `teacher` if labels are made here, `student` if one is trained.
+    """The models as workers load them, pinned: `teacher` if labels are made here, `training` if a student is trained.
 
     `labelling`: what the labels are made with.
     `teacher_parameters`, `student_parameters`: how many there are, embeddings included.
@@ -33,7 +63,7 @@ class Models:
     """
 
     teacher: TeacherSpec | None = None
-    student: StudentSpec | None = None
+    training: Training | None = None
     labelling: dict[str, Any] = dataclasses.field(default_factory=dict)
     teacher_parameters: int = 0
     student_parameters: int = 0
@@ -41,9 +71,9 @@ class Models:
 
 
 def check_models(config: DistillConfig, stages: Sequence[str], class_names: Sequence[str]) -> Models:
-    """See that teacher and student can be had. Raises ModelError and ConfigError."""
+    """See that teacher and student can be had. Loads torch and transformers. Raises ModelError and ConfigError."""
     if config.training or TRAIN in stages:
-        from raydistill.training_arguments import checked_arguments
+        from raydistill.training_arguments import checked_arguments, data_seed, evaluates_midway
 
         arguments = checked_arguments(config.training)
     from raydistill.pretrained import count_parameters, pinned
@@ -55,9 +85,19 @@ def check_models(config: DistillConfig, stages: Sequence[str], class_names: Sequ
         option = "--student-name-or-path"
         events = _events_folder(config) if "tensorboard" in (arguments.report_to or ()) else None
         student = pinned(_student_spec(config, class_names, events), option)
-        notes = _cut_at("student", config.student_max_length, student_rows(student).max_length)
-        parameters = count_parameters(student, option)
-        models = dataclasses.replace(models, student=student, student_parameters=parameters, notes=notes)
+        rows, parameters = student_rows(student), count_parameters(student, option)
+        notes = _cut_at("student", config.student_max_length, rows.max_length)
+        more = arguments.do_eval or arguments.num_train_epochs > 1 or arguments.max_steps > 0
+        training = Training(
+            student=student,
+            rows=rows,
+            least_texts=arguments.per_device_train_batch_size if arguments.dataloader_drop_last else 1,
+            many_passes=arguments.do_train and more,
+            evaluates_midway=evaluates_midway(arguments),
+            seed=data_seed(arguments),
+            checkpoints=arguments.save_total_limit or 0,
+        )
+        models = Models(training=training, student_parameters=parameters, notes=notes)
     if LABEL in stages:
         from raydistill.nli import describe_teacher
 

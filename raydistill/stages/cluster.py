@@ -13,9 +13,9 @@ import threading
 import time
 import uuid
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
 
@@ -34,9 +34,10 @@ from raydistill.errors import ResourceError, RunDirError, first_line
 from raydistill.files import Folder
 from raydistill.label_store import RECORD as LABELS_RECORD
 from raydistill.resources import Node
-from raydistill.stages.faults import DEATHS
-from raydistill.stages.forks import forked_workers
+from raydistill.stages.faults import DEATHS, our_errors
+from raydistill.stages.forks import can_fork, forked_workers
 
+OWN = (None, "local")  # addresses of a Ray of our own
 CONNECT_SECONDS = 10
 ANSWER_SECONDS = 120.0  # for a node to look at a folder
 CLIENT_SCHEME = "ray://"
@@ -56,6 +57,7 @@ PRIVATE_ENVIRONMENT = {
     "RAY_WARN_BLOCKING_GET_INSIDE_ASYNC": "0",  # Ray Train's controller does
 }
 
+T = TypeVar("T")
 _private = False
 
 
@@ -78,7 +80,7 @@ def connection(address: str | None, *, worker_output: bool = False) -> Iterator[
         return
     on_terminate = signal.getsignal(signal.SIGTERM)
     settings: dict[str, Any] = {"log_to_driver": worker_output, "logging_level": logging.WARNING}
-    with _started(settings) if address in (None, "local") else _joined(str(address), settings):
+    with _started(settings) if address in OWN else _joined(str(address), settings):
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, on_terminate)  # Ray has put its own there
         yield
@@ -123,6 +125,18 @@ def _joined(address: str, settings: dict[str, Any]) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def forks_workers(address: str | None) -> bool:
+    """Whether `connection` will start a Ray whose workers start at once, with all libraries that models need."""
+    return not ray.is_initialized() and address in OWN and can_fork()
+
+
+def in_a_worker(work: Callable[..., T], *given: Any) -> T:
+    """What a function gives in one of Ray's workers. Raises as it does, and FaultError where workers die of it."""
+    remote: Any = ray.remote(num_cpus=0)(work)
+    with our_errors(f"the process of {work.__name__} died"):
+        return ray.get(remote.remote(*given))
 
 
 def ends_with_run() -> bool:

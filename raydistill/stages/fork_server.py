@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import dataclasses
+import importlib
 import json
 import os
 import runpy
@@ -13,10 +14,13 @@ import signal
 import socket
 import sys
 from pathlib import Path
+from typing import Any
 
 from raydistill.quick_imports import quick_imports
 from raydistill.stages import fork_worker
 
+# What not every worker needs, or not the first.
+MORE = ["ray.data", "raydistill.stages.teacher_actor", "ray.train.torch", "raydistill.stages.train_worker"]
 REQUEST_SECONDS = 5.0
 PR_SET_PDEATHSIG = 1  # of prctl: what the end of the process that forks sends to its forks
 
@@ -33,15 +37,16 @@ def main() -> None:
         import raydistill.student
         import raydistill.teacher  # noqa: F401
 
-        first = _next(listener)
-        if first is None:
+        request = _next(listener)
+        if request is None:
             return
-        os.environ.update(first.environment)  # Ray looks at it once, when it is imported
-        import ray  # noqa: F401
-    if not (drawn := _random_id()) or drawn == _random_id():
-        raise SystemExit("Ray has drawn a random number already, or cannot: its forks would all draw the same.")
-    request: _Request | None = first
+        os.environ.update(request.environment)  # Ray looks at it once, when it is imported
+        _import_ray()
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody asks how forks end
+    if not _forks_differ():
+        raise SystemExit("Ray has drawn a random number, or cannot: its forks would all draw the same.")
     while request and not request.is_fork():
+        _import_more(listener)
         request = _next(listener)
     if request:
         listener.close()
@@ -51,8 +56,37 @@ def main() -> None:
         runpy.run_path(sys.argv[0], run_name="__main__")
 
 
+def _import_ray() -> None:
+    """Import Ray, and have it draw no number for a class of actors, as it does where it is told of one."""
+    import ray.actor
+
+    class ActorClassID:
+        @staticmethod
+        def from_random() -> Any:
+            return ray.ActorClassID(os.urandom(ray.ActorClassID.size()))
+
+    actor: Any = ray.actor
+    actor.ActorClassID = ActorClassID
+
+
+def _import_more(listener: socket.socket) -> None:
+    """Import what later workers need, a library at a time, for as long as nobody asks."""
+    while MORE and not select.select([listener, sys.stdin], [], [], 0)[0]:
+        with quick_imports():
+            importlib.import_module(MORE.pop(0))
+        if not _forks_differ():
+            listener.close()  # nobody gets one any more; those that there are end with this process
+            sys.stdin.read()
+
+
+def _forks_differ() -> bool:
+    """Whether Ray, which seeds its generator when it first needs one, would draw another number in each fork."""
+    drawn = _random_id()
+    return bool(drawn) and drawn != _random_id()
+
+
 def _random_id() -> bytes:
-    """What Ray, which seeds its generator when it first needs one, would draw in a fork; `ray.data` draws already."""
+    """What Ray would draw in a fork."""
     told, tell = os.pipe()
     if not os.fork():
         try:
@@ -63,9 +97,7 @@ def _random_id() -> bytes:
             os._exit(0)
     os.close(tell)
     with open(told, "rb") as reader:
-        drawn = reader.read()
-    os.wait()
-    return drawn
+        return reader.read()
 
 
 def _next(listener: socket.socket) -> _Request | None:
@@ -99,7 +131,6 @@ class _Request:
 
     def is_fork(self) -> bool:
         """Fork, if that is still wanted; whether this is the fork."""
-        signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody asks how it ends
         with self.asking:
             try:
                 self.asking.sendall(fork_worker.STILL_THERE)

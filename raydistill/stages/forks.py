@@ -42,7 +42,7 @@ logger = logging.getLogger(__name__)
 def forked_workers() -> Iterator[None]:
     """Have a Ray that is started within, and ends within, fork its workers, where that can be."""
     with contextlib.ExitStack() as stack:
-        if _possible():
+        if can_fork():
             try:
                 folder = Path(stack.enter_context(scratch_folder()))
                 server = _start_server(folder)
@@ -54,7 +54,7 @@ def forked_workers() -> Iterator[None]:
         yield
 
 
-def _possible() -> bool:
+def can_fork() -> bool:
     """Whether workers can be forked on this machine, and nobody has asked for others."""
     if sys.platform != "linux" or os.environ.get(SWITCH) == "0":
         return False

@@ -13,6 +13,7 @@ from raydistill.class_names import read_class_names
 from raydistill.config import LABELS_PRODUCT, STUDENT_PRODUCT, DistillConfig
 from raydistill.corpus import check_readable, estimate_texts
 from raydistill.corpus_files import CorpusFile, find_files
+from raydistill.engines.offers import check_backend
 from raydistill.errors import ConfigError, RaydistillError, RunDirError, shown
 from raydistill.label_store import LabelStore
 from raydistill.lease import hold
@@ -109,7 +110,6 @@ class Job:
             with hold(folder, console.say):
                 pass  # where another run is at work, or nothing can be written, that is said before Ray is started
         with self._ready(own_process=chatter is not None):
-            from raydistill.engines.load import check_backend
             from raydistill.stages.cluster import expect_shared, free_nodes
 
             plan = make_plan(
@@ -118,10 +118,8 @@ class Job:
                 teacher_parameters=self.models.teacher_parameters,
                 student_parameters=self.models.student_parameters,
             )
-            if self.models.student and LABEL in self.stages and self.texts[1]:
-                from raydistill.stages.train_stage import expect_enough_texts
-
-                expect_enough_texts(self.models.student, self.texts[0], plan.train_workers)
+            if self.models.training and LABEL in self.stages and self.texts[1]:
+                self.models.training.expect_enough(self.texts[0], plan.train_workers)
             if LABEL in self.stages:
                 teacher = self.label_stage.teacher_spec
                 check_backend(teacher.backend, teacher.precision, use_gpu=plan.teacher_gpus > 0)
@@ -159,16 +157,23 @@ class Job:
         quiet_libraries()
         with contextlib.ExitStack() as stack:
             with quick_imports(own_process=own_process), ThreadPoolExecutor(1) as beside:
-                loading = beside.submit(load_stages, self.stages)
-                from raydistill.stages.cluster import connection
+                from raydistill.stages.cluster import connection, forks_workers
 
+                forks = forks_workers(self.config.address)
+                loading = beside.submit(load_stages, self.stages, models=not forks)
                 stack.enter_context(connection(self.config.address, worker_output=own_process))
                 loading.result()
-                self._check_models()
+                self._check_models(in_worker=forks)
             yield
 
-    def _check_models(self) -> None:
-        self.models = check_models(self.config, self.stages, self.class_names)
+    def _check_models(self, *, in_worker: bool) -> None:
+        """Here, or in a worker that has loaded what that needs already."""
+        if in_worker:
+            from raydistill.stages.cluster import in_a_worker
+
+            self.models = in_a_worker(check_models, self.config, self.stages, self.class_names)
+        else:
+            self.models = check_models(self.config, self.stages, self.class_names)
         fresh = self.config.overwrite_output_dir or LABEL not in self.stages
         if not fresh and (record := held_record(self.store, self.run_dir)):
             expect_same_labelling(record["labelling"], self.models.labelling, self.store)
@@ -177,9 +182,9 @@ class Job:
     def _train(self, plan: Plan, console: Console) -> None:
         from raydistill.stages.train_stage import run_train_stage
 
-        spec = self.models.student
-        assert spec is not None
-        seconds = run_train_stage(spec, self.store, self.run_dir, plan, tolerance_of(self.config), console)
+        training = self.models.training
+        assert training is not None
+        seconds = run_train_stage(training, self.store, self.run_dir, plan, tolerance_of(self.config), console)
         self._keep_time(TRAIN, seconds)
 
     def _keep_time(self, stage: str, seconds: float | None) -> None:
@@ -216,17 +221,16 @@ def _last_words(logged: bool) -> Iterator[None]:
         raise
 
 
-def load_stages(stages: Sequence[str]) -> None:
-    """Import what models are checked and stages are done with."""
-    import raydistill.stages.cluster
-    import raydistill.training_arguments
-
+def load_stages(stages: Sequence[str], *, models: bool) -> None:
+    """Import what stages are done with, and what models are checked with."""
     if LABEL in stages:
         import raydistill.stages.label
-        import raydistill.teacher
     if TRAIN in stages:
         import raydistill.stages.train_stage
-        import raydistill.student  # noqa: F401
+    if models:
+        import raydistill.nli
+        import raydistill.student
+        import raydistill.training_arguments  # noqa: F401
 
 
 def _request(config: DistillConfig, stages: Sequence[str]) -> Request:

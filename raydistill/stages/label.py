@@ -15,6 +15,7 @@ from ray.data import ActorPoolStrategy
 
 from raydistill.corpus import make_splits
 from raydistill.corpus_files import CorpusFile
+from raydistill.engines.offers import openvino_installed
 from raydistill.label_store import LabelStore
 from raydistill.progress import Console, Progress
 from raydistill.rejected import set_aside
@@ -158,11 +159,9 @@ def label_corpus(
 
 def engine_hint(engine: str, spec: TeacherSpec) -> str:
     """Why it is not the engine asked for; or what may be faster than the one that `auto` has taken."""
-    from raydistill.engines import openvino_engine
-
     if spec.backend != "auto" and not engine.startswith(spec.backend):
         return f" ({spec.backend} cannot, and the log says why)"
-    if spec.use_gpu or spec.backend != "auto" or not engine.startswith("torch") or openvino_engine.installed():
+    if spec.use_gpu or spec.backend != "auto" or not engine.startswith("torch") or openvino_installed():
         return ""
     return " (OpenVINO may be faster on this CPU: pip install 'raydistill[openvino]')"
 

@@ -16,7 +16,6 @@ from ray.train.torch import TorchTrainer
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 from ray.train.v2._internal.execution.controller import TrainController
 from ray.train.v2.api.config import ScalingConfig
-from transformers import TrainingArguments
 
 from raydistill.files import Folder
 from raydistill.kept_rows import KeptRows
@@ -24,8 +23,9 @@ from raydistill.label_store import LabelStore
 from raydistill.progress import Progress
 from raydistill.resources import Plan
 from raydistill.run_dir import CHECKPOINTS, MODEL, RESULT, ROWS
-from raydistill.specs import StudentSpec, Tolerance
+from raydistill.specs import Tolerance
 from raydistill.stages.board import followed_board
+from raydistill.stages.checks import Training
 from raydistill.stages.cluster import data_settings, ends_with_run
 from raydistill.stages.faults import end_actor, our_errors
 from raydistill.stages.label_rows import EvenOrWhole, label_rows
@@ -35,8 +35,6 @@ from raydistill.stages.train_task import EVALUATION, TRAIN, TrainTask
 from raydistill.stages.watchdog import watched
 from raydistill.stopping import orderly_stop
 from raydistill.stopwatch import Stopwatch
-from raydistill.student import student_rows
-from raydistill.training_arguments import checked_arguments, data_seed, evaluates_midway
 
 RESIZE_SECONDS = 30.0  # between looks at whether there is room for more workers
 
@@ -82,7 +80,7 @@ class TrainedStudent:
 
 
 def train_student(
-    spec: StudentSpec,
+    training: Training,
     store: LabelStore,
     texts: int,
     plan: Plan,
@@ -102,11 +100,10 @@ def train_student(
         begun_with: the number of workers that the training was planned for: its updates stay as large with another.
 
     Raises:
-        ModelError, ConfigError.
+        ModelError.
         FaultError: the stage stood still, or its workers failed, beyond what is borne.
         KeyboardInterrupt: a signal asked for the end.
     """
-    rows, arguments = student_rows(spec), checked_arguments(spec.training)
     with (
         our_errors(),
         data_settings(),
@@ -115,18 +112,18 @@ def train_student(
         followed_board(progress, stop) as board,
     ):
         task = TrainTask(
-            spec=spec,
+            spec=training.student,
             texts=texts,
-            rows=rows,
+            rows=training.rows,
             board=board,
             storage=storage,
             begun_with=begun_with,
             checkpoint_seconds=tolerance.checkpoint_seconds,
-            evaluates_midway=evaluates_midway(arguments),
+            evaluates_midway=training.evaluates_midway,
             threads=plan.train_threads,
             use_gpu=plan.train_gpus > 0,
         )
-        trainer = _make_trainer(task, arguments, store, plan, tolerance.max_failures)
+        trainer = _make_trainer(task, training, store, plan, tolerance.max_failures)
         try:
             result = trainer.fit()
         except BaseException:
@@ -141,20 +138,18 @@ def train_student(
     return TrainedStudent(finished.child(MODEL), came_of_it["figures"], came_of_it["updates"], came_of_it["seconds"])
 
 
-def _make_trainer(
-    task: TrainTask, arguments: TrainingArguments, store: LabelStore, plan: Plan, max_failures: int
-) -> _Trainer:
+def _make_trainer(task: TrainTask, training: Training, store: LabelStore, plan: Plan, max_failures: int) -> _Trainer:
     storage = task.storage
-    if arguments.do_train and (arguments.do_eval or arguments.num_train_epochs > 1 or arguments.max_steps > 0):
+    if training.many_passes:
         rows = KeptRows.in_folder(storage.child(CHECKPOINTS).child(ROWS), store, task.rows)
-    else:  # no pass comes after the first
+    else:
         rows = KeptRows(store, task.rows)
     shards: dict[str, Any] = {
-        TRAIN: partial(label_rows, rows, plan, max_failures=max_failures, seed=data_seed(arguments), storage=storage)
+        TRAIN: partial(label_rows, rows, plan, max_failures=max_failures, seed=training.seed, storage=storage)
     }
     if task.evaluation_shard(plan.train_workers) == EVALUATION:
         shards[EVALUATION] = partial(label_rows, rows, plan, max_failures=max_failures)
-    keep = max(arguments.save_total_limit or 0, 1) + 2  # the newest, or as many as asked for, and the student, twice
+    keep = max(training.checkpoints, 1) + 2  # the newest, or as many as asked for, and the student, twice
     scaling = ScalingConfig(
         num_workers=(plan.train_workers_min, plan.train_workers) if plan.elastic else plan.train_workers,
         elastic_resize_monitor_interval_s=RESIZE_SECONDS,

@@ -6,7 +6,7 @@ import contextlib
 import time
 from typing import Any
 
-from raydistill.errors import ConfigError, RunDirError, counted
+from raydistill.errors import RunDirError, counted
 from raydistill.files import Folder
 from raydistill.label_store import LabelStore
 from raydistill.progress import Console
@@ -14,15 +14,14 @@ from raydistill.resources import Plan
 from raydistill.run_dir import CHECKPOINTS, ROWS, RunDir
 from raydistill.specs import StudentSpec, Tolerance
 from raydistill.stages.checkpoints import last_report, mend_checkpoints
-from raydistill.stages.checks import TRAIN, labels_identity, store_counts
+from raydistill.stages.checks import TRAIN, Training, labels_identity, store_counts
 from raydistill.stages.train import train_student
-from raydistill.training_arguments import checked_arguments
 
 REMOVALS = 3
 
 
 def run_train_stage(
-    spec: StudentSpec, store: LabelStore, run_dir: RunDir, plan: Plan, tolerance: Tolerance, console: Console
+    training: Training, store: LabelStore, run_dir: RunDir, plan: Plan, tolerance: Tolerance, console: Console
 ) -> float | None:
     """Train the student from a complete label store into the run's directory, unless it is there already.
 
@@ -36,9 +35,8 @@ def run_train_stage(
     record = store.complete_record()
     labels, identity, folder = record["complete"], labels_identity(record), run_dir.folder
     run_dir.update(counts=store_counts(labels))
-    workers, arguments = plan.train_workers, checked_arguments(spec.training)
-    expect_enough_texts(spec, labels["texts"], workers)
-    seconds = None
+    spec, workers, seconds = training.student, plan.train_workers, None
+    training.expect_enough(labels["texts"], workers)
     earlier = run_dir.record.get("stages", {}).get(TRAIN, {})
     if _is_done(earlier, identity, run_dir, console):
         console.say(f"train  done before: {folder.path}")
@@ -48,7 +46,7 @@ def run_train_stage(
         run_dir.update(stages={TRAIN: begun})
         with console.stage("train", "steps") as progress:
             student = train_student(
-                spec, store, labels["texts"], plan, folder, progress, begun_with=workers, tolerance=tolerance
+                training, store, labels["texts"], plan, folder, progress, begun_with=workers, tolerance=tolerance
             )
         run_dir.publish(student.model)
         seconds = round(progress.seconds, 3)
@@ -59,22 +57,11 @@ def run_train_stage(
             "worker_seconds": student.seconds,
         }
         run_dir.update(figures=student.figures, stages={TRAIN: begun | finished})
-    if arguments.save_total_limit:
+    if training.checkpoints:
         _remove(folder.child(CHECKPOINTS), ROWS)
     else:
         _remove(folder, CHECKPOINTS)
     return seconds
-
-
-def expect_enough_texts(spec: StudentSpec, texts: int, workers: int) -> None:
-    """Raise ConfigError where some train worker would have nothing to do."""
-    arguments = checked_arguments(spec.training)
-    least = arguments.per_device_train_batch_size if arguments.dataloader_drop_last else 1
-    if texts // workers < least:
-        raise ConfigError(
-            f"{counted(texts, 'text')} for {counted(workers, 'train worker')} are too few: each needs {least} or more. "
-            "Use fewer --train-workers or a smaller batch."
-        )
 
 
 def _remove(folder: Folder, name: str) -> None:
