@@ -12,7 +12,6 @@ import socket
 import threading
 import time
 import uuid
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,7 +19,6 @@ from typing import Any, TypeVar
 os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
 
 import ray
-import ray.data
 import ray.exceptions
 from ray._private import node as ray_node
 from ray._private import ray_constants
@@ -55,6 +53,11 @@ PRIVATE_ENVIRONMENT = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # a report waits for the next check: by default up to 2 s
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # nobody drains a private Ray
     "RAY_WARN_BLOCKING_GET_INSIDE_ASYNC": "0",  # Ray Train's controller does
+    # A machine that others keep busy takes longer to start Ray than the 30 to 60 s after which it would give up.
+    "RAY_gcs_server_port_wait_time_s": "180",
+    "RAY_raylet_start_wait_time_s": "180",
+    "RAY_agent_register_timeout_ms": "180000",
+    "RAY_worker_register_timeout_seconds": "300",
 }
 
 T = TypeVar("T")
@@ -274,22 +277,3 @@ def _look(path: str, name: str, draft: str | None) -> str | None:
 def _taken() -> float:
     """CPUs in use on all nodes together."""
     return ray.cluster_resources().get("CPU", 0.0) - ray.available_resources().get("CPU", 0.0)
-
-
-@contextlib.contextmanager
-def data_settings(**settings: Any) -> Iterator[None]:
-    """Ray Data's settings for the datasets made and run within; progress bars are off."""
-    context = ray.data.DataContext.get_current()
-    # The original exceptions of our functions: wrapped ones lose their cause on the way here.
-    settings = {"enable_progress_bars": False, "raise_original_map_exception": True, **settings}
-    before = {name: getattr(context, name) for name in settings}
-    for name, value in settings.items():
-        setattr(context, name, value)
-    try:
-        with warnings.catch_warnings():
-            # How often what dies is started again can be said in no other way yet.
-            warnings.filterwarnings("ignore", "`ray_remote_args` is deprecated")
-            yield
-    finally:
-        for name, value in before.items():
-            setattr(context, name, value)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 FOLDER, WORKER = "RAYDISTILL_FORKS_FOLDER", "RAYDISTILL_FORKS_WORKER"  # variables: where to ask; Ray's own command
 STILL_THERE, YES, DONE = b"?", b"!", b"."
-PATIENCE_SECONDS = 30.0  # Ray gives a worker up that has not come within 60
+PATIENCE_SECONDS = 200.0  # our Ray gives a worker up that has not come within 300
 
 
 @contextlib.contextmanager

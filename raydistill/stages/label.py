@@ -22,7 +22,7 @@ from raydistill.rejected import set_aside
 from raydistill.resources import Plan
 from raydistill.specs import Effort, TeacherSpec, Tolerance
 from raydistill.stages.attempts import progress_made
-from raydistill.stages.cluster import data_settings
+from raydistill.stages.data_context import data_settings
 from raydistill.stages.faults import no_actor_left, our_errors
 from raydistill.stages.ingest import CorpusSource
 from raydistill.stages.merging import Merger

@@ -25,7 +25,7 @@ from raydistill.kept_rows import KeptRows
 from raydistill.label_store import LabelStore, RowGroup
 from raydistill.resources import Plan
 from raydistill.stages.checkpoints import last_report
-from raydistill.stages.cluster import data_settings
+from raydistill.stages.data_context import data_settings
 from raydistill.stages.train_task import TRAIN
 
 # Ray Data would gather row groups to 128 MB. What a task takes in memory beside its process grows with both.

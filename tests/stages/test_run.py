@@ -33,7 +33,7 @@ from raydistill.files import Folder
 from raydistill.lease import hold
 from raydistill.progress import Console
 from raydistill.stages.checks import labels_identity
-from raydistill.stages.cluster import data_settings
+from raydistill.stages.data_context import data_settings
 from raydistill.stages.faults import job_actors
 from raydistill.stages.summary import advice
 from raydistill.verify import verify_run
