@@ -8,6 +8,7 @@ import resource
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from typing import Any
 import psutil
 import pytest
 
-from raydistill.stages import fork_worker, forks
+from raydistill.stages import fork_server, fork_worker, forks
 from raydistill.stages.fork_worker import FOLDER, WORKER
 
 # In the place of Ray's own command for a worker.
@@ -24,6 +25,12 @@ import json, os, resource, signal, sys
 from pathlib import Path
 import numpy as np
 
+drawn = [np.random.random()]
+if "torch" in sys.modules:
+    from ray import ObjectRef
+    from torch import rand
+
+    drawn += [rand(1).item(), ObjectRef.from_random().hex()]
 Path(sys.argv[1]).write_text(json.dumps({
     "name": __name__,
     "arguments": sys.argv[2:],
@@ -35,7 +42,8 @@ Path(sys.argv[1]).write_text(json.dumps({
     "blocks SIGINT": signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, []),
     "forked": "torch" in sys.modules,
     "of ours": Path(sys.modules["raydistill"].__file__).parts[-2] if "raydistill" in sys.modules else None,
-    "drawn": [np.random.random(), "torch" in sys.modules and sys.modules["torch"].rand(1).item()],
+    "has": [name for name in sys.argv[2:] if name in sys.modules],
+    "drawn": drawn,
 }))
 print("said")
 """
@@ -68,7 +76,7 @@ def start(tmp_path: Path) -> Start:
     script = tmp_path / "tells.py"
     script.write_text(TELLS)
 
-    def start(where: Path, *arguments: str) -> subprocess.Popen[str]:
+    def start(where: Path, *arguments: str, **pipes: int) -> subprocess.Popen[str]:
         (tmp_path / "at work").mkdir(exist_ok=True)
         large = {f"LARGE_{i}": "large " * 20_000 for i in range(6)}
         told = {FOLDER: str(where), WORKER: str(script), "VARIABLE": "of this worker"}
@@ -79,6 +87,7 @@ def start(tmp_path: Path) -> Start:
             cwd=tmp_path / "at work",
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
+            **pipes,
             text=True,
             preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (FILES, hard)),
         )
@@ -108,6 +117,7 @@ def test_a_fork_has_all_that_the_command_was_given_and_its_own_random_numbers(
     wanted = {
         "name": "__main__",
         "arguments": ["--one", "2"],
+        "has": [],
         "folder": str(tmp_path / "at work"),
         "variable": "of this worker",
         "oom_score_adj": Path("/proc/self/oom_score_adj").read_text(),
@@ -119,7 +129,39 @@ def test_a_fork_has_all_that_the_command_was_given_and_its_own_random_numbers(
     }
     assert {name: value for name, value in one.items() if name != "drawn"} == wanted
     assert other["forked"] is True
-    assert not set(one["drawn"]) & set(other["drawn"])
+    assert len({*one["drawn"], *other["drawn"]}) == 6
+
+
+def test_later_forks_have_more_and_their_own_random_numbers(folder: Path, start: Start, told_by: ToldBy) -> None:
+    deadline = time.monotonic() + 120
+    while True:
+        told = [told_by(start(folder, *fork_server.MORE)) for _ in range(2)]
+        if told[0]["has"] == fork_server.MORE:
+            break
+        assert time.monotonic() < deadline, told[0]["has"]
+    assert len({*told[0]["drawn"], *told[1]["drawn"]}) == 6
+
+
+def test_where_they_would_draw_the_same_numbers_no_more_are_forked_and_those_that_there_are_live(
+    tmp_path: Path, start: Start, told_by: ToldBy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "draws.py").write_text("from ray import ObjectRef; ObjectRef.from_random()")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    more = f"from raydistill.stages import fork_server; fork_server.MORE = ['draws']; {forks.START}"
+    monkeypatch.setattr(forks, "START", more)
+    server = forks._start_server(tmp_path)
+    waits = tmp_path / "tells.py"
+    tells = waits.read_text()
+    waits.write_text("import sys; print('torch' in sys.modules, flush=True); sys.stdin.readline(); print('lived')")
+    first = start(tmp_path, stdin=subprocess.PIPE)
+    assert first.stdout is not None
+    assert first.stdout.readline() == "True\n"
+    waits.write_text(tells)
+    assert told_by(start(tmp_path))["forked"] is False
+    assert first.communicate("\n") == ("lived\n", "")
+    server.communicate(timeout=60)
+    assert server.returncode == 1
+    assert "they would all draw the same" in (tmp_path / forks.LOG).read_text()
 
 
 def test_where_the_server_dies_before_it_forks_the_command_becomes_the_worker(

@@ -21,6 +21,7 @@ from raydistill.stages import fork_worker
 
 # What not every worker needs, or not the first.
 MORE = ["ray.data", "raydistill.stages.teacher_actor", "ray.train.torch", "raydistill.stages.train_worker"]
+SAME_NUMBERS = "Ray has drawn a random number, or cannot, before workers were forked: they would all draw the same."
 REQUEST_SECONDS = 5.0
 PR_SET_PDEATHSIG = 1  # of prctl: what the end of the process that forks sends to its forks
 
@@ -44,7 +45,7 @@ def main() -> None:
         _import_ray()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody asks how forks end
     if not _forks_differ():
-        raise SystemExit("Ray has drawn a random number, or cannot: its forks would all draw the same.")
+        raise SystemExit(SAME_NUMBERS)
     while request and not request.is_fork():
         _import_more(listener)
         request = _next(listener)
@@ -77,6 +78,7 @@ def _import_more(listener: socket.socket) -> None:
         if not _forks_differ():
             listener.close()  # nobody gets one any more; those that there are end with this process
             sys.stdin.read()
+            raise SystemExit(SAME_NUMBERS)
 
 
 def _forks_differ() -> bool:
