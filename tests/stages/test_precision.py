@@ -353,9 +353,7 @@ def test_what_is_not_installed_is_one_line_that_names_the_extra(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from raydistill.engines import openvino_engine
-
-    monkeypatch.setattr(openvino_engine, "installed", lambda precision="fp32": False)
+    monkeypatch.setattr("raydistill.engines.offers.openvino_installed", lambda precision="fp32": False)
     code, said = label_by_command(make_config(tmp_path / "out", **options))
     assert (code, said.splitlines()[-1]) == (2, f"Error: {line}.")
     assert not (tmp_path / "out").exists()
@@ -376,9 +374,7 @@ def test_what_is_not_installed_is_one_line_that_names_the_extra(
 def test_another_engine_than_the_one_wanted_is_told(
     missing: bool, engine: str, options: dict, wanted: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from raydistill.engines import openvino_engine
-
-    monkeypatch.setattr(openvino_engine, "installed", lambda precision="fp32": not missing)
+    monkeypatch.setattr("raydistill.stages.label.openvino_installed", lambda precision="fp32": not missing)
     assert engine_hint(engine, TeacherSpec("teacher", ("a", "b"), "{}", **options)) == wanted
 
 
