@@ -32,7 +32,6 @@ def main() -> None:
     listener = socket.socket(fileno=int(sys.argv[1]))
     with quick_imports():
         import numpy as np
-        import pandas  # noqa: F401
         import torch
 
         import raydistill.student
