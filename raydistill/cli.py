@@ -211,7 +211,7 @@ def training_flags(leftover: Sequence[str]) -> dict[str, Any]:
 @cli.command("demo", context_settings=SETTINGS | {"ignore_unknown_options": False, "allow_extra_args": False})
 @click.option("--output-dir", default="raydistill-demo", show_default=True, help="Where the demo is laid out.")
 @click.option("--address", default=None, help="Ray cluster to join, as for run.")
-@click.option("--texts", default=1000, show_default=True, type=click.IntRange(1, 1825), help="News texts to distil on.")
+@click.option("--texts", default=700, show_default=True, type=click.IntRange(1, 1825), help="News texts to distil on.")
 def demo(output_dir: str, address: str | None, texts: int) -> None:
     """A real run, offline, in a minute or two: BBC News texts, a bundled teacher, a student from all-MiniLM-L6-v2."""
     from raydistill.stages.demo import prepare_demo, run_demo

@@ -140,7 +140,7 @@ def main() -> None:
         arguments.methods = [name for name in arguments.methods if "bf16" not in name]
     with tempfile.TemporaryDirectory() as temporary, connection(None):
         folder = Path(temporary)
-        files, demo = prepare_demo(str(folder / "demo"))
+        files, demo = prepare_demo(str(folder / "demo"), texts=1000)
         everything, topics = corpus_of(arguments.corpus), demo_topics()
         taught = slice(HELD_OUT, HELD_OUT + arguments.texts)
         texts = everything[taught]

@@ -23,7 +23,7 @@ from raydistill.stages.job import Job
 CLASSES = ["business", "entertainment", "politics", "sports", "tech"]
 TEMPLATE = "This text is about {}."
 TRAINING = {"num_train_epochs": 2, "learning_rate": 2e-4, "warmup_steps": 10}
-TEXTS, HELD_OUT = 1000, 400
+HELD_OUT = 400
 SEED = 0
 
 
@@ -59,7 +59,7 @@ class DemoFiles:
         return self.folder / "student"
 
 
-def prepare_demo(folder: str, texts: int = TEXTS, address: str | None = None) -> tuple[DemoFiles, DistillConfig]:
+def prepare_demo(folder: str, texts: int, address: str | None = None) -> tuple[DemoFiles, DistillConfig]:
     """Write teacher and texts into a folder and say how to run on them. Raises ConfigError without the extra.
 
     Args:
