@@ -36,6 +36,7 @@ Path(sys.argv[1]).write_text(json.dumps({
     "arguments": sys.argv[2:],
     "folder": os.getcwd(),
     "variable": os.environ.get("VARIABLE"),
+    "of a library": os.environ.get("DISABLE_SAFETENSORS_CONVERSION"),
     "oom_score_adj": Path("/proc/self/oom_score_adj").read_text(),
     "leads a group": os.getpid() == os.getpgrp(),
     "files": resource.getrlimit(resource.RLIMIT_NOFILE)[0],
@@ -120,6 +121,7 @@ def test_a_fork_has_all_that_the_command_was_given_and_its_own_random_numbers(
         "has": [],
         "folder": str(tmp_path / "at work"),
         "variable": "of this worker",
+        "of a library": "1",
         "oom_score_adj": Path("/proc/self/oom_score_adj").read_text(),
         "leads a group": True,
         "files": FILES,
@@ -143,7 +145,11 @@ def test_later_forks_have_more_and_their_own_random_numbers(folder: Path, start:
 
 
 def test_where_they_would_draw_the_same_numbers_no_more_are_forked_and_those_that_there_are_live(
-    tmp_path: Path, start: Start, told_by: ToldBy, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    start: Start,
+    told_by: ToldBy,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     (tmp_path / "draws.py").write_text("from ray import ObjectRef; ObjectRef.from_random()")
     monkeypatch.syspath_prepend(str(tmp_path))
@@ -159,9 +165,24 @@ def test_where_they_would_draw_the_same_numbers_no_more_are_forked_and_those_tha
     waits.write_text(tells)
     assert told_by(start(tmp_path))["forked"] is False
     assert first.communicate("\n") == ("lived\n", "")
+    forks._end(server, tmp_path)
+    assert "they would all draw the same" in caplog.text
+
+
+def test_what_cannot_be_imported_beforehand_costs_no_fork(
+    tmp_path: Path, start: Start, told_by: ToldBy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    more = f"from raydistill.stages import fork_server; fork_server.MORE = ['none_such']; {forks.START}"
+    monkeypatch.setattr(forks, "START", more)
+    server = forks._start_server(tmp_path)
+    assert told_by(start(tmp_path))["forked"] is True
+    deadline = time.monotonic() + 60
+    while "No module named 'none_such'" not in (tmp_path / forks.LOG).read_text():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert told_by(start(tmp_path))["forked"] is True
     server.communicate(timeout=60)
-    assert server.returncode == 1
-    assert "they would all draw the same" in (tmp_path / forks.LOG).read_text()
+    assert server.returncode == 0
 
 
 def test_where_the_server_dies_before_it_forks_the_command_becomes_the_worker(

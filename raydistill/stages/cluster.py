@@ -16,7 +16,9 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+# Ray looks at these when it is imported. A machine that others keep busy takes longer to start it than 30 seconds.
 os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
+os.environ.setdefault("RAY_raylet_start_wait_time_s", "120")
 
 import ray
 import ray.exceptions
@@ -53,10 +55,8 @@ PRIVATE_ENVIRONMENT = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # a report waits for the next check: by default up to 2 s
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # nobody drains a private Ray
     "RAY_WARN_BLOCKING_GET_INSIDE_ASYNC": "0",  # Ray Train's controller does
-    # A machine that others keep busy takes longer to start Ray than the 30 to 60 s after which it would give up.
-    "RAY_gcs_server_port_wait_time_s": "180",
-    "RAY_raylet_start_wait_time_s": "180",
-    "RAY_agent_register_timeout_ms": "180000",
+    "RAY_gcs_server_port_wait_time_s": "120",
+    "RAY_agent_register_timeout_ms": "120000",
     "RAY_worker_register_timeout_seconds": "300",
 }
 
@@ -65,8 +65,8 @@ _private = False
 
 
 @contextlib.contextmanager
-def connection(address: str | None, *, worker_output: bool = False) -> Iterator[None]:
-    """Ray for the length of a run.
+def connection(address: str | None, *, worker_output: bool = False) -> Iterator[bool]:
+    """Ray for the length of a run; whether its workers start at once, with all libraries that models need.
 
     Without an address, or with "local", a private Ray is started and stopped at the end, whatever happens. With one
     (auto, host:port, ray://…) the cluster there is joined and never stopped; the package's own code goes along, since
@@ -79,36 +79,36 @@ def connection(address: str | None, *, worker_output: bool = False) -> Iterator[
         ResourceError: there is no cluster to join.
     """
     if ray.is_initialized():
-        yield
+        yield False
         return
     on_terminate = signal.getsignal(signal.SIGTERM)
     settings: dict[str, Any] = {"log_to_driver": worker_output, "logging_level": logging.WARNING}
-    with _started(settings) if address in OWN else _joined(str(address), settings):
+    with _started(settings) if address in OWN else _joined(str(address), settings) as forks:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, on_terminate)  # Ray has put its own there
-        yield
+        yield forks
 
 
 @contextlib.contextmanager
-def _started(settings: dict[str, Any]) -> Iterator[None]:
-    """A Ray of our own, which ends here too."""
+def _started(settings: dict[str, Any]) -> Iterator[bool]:
+    """A Ray of our own, which ends here too; whether its workers are forked."""
     global _private
     for name, value in (PRIVATE_ENVIRONMENT | WORKER_ENVIRONMENT).items():
         os.environ.setdefault(name, value)
-    with forked_workers():
+    with forked_workers() as forks:
         with _started_lean():
             ray.init(address="local", include_dashboard=False, **settings)
         _private = True
         try:
-            yield
+            yield forks
         finally:
             _private = False
             ray.shutdown()
 
 
 @contextlib.contextmanager
-def _joined(address: str, settings: dict[str, Any]) -> Iterator[None]:
-    """A cluster that is there, and stays. Raises ResourceError."""
+def _joined(address: str, settings: dict[str, Any]) -> Iterator[bool]:
+    """A cluster that is there, and stays, and forks no workers. Raises ResourceError."""
     place = _expect_listener(address)
     forwarded = {name: os.environ[name] for name in FORWARDED_ENVIRONMENT if name in os.environ}
     if address.startswith(CLIENT_SCHEME):
@@ -125,21 +125,27 @@ def _joined(address: str, settings: dict[str, Any]) -> Iterator[None]:
             if attempt == attempts or STARTUP_FAULT not in str(error):
                 raise _no_cluster(address, first_line(error)) from None
     try:
-        yield
+        yield False
     finally:
         ray.shutdown()
 
 
-def forks_workers(address: str | None) -> bool:
-    """Whether `connection` will start a Ray whose workers start at once, with all libraries that models need."""
+def will_fork(address: str | None) -> bool:
+    """Whether `connection` is about to start a Ray that forks its workers."""
     return not ray.is_initialized() and address in OWN and can_fork()
 
 
 def in_a_worker(work: Callable[..., T], *given: Any) -> T:
-    """What a function gives in one of Ray's workers. Raises as it does, and FaultError where workers die of it."""
-    remote: Any = ray.remote(num_cpus=0)(work)
-    with our_errors(f"the process of {work.__name__} died"):
-        return ray.get(remote.remote(*given))
+    """What a function gives in a forked worker, which has this process's folder; or here, if that dies.
+
+    Raises as the function does.
+    """
+    remote: Any = ray.remote(num_cpus=0, max_retries=0)(work)
+    with our_errors():
+        try:
+            return ray.get(remote.remote(*given))
+        except DEATHS:  # as where memory is short
+            return work(*given)
 
 
 def ends_with_run() -> bool:

@@ -13,6 +13,8 @@ import select
 import signal
 import socket
 import sys
+import traceback
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +31,7 @@ PR_SET_PDEATHSIG = 1  # of prctl: what the end of the process that forks sends t
 def main() -> None:
     """Import what takes long; then fork for whoever asks, while the driver is there. Each fork becomes a worker."""
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # as Ray does: workers have the driver's grace
-    listener = socket.socket(fileno=int(sys.argv[1]))
+    listener, given = socket.socket(fileno=int(sys.argv[1])), set(os.environ)
     with quick_imports():
         import numpy as np
         import torch
@@ -41,8 +43,9 @@ def main() -> None:
         if request is None:
             return
         os.environ.update(request.environment)  # Ray looks at it once, when it is imported
+        given |= request.environment.keys()
         _import_ray()
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody asks how forks end
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody asks how forks end, or needs to in what is imported yet
     if not _forks_differ():
         raise SystemExit(SAME_NUMBERS)
     while request and not request.is_fork():
@@ -52,7 +55,7 @@ def main() -> None:
         listener.close()
         np.random.seed()  # or they would be the same in every fork
         torch.seed()
-        request.take_over()
+        request.take_over({name: value for name, value in os.environ.items() if name not in given})
         runpy.run_path(sys.argv[0], run_name="__main__")
 
 
@@ -70,12 +73,19 @@ def _import_ray() -> None:
 
 
 def _import_more(listener: socket.socket) -> None:
-    """Import what later workers need, a library at a time, for as long as nobody asks."""
+    """Import what later workers need, a library at a time, for as long as nobody asks.
+
+    The forks that there are end with this process, so it lives on whatever happens.
+    """
     while MORE and not select.select([listener, sys.stdin], [], [], 0)[0]:
-        with quick_imports():
-            importlib.import_module(MORE.pop(0))
+        try:
+            with quick_imports():
+                importlib.import_module(MORE.pop(0))
+        except Exception:  # whoever needs it says so
+            traceback.print_exc()
         if not _forks_differ():
-            listener.close()  # nobody gets one any more; those that there are end with this process
+            listener.close()
+            signal.signal(signal.SIGTERM, lambda *_: sys.exit(SAME_NUMBERS))
             sys.stdin.read()
             raise SystemExit(SAME_NUMBERS)
 
@@ -145,7 +155,12 @@ class _Request:
             os.close(descriptor)
         return False
 
-    def take_over(self) -> None:
+    def take_over(self, environment: Mapping[str, str]) -> None:
+        """Become what was asked for.
+
+        Args:
+            environment: what imported libraries have put there, beside what the request has.
+        """
         import resource  # which other systems need not have
 
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -155,7 +170,7 @@ class _Request:
             os.dup2(descriptor, number)
             os.close(descriptor)
         os.environ.clear()
-        os.environ.update(self.environment)
+        os.environ.update({**environment, **self.environment})
         os.chdir(self.folder)
         resource.setrlimit(resource.RLIMIT_NOFILE, self.files)  # which Ray has raised meanwhile
         with contextlib.suppress(OSError):  # where memory is short, workers are to go first

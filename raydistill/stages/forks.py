@@ -39,9 +39,10 @@ logger = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
-def forked_workers() -> Iterator[None]:
-    """Have a Ray that is started within, and ends within, fork its workers, where that can be."""
+def forked_workers() -> Iterator[bool]:
+    """Have a Ray that is started within, and ends within, fork its workers, where that can be; whether it does."""
     with contextlib.ExitStack() as stack:
+        forks = False
         if can_fork():
             try:
                 folder = Path(stack.enter_context(scratch_folder()))
@@ -51,7 +52,8 @@ def forked_workers() -> Iterator[None]:
             else:
                 stack.callback(_end, server, folder)
                 stack.enter_context(_worker_command(folder))
-        yield
+                forks = True
+        yield forks
 
 
 def can_fork() -> bool:

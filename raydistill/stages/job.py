@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 from raydistill.chatter import Chatter, quiet_libraries
 from raydistill.class_names import read_class_names
@@ -157,23 +158,17 @@ class Job:
         quiet_libraries()
         with contextlib.ExitStack() as stack:
             with quick_imports(own_process=own_process), ThreadPoolExecutor(1) as beside:
-                from raydistill.stages.cluster import connection, forks_workers
+                from raydistill.stages.cluster import connection, in_a_worker, will_fork
 
-                forks = forks_workers(self.config.address)
-                loading = beside.submit(load_stages, self.stages, models=not forks)
-                stack.enter_context(connection(self.config.address, worker_output=own_process))
+                loading = beside.submit(load_stages, self.stages, models=not will_fork(self.config.address))
+                forks = stack.enter_context(connection(self.config.address, worker_output=own_process))
                 loading.result()
-                self._check_models(in_worker=forks)
+                # A fork has loaded already what that needs.
+                self._check_models(partial(in_a_worker, check_models) if forks else check_models)
             yield
 
-    def _check_models(self, *, in_worker: bool) -> None:
-        """Here, or in a worker that has loaded what that needs already."""
-        if in_worker:
-            from raydistill.stages.cluster import in_a_worker
-
-            self.models = in_a_worker(check_models, self.config, self.stages, self.class_names)
-        else:
-            self.models = check_models(self.config, self.stages, self.class_names)
+    def _check_models(self, check: Callable[..., Models]) -> None:
+        self.models = check(self.config, self.stages, self.class_names)
         fresh = self.config.overwrite_output_dir or LABEL not in self.stages
         if not fresh and (record := held_record(self.store, self.run_dir)):
             expect_same_labelling(record["labelling"], self.models.labelling, self.store)
@@ -225,12 +220,15 @@ def load_stages(stages: Sequence[str], *, models: bool) -> None:
     """Import what stages are done with, and what models are checked with."""
     if LABEL in stages:
         import raydistill.stages.label
+
+        if models:
+            import raydistill.nli
     if TRAIN in stages:
         import raydistill.stages.train_stage
-    if models:
-        import raydistill.nli
-        import raydistill.student
-        import raydistill.training_arguments  # noqa: F401
+
+        if models:
+            import raydistill.student
+            import raydistill.training_arguments  # noqa: F401
 
 
 def _request(config: DistillConfig, stages: Sequence[str]) -> Request:

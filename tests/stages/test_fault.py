@@ -30,14 +30,14 @@ from safetensors.torch import load_file
 from raydistill import DistillConfig, label, train
 from raydistill.corpus import text_id
 from raydistill.corpus_files import find_files
-from raydistill.errors import DeviceLostError, FaultError, RaydistillError
+from raydistill.errors import DeviceLostError, FaultError, ModelError, RaydistillError
 from raydistill.kept_rows import KeptRows
 from raydistill.label_store import SCHEMA, LabelStore, logits_column
 from raydistill.pretrained import load_tokenizer
 from raydistill.progress import Console, Progress
 from raydistill.resources import Request, make_plan
 from raydistill.specs import ModelSpec, TeacherSpec, Tolerance
-from raydistill.stages.cluster import free_nodes
+from raydistill.stages.cluster import free_nodes, in_a_worker
 from raydistill.stages.faults import job_actors, our_errors
 from raydistill.stages.forks import SWITCH
 from raydistill.stages.label import Counts, label_corpus
@@ -228,6 +228,19 @@ def test_a_task_whose_process_dies_is_told_as_what_it_was() -> None:
         our_errors("the process that did it died"),
     ):
         ray.get(task.remote(), timeout=300)
+
+
+def test_what_takes_a_worker_down_is_done_here_and_what_it_says_comes_through() -> None:
+    def where(driver: int, dies: bool) -> int:
+        if os.getpid() == driver:
+            return driver
+        if dies:
+            os.kill(os.getpid(), signal.SIGKILL)
+        raise ModelError("--student-name-or-path x: is none.")
+
+    assert in_a_worker(where, os.getpid(), True) == os.getpid()
+    with pytest.raises(ModelError, match=r"^--student-name-or-path x: is none\.$"):
+        in_a_worker(where, os.getpid(), False)
 
 
 def test_a_text_that_takes_its_teacher_down_with_it_is_set_aside(
