@@ -206,7 +206,7 @@ def _expect_fit(wanted: int, fitting: int, option: str, size: Size, nodes: Seque
         return
 
     def in_memory(amount: float) -> str:
-        known = size.memory and not size.gpus and math.isfinite(amount)
+        known = size.memory >= 5e7 and not size.gpus and math.isfinite(amount)
         return f" {amount / 1e9:,.1f} GB" if known else ""
 
     have = ", ".join(

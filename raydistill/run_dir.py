@@ -274,13 +274,27 @@ def _differences(config: DistillConfig, product: str, record: dict[str, Any]) ->
     for name in now:
         if name == "data_file" and (set(now[name]) >= set(old := then.get(name) or ()) or set(now[name]) <= set(old)):
             continue  # a corpus may grow or shrink by files, as a folder's may
+        pairs = [(name, then.get(name), now[name])]
         if name == "training":
-            names = sorted(now[name].keys() | then.get(name, {}).keys())
-            pairs = [(key, then.get(name, {}).get(key), now[name].get(key)) for key in names]
-        else:
-            pairs = [(name, then.get(name), now[name])]
+            pairs = _unlike(then.get(name, {}), now[name])
         lines += [f"{flag(key)} was {_shown(old)}, now {_shown(new)}" for key, old, new in pairs if not _same(old, new)]
     return lines
+
+
+def _unlike(then: dict[str, Any], now: dict[str, Any]) -> list[tuple[str, Any, Any]]:
+    """(name, then, now) of `TrainingArguments` fields; not of one given at its default on one side alone."""
+    pairs = [(name, then.get(name), now.get(name)) for name in sorted(then.keys() | now.keys())]
+    pairs = [(name, old, new) for name, old, new in pairs if not _same(old, new)]
+    if any(old is None or new is None for _, old, new in pairs):
+        from raydistill.training_arguments import field_defaults  # with transformers, which takes seconds
+
+        defaults = field_defaults()
+
+        def is_default(name: str, given: Any, other: Any) -> bool:
+            return other is None and _same(given, defaults.get(name))
+
+        pairs = [pair for pair in pairs if not (is_default(*pair) or is_default(pair[0], pair[2], pair[1]))]
+    return pairs
 
 
 def _same(old: Any, new: Any) -> bool:

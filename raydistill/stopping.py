@@ -146,3 +146,24 @@ def _rouse() -> None:
         if callable(signal.getsignal(number)):
             signal.pthread_kill(ident, number)
             return
+
+
+@contextlib.contextmanager
+def signals_wait() -> Iterator[None]:
+    """Have a signal that asks for the end wait for that of what is within, which is short.
+
+    What a handler raises while Python forks is dropped, and with it what is to be done after a fork: then nobody gets
+    the lock of `logging` any more.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield  # handlers run in the main one
+        return
+    came: list[int] = []
+    before = {number: signal.signal(number, lambda number, _: came.append(number)) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        if came:
+            signal.raise_signal(came[0])

@@ -79,6 +79,16 @@ def field_names() -> list[str]:
     return [field.name for field in dataclasses.fields(TrainingArguments) if field.init and field.name not in OURS]
 
 
+def field_defaults() -> dict[str, Any]:
+    """What each field of `TrainingArguments` is that is not given."""
+    made = [field for field in dataclasses.fields(TrainingArguments) if field.init]
+    values = {
+        field.name: field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+        for field in made
+    }
+    return {name: getattr(value, "value", value) for name, value in (values | DEFAULTS).items()}
+
+
 def training_arguments(given: Mapping[str, Any], *, output_dir: str, use_cpu: bool) -> TrainingArguments:
     """`TrainingArguments` from options as given (text from the command line, or typed values).
 

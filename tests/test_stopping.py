@@ -140,3 +140,28 @@ thread.start()
 thread.join()
 """
     assert said_by(code) == ["True False"]
+
+
+def test_a_signal_waits_for_what_is_not_to_be_disturbed() -> None:
+    code = """
+from raydistill.stopping import signals_wait
+
+for number in (signal.SIGINT, signal.SIGTERM):
+    signal.signal(number, signal.default_int_handler)
+    try:
+        with signals_wait():
+            send(number)
+            print("done")
+        print("too far")
+    except KeyboardInterrupt:
+        print("stopped", signal.getsignal(number) is signal.default_int_handler)
+
+def elsewhere():
+    with signals_wait():
+        print("as it is", signal.getsignal(signal.SIGINT) is signal.default_int_handler)
+
+thread = threading.Thread(target=elsewhere)
+thread.start()
+thread.join()
+"""
+    assert said_by(code) == ["done", "stopped True"] * 2 + ["as it is True"]

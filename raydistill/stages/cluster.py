@@ -20,10 +20,11 @@ from typing import Any, TypeVar
 os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
 os.environ.setdefault("RAY_raylet_start_wait_time_s", "120")
 
+import psutil
 import ray
 import ray.exceptions
 from ray._private import node as ray_node
-from ray._private import ray_constants
+from ray._private import ray_constants, services
 from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
 from ray._private.state import available_resources_per_node  # no public call tells what a single node has free
 from ray._private.utils import read_ray_address
@@ -36,6 +37,7 @@ from raydistill.label_store import RECORD as LABELS_RECORD
 from raydistill.resources import Node
 from raydistill.stages.faults import DEATHS, our_errors
 from raydistill.stages.forks import can_fork, forked_workers
+from raydistill.stopping import signals_wait
 
 OWN = (None, "local")  # addresses of a Ray of our own
 CONNECT_SECONDS = 10
@@ -96,7 +98,7 @@ def _started(settings: dict[str, Any]) -> Iterator[bool]:
     for name, value in (PRIVATE_ENVIRONMENT | WORKER_ENVIRONMENT).items():
         os.environ.setdefault(name, value)
     with forked_workers() as forks:
-        with _started_lean():
+        with _started_lean(), _started_whole():
             ray.init(address="local", include_dashboard=False, **settings)
         _private = True
         try:
@@ -159,12 +161,14 @@ def _started_lean() -> Iterator[None]:
 
     Ray has no setting for either. In place of the address 127.0.0.1, where it is asked for, it takes one that other
     machines reach; on Windows and macOS it does not, and so nobody else can so much as try its token. The servers of
-    the dashboard and of the autoscaler start even where there is none, and take two seconds of CPU.
+    the dashboard and of the autoscaler start even where there is none, and take two seconds of CPU. A signal waits for
+    the start of each process.
     """
     replaced = (
         (ray_constants, "ENABLE_RAY_CLUSTER", False),
         (ray_node.Node, "start_api_server", lambda *_, **__: None),
         (ray_node.Node, "start_monitor", lambda *_: None),
+        (services, "start_ray_process", signals_wait()(services.start_ray_process)),
     )
     before = [(holder, name, getattr(holder, name)) for holder, name, _ in replaced]
     try:
@@ -174,6 +178,43 @@ def _started_lean() -> Iterator[None]:
     finally:
         for holder, name, value in before:
             setattr(holder, name, value)
+
+
+@contextlib.contextmanager
+def _started_whole() -> Iterator[None]:
+    """Have nothing be left of a Ray whose start within is interrupted: it knows its processes only once all are there.
+
+    They would end with this one, but for some of theirs, which take a minute to see that.
+    """
+    nodes: list[Any] = []
+    node_class: Any = ray_node.Node
+    start = node_class.start_head_processes
+
+    def start_noted(node: Any) -> None:
+        nodes.append(node)
+        start(node)
+
+    node_class.start_head_processes = start_noted
+    try:
+        yield
+    except BaseException:
+        theirs = [child for node in nodes for child in _children(node)]
+        ray.shutdown()
+        for node in nodes:
+            node.kill_all_processes(check_alive=False, allow_graceful=True)
+        for child in theirs:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                child.kill()
+        raise
+    finally:
+        node_class.start_head_processes = start
+
+
+def _children(node: Any) -> Iterator[psutil.Process]:
+    """The processes that a node's processes have started."""
+    for info in [info for kind in node.all_processes.values() for info in kind]:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            yield from psutil.Process(info.process.pid).children(recursive=True)
 
 
 def _expect_listener(address: str) -> str:

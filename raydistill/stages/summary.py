@@ -22,8 +22,9 @@ def describe_work(texts: tuple[int, bool], num_classes: int, files: int) -> str:
     """
     number, exact = texts
     about = "" if exact else "about "
-    pairs = f"{about}{number * num_classes:,} pairs"
-    return f"{about}{number:,} texts × {num_classes} classes = {pairs}, in {counted(files, 'file')}"
+    pairs = f"{about}{counted(number * num_classes, 'pair')}"
+    classes = f"{num_classes} class" + "es" * (num_classes != 1)
+    return f"{about}{counted(number, 'text')} × {classes} = {pairs}, in {counted(files, 'file')}"
 
 
 def describe_plan(plan: Plan, *, label: bool, train: bool) -> str:

@@ -9,6 +9,7 @@ import json
 import os
 import re
 import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -23,7 +24,18 @@ import psutil
 import pyarrow as pa
 import pytest
 import ray
-from processes import AS_ANYBODY, begin, kill_when, meanwhile, needs_setpriv, run, stop_when, workers_at
+from processes import (
+    AS_ANYBODY,
+    begin,
+    command,
+    environment,
+    kill_when,
+    meanwhile,
+    needs_setpriv,
+    run,
+    stop_when,
+    workers_at,
+)
 from ray.util import placement_group, placement_group_table, remove_placement_group
 from safetensors.torch import load_file
 
@@ -228,6 +240,38 @@ def test_a_task_whose_process_dies_is_told_as_what_it_was() -> None:
         our_errors("the process that did it died"),
     ):
         ray.get(task.remote(), timeout=300)
+
+
+def test_ctrl_c_while_ray_starts_leaves_no_process(
+    tmp_path: Path, make_config: Callable[..., DistillConfig], corpus_file: Path
+) -> None:
+    corpus = tmp_path / "corpus.txt"
+    corpus.write_text(corpus_file.read_text())
+    config = make_config(tmp_path / "out", data_file=str(corpus))
+    with subprocess.Popen(
+        command(config, "label"), stderr=subprocess.PIPE, text=True, start_new_session=True, env=environment()
+    ) as process:
+        others: list[psutil.Process] = []
+
+        def agent_is_there() -> bool:
+            others[:] = psutil.Process(process.pid).children(recursive=True)
+            titles = []
+            for other in others:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    titles.append(" ".join(other.cmdline()))
+            return any("agent" in title.lower() for title in titles if "raylet/raylet" not in title)
+
+        deadline = time.monotonic() + 120
+        while not agent_is_there():
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        os.killpg(process.pid, signal.SIGINT)
+        said = process.communicate(timeout=120)[1]
+    assert process.returncode == 130
+    assert said.splitlines()[-1].startswith("Error: stopped.")
+    left = psutil.wait_procs(others, timeout=15)[1]
+    assert not left, left
+    assert not (tmp_path / "out").exists()
 
 
 def test_what_takes_a_worker_down_is_done_here_and_what_it_says_comes_through() -> None:
