@@ -282,19 +282,17 @@ def _differences(config: DistillConfig, product: str, record: dict[str, Any]) ->
 
 
 def _unlike(then: dict[str, Any], now: dict[str, Any]) -> list[tuple[str, Any, Any]]:
-    """(name, then, now) of `TrainingArguments` fields; not of one given at its default on one side alone."""
-    pairs = [(name, then.get(name), now.get(name)) for name in sorted(then.keys() | now.keys())]
-    pairs = [(name, old, new) for name, old, new in pairs if not _same(old, new)]
-    if any(old is None or new is None for _, old, new in pairs):
+    """(name, then, now) of `TrainingArguments` fields; one that is left out is at its default."""
+    defaults: dict[str, Any] = {}
+    if then.keys() != now.keys():
         from raydistill.training_arguments import field_defaults  # with transformers, which takes seconds
 
         defaults = field_defaults()
-
-        def is_default(name: str, given: Any, other: Any) -> bool:
-            return other is None and _same(given, defaults.get(name))
-
-        pairs = [pair for pair in pairs if not (is_default(*pair) or is_default(pair[0], pair[2], pair[1]))]
-    return pairs
+    return [
+        (name, then.get(name), now.get(name))
+        for name in sorted(then.keys() | now.keys())
+        if not _same(then.get(name, defaults.get(name)), now.get(name, defaults.get(name)))
+    ]
 
 
 def _same(old: Any, new: Any) -> bool:

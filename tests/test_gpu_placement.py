@@ -22,8 +22,9 @@ from raydistill.label_store import LabelStore, logits_matrix
 from raydistill.progress import Console
 from raydistill.resources import Request, make_plan
 from raydistill.specs import TeacherSpec, Tolerance
-from raydistill.stages.cluster import PRIVATE_ENVIRONMENT, free_nodes
+from raydistill.stages.cluster import free_nodes
 from raydistill.stages.label import label_corpus
+from raydistill.stages.private_ray import PRIVATE_ENVIRONMENT
 from raydistill.stages.teacher_actor import TeacherActor
 
 CLASSES = ("sport", "politics")

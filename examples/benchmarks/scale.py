@@ -37,9 +37,9 @@ from raydistill.label_store import LabelStore
 from raydistill.progress import Console
 from raydistill.resources import Node, Request, make_plan
 from raydistill.specs import Effort, TeacherSpec, Tolerance
-from raydistill.stages.cluster import PRIVATE_ENVIRONMENT, WORKER_ENVIRONMENT
 from raydistill.stages.demo import CLASSES, TEMPLATE, prepare_demo
 from raydistill.stages.label import BYTES_PER_TOKEN, GPU_FLOPS, MOST_BLOCKS, block_bytes, label_corpus
+from raydistill.stages.private_ray import PRIVATE_ENVIRONMENT, WORKER_ENVIRONMENT
 from raydistill.stages.teacher_actor import TeacherActor
 
 CPUS, CPUS_PER_GPU = 4.0, 0.01

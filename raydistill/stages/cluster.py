@@ -20,11 +20,8 @@ from typing import Any, TypeVar
 os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
 os.environ.setdefault("RAY_raylet_start_wait_time_s", "120")
 
-import psutil
 import ray
 import ray.exceptions
-from ray._private import node as ray_node
-from ray._private import ray_constants, services
 from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
 from ray._private.state import available_resources_per_node  # no public call tells what a single node has free
 from ray._private.utils import read_ray_address
@@ -36,8 +33,8 @@ from raydistill.files import Folder
 from raydistill.label_store import RECORD as LABELS_RECORD
 from raydistill.resources import Node
 from raydistill.stages.faults import DEATHS, our_errors
-from raydistill.stages.forks import can_fork, forked_workers
-from raydistill.stopping import signals_wait
+from raydistill.stages.forks import can_fork
+from raydistill.stages.private_ray import WORKER_ENVIRONMENT, private_ray
 
 OWN = (None, "local")  # addresses of a Ray of our own
 CONNECT_SECONDS = 10
@@ -45,25 +42,8 @@ ANSWER_SECONDS = 120.0  # for a node to look at a folder
 CLIENT_SCHEME = "ray://"
 # The head starts a server for each client, which now and then hangs in its fork; the next one does well.
 CLIENT_ATTEMPTS, STARTUP_FAULT = 3, "Initialization failure from server"
-# What our workers need of their environment. With OpenMP's default, threads spin at barriers: where another process
-# wants the same core, a forward pass of two threads took three times as long as one of passive ones.
-WORKER_ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE"}
 FORWARDED_ENVIRONMENT = ("HF_HUB_OFFLINE", "HF_ENDPOINT")
-PRIVATE_ENVIRONMENT = {
-    "RAY_USAGE_STATS_ENABLED": "0",
-    # Ray ends an idle worker after a second, and starting the next one, for every block written, takes a CPU second.
-    "RAY_idle_worker_killing_time_threshold_ms": "600000",
-    "RAY_worker_niceness": "0",  # Ray's 15 would yield to whatever else the machine does
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # a report waits for the next check: by default up to 2 s
-    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # nobody drains a private Ray
-    "RAY_WARN_BLOCKING_GET_INSIDE_ASYNC": "0",  # Ray Train's controller does
-    "RAY_gcs_server_port_wait_time_s": "120",
-    "RAY_agent_register_timeout_ms": "120000",
-    "RAY_worker_register_timeout_seconds": "300",
-}
-
 T = TypeVar("T")
-_private = False
 
 
 @contextlib.contextmanager
@@ -85,27 +65,10 @@ def connection(address: str | None, *, worker_output: bool = False) -> Iterator[
         return
     on_terminate = signal.getsignal(signal.SIGTERM)
     settings: dict[str, Any] = {"log_to_driver": worker_output, "logging_level": logging.WARNING}
-    with _started(settings) if address in OWN else _joined(str(address), settings) as forks:
+    with private_ray(settings) if address in OWN else _joined(str(address), settings) as forks:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, on_terminate)  # Ray has put its own there
         yield forks
-
-
-@contextlib.contextmanager
-def _started(settings: dict[str, Any]) -> Iterator[bool]:
-    """A Ray of our own, which ends here too; whether its workers are forked."""
-    global _private
-    for name, value in (PRIVATE_ENVIRONMENT | WORKER_ENVIRONMENT).items():
-        os.environ.setdefault(name, value)
-    with forked_workers() as forks:
-        with _started_lean(), _started_whole():
-            ray.init(address="local", include_dashboard=False, **settings)
-        _private = True
-        try:
-            yield forks
-        finally:
-            _private = False
-            ray.shutdown()
 
 
 @contextlib.contextmanager
@@ -148,73 +111,6 @@ def in_a_worker(work: Callable[..., T], *given: Any) -> T:
             return ray.get(remote.remote(*given))
         except DEATHS:  # as where memory is short
             return work(*given)
-
-
-def ends_with_run() -> bool:
-    """Whether Ray was started by `connection` for this very run, so that nothing can be left behind in it."""
-    return _private
-
-
-@contextlib.contextmanager
-def _started_lean() -> Iterator[None]:
-    """Have a Ray that is started within listen on the loopback interface alone, and start no process it can do without.
-
-    Ray has no setting for either. In place of the address 127.0.0.1, where it is asked for, it takes one that other
-    machines reach; on Windows and macOS it does not, and so nobody else can so much as try its token. The servers of
-    the dashboard and of the autoscaler start even where there is none, and take two seconds of CPU. A signal waits for
-    the start of each process.
-    """
-    replaced = (
-        (ray_constants, "ENABLE_RAY_CLUSTER", False),
-        (ray_node.Node, "start_api_server", lambda *_, **__: None),
-        (ray_node.Node, "start_monitor", lambda *_: None),
-        (services, "start_ray_process", signals_wait()(services.start_ray_process)),
-    )
-    before = [(holder, name, getattr(holder, name)) for holder, name, _ in replaced]
-    try:
-        for holder, name, value in replaced:
-            setattr(holder, name, value)
-        yield
-    finally:
-        for holder, name, value in before:
-            setattr(holder, name, value)
-
-
-@contextlib.contextmanager
-def _started_whole() -> Iterator[None]:
-    """Have nothing be left of a Ray whose start within is interrupted: it knows its processes only once all are there.
-
-    They would end with this one, but for some of theirs, which take a minute to see that.
-    """
-    nodes: list[Any] = []
-    node_class: Any = ray_node.Node
-    start = node_class.start_head_processes
-
-    def start_noted(node: Any) -> None:
-        nodes.append(node)
-        start(node)
-
-    node_class.start_head_processes = start_noted
-    try:
-        yield
-    except BaseException:
-        theirs = [child for node in nodes for child in _children(node)]
-        ray.shutdown()
-        for node in nodes:
-            node.kill_all_processes(check_alive=False, allow_graceful=True)
-        for child in theirs:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                child.kill()
-        raise
-    finally:
-        node_class.start_head_processes = start
-
-
-def _children(node: Any) -> Iterator[psutil.Process]:
-    """The processes that a node's processes have started."""
-    for info in [info for kind in node.all_processes.values() for info in kind]:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            yield from psutil.Process(info.process.pid).children(recursive=True)
 
 
 def _expect_listener(address: str) -> str:

@@ -29,6 +29,7 @@ from ray._private.accelerators import get_all_accelerator_managers
 
 from raydistill.scratch import scratch_folder
 from raydistill.stages import fork_server, fork_worker
+from raydistill.stages.replaced import replaced
 
 SWITCH = "RAYDISTILL_FORKS"  # "0": each worker starts by itself
 LOG = "log"
@@ -104,8 +105,5 @@ def _worker_command(folder: Path) -> Iterator[None]:
             for name in told:
                 del os.environ[name]
 
-    node_class.start_raylet = start_with_forks
-    try:
+    with replaced(node_class, start_raylet=start_with_forks):
         yield
-    finally:
-        node_class.start_raylet = start_raylet

@@ -26,10 +26,10 @@ from raydistill.run_dir import CHECKPOINTS, MODEL, RESULT, ROWS
 from raydistill.specs import Tolerance
 from raydistill.stages.board import followed_board
 from raydistill.stages.checks import Training
-from raydistill.stages.cluster import ends_with_run
 from raydistill.stages.data_context import data_settings
 from raydistill.stages.faults import end_actor, our_errors
 from raydistill.stages.label_rows import EvenOrWhole, label_rows
+from raydistill.stages.private_ray import ends_with_run
 from raydistill.stages.process_group import ProcessGroup
 from raydistill.stages.train_policies import GoOnFromCheckpoint, KnowGroup, RoomForTasks, SameEnvironment
 from raydistill.stages.train_task import EVALUATION, TRAIN, TrainTask

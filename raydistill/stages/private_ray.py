@@ -1,0 +1,112 @@
+"""A Ray of our own: started for a run, and gone with it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import psutil
+import ray
+from ray._private import node as ray_node
+from ray._private import ray_constants, services
+
+from raydistill.stages.forks import forked_workers
+from raydistill.stages.replaced import replaced
+from raydistill.stopping import signals_wait
+
+# What our workers need of their environment. With OpenMP's default, threads spin at barriers: where another process
+# wants the same core, a forward pass of two threads took three times as long as one of passive ones.
+WORKER_ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE"}
+PRIVATE_ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    # Ray ends an idle worker after a second, and starting the next one, for every block written, takes a CPU second.
+    "RAY_idle_worker_killing_time_threshold_ms": "600000",
+    "RAY_worker_niceness": "0",  # Ray's 15 would yield to whatever else the machine does
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # a report waits for the next check: by default up to 2 s
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # nobody drains a private Ray
+    "RAY_WARN_BLOCKING_GET_INSIDE_ASYNC": "0",  # Ray Train's controller does
+    # A machine that others keep busy takes longer than the 30 to 60 s after which Ray gives up.
+    "RAY_gcs_server_port_wait_time_s": "120",
+    "RAY_agent_register_timeout_ms": "120000",
+    "RAY_worker_register_timeout_seconds": "300",
+}
+
+_private = False
+
+
+@contextlib.contextmanager
+def private_ray(settings: dict[str, Any]) -> Iterator[bool]:
+    """A Ray of our own, which ends here too; whether its workers are forked."""
+    global _private
+    for name, value in (PRIVATE_ENVIRONMENT | WORKER_ENVIRONMENT).items():
+        os.environ.setdefault(name, value)
+    with forked_workers() as forks:
+        with _lean(), _whole():
+            ray.init(address="local", include_dashboard=False, **settings)
+        _private = True
+        try:
+            yield forks
+        finally:
+            _private = False
+            ray.shutdown()
+
+
+def ends_with_run() -> bool:
+    """Whether Ray was started by `connection` for this very run, so that nothing can be left behind in it."""
+    return _private
+
+
+@contextlib.contextmanager
+def _lean() -> Iterator[None]:
+    """Have a Ray that is started within listen on the loopback interface alone, and start no process it can do without.
+
+    Ray has no setting for either. In place of the address 127.0.0.1, where it is asked for, it takes one that other
+    machines reach; on Windows and macOS it does not, and so nobody else can so much as try its token. The servers of
+    the dashboard and of the autoscaler start even where there is none, and take two seconds of CPU.
+    """
+    with (
+        replaced(ray_constants, ENABLE_RAY_CLUSTER=False),
+        replaced(ray_node.Node, start_api_server=lambda *_, **__: None, start_monitor=lambda *_: None),
+    ):
+        yield
+
+
+@contextlib.contextmanager
+def _whole() -> Iterator[None]:
+    """Have a Ray that is started within be there whole, or nothing of it be left.
+
+    A signal waits for the start of each process. Ray knows a node's processes only once all are there; they would end
+    with this one, but for some of theirs, which take a minute to see that.
+    """
+    nodes: list[Any] = []
+    node_class: Any = ray_node.Node
+    start = node_class.start_head_processes
+
+    def start_noted(node: Any) -> None:
+        nodes.append(node)
+        start(node)
+
+    with (
+        replaced(node_class, start_head_processes=start_noted),
+        replaced(services, start_ray_process=signals_wait()(services.start_ray_process)),
+    ):
+        try:
+            yield
+        except BaseException:
+            theirs = [child for node in nodes for child in _children(node)]
+            ray.shutdown()
+            for node in nodes:
+                node.kill_all_processes(check_alive=False, allow_graceful=True)
+            for child in theirs:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    child.kill()
+            raise
+
+
+def _children(node: Any) -> Iterator[psutil.Process]:
+    """The processes that a node's processes have started."""
+    for info in [info for kind in node.all_processes.values() for info in kind]:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            yield from psutil.Process(info.process.pid).children(recursive=True)
