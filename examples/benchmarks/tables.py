@@ -6,8 +6,10 @@ import argparse
 import contextlib
 import importlib.metadata
 import json
+import math
 import os
 import platform
+import statistics
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +41,13 @@ def markdown(rows: list[dict[str, Any]]) -> str:
     columns = list(dict.fromkeys(name for row in rows for name in row))
     lines = [columns, ["---"] * len(columns), *([str(row.get(name, "")) for name in columns] for row in rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def beside(plain: list[dict[str, Any]], own: list[dict[str, Any]], what: str) -> str:
+    """Mean difference of rounds, in points, with its standard error."""
+    apart = [100 * (mine[what] - other[what]) for mine, other in zip(own, plain, strict=True)]
+    error = statistics.stdev(apart) / math.sqrt(len(apart)) if len(apart) > 1 else math.nan
+    return f"{statistics.mean(apart):+.2f} ± {error:.2f}"
 
 
 def machine() -> dict[str, str]:

@@ -26,7 +26,7 @@ import numpy as np
 import pandas as pd
 import torch
 from plain_trainer import train_plainly
-from tables import benchmark_parser, publish
+from tables import benchmark_parser, beside, publish
 
 from raydistill import DistillConfig, label, soft_labels, train
 from raydistill.specs import TeacherSpec
@@ -88,13 +88,6 @@ def through_ray(config: dict[str, Any], workers: int, training: dict[str, Any], 
 
 def spread(values: list[float], style: str = ".2f") -> str:
     return f"{statistics.median(values):{style}} ({min(values):{style}}–{max(values):{style}})"
-
-
-def beside(plain: list[dict[str, Any]], own: list[dict[str, Any]], what: str) -> str:
-    """Mean difference of rounds, in points, with its standard error."""
-    apart = [100 * (mine[what] - other[what]) for mine, other in zip(own, plain, strict=True)]
-    error = statistics.stdev(apart) / math.sqrt(len(apart)) if len(apart) > 1 else math.nan
-    return f"{statistics.mean(apart):+.2f} ± {error:.2f}"
 
 
 def table(runs: dict[str, list[dict[str, Any]]]) -> list[dict[str, str]]:
