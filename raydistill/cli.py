@@ -180,8 +180,11 @@ def collect_config(flags: dict[str, Any], leftover: Sequence[str]) -> DistillCon
 
 
 def training_flags(leftover: Sequence[str]) -> dict[str, Any]:
-    """--name value, --name=value, --name and --no_name, as text by name. Raises ConfigError for anything else."""
-    found: dict[str, Any] = {}
+    """--name value and --name=value as text by name, --name and --no_name as True and False.
+
+    Raises ConfigError for anything else.
+    """
+    found: dict[str, str | bool] = {}
     waiting = list(leftover)
     while waiting:
         token = waiting.pop(0)
@@ -202,9 +205,9 @@ def training_flags(leftover: Sequence[str]) -> dict[str, Any]:
             name = name.removeprefix("no_")
             if any(field.name == name and field.type != "bool" for field in option_fields()):
                 raise ConfigError(f"No such option: {token}. {flag(name)} is no switch.")
-            found[name] = "false"
+            found[name] = False
         else:
-            found[name] = "true"
+            found[name] = True
     return found
 
 

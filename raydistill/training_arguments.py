@@ -43,7 +43,9 @@ REFUSED = {
     "dataloader_num_workers": "Ray Data's tasks read and tokenise",
 }
 
-SEVERAL = {name for name, hint in get_type_hints(TrainingArguments).items() if "list" in str(hint)}
+HINTS = {name: str(hint) for name, hint in get_type_hints(TrainingArguments).items()}
+SEVERAL = {name for name, hint in HINTS.items() if "list" in hint}
+SWITCHES = {name for name, hint in HINTS.items() if "bool" in hint}
 
 BELOW_ONE = Bounds("from 0 to below 1", lambda value: 0 <= value < 1)
 SEED = Bounds("from 0 to 4294967295", lambda value: value is None or 0 <= value < 1 << 32)
@@ -100,8 +102,11 @@ def training_arguments(given: Mapping[str, Any], *, output_dir: str, use_cpu: bo
             raise ConfigError(
                 f"No such option: {flag(name)}.{suggest(name, [*known, *(f.name for f in option_fields())])}"
             )
-        if name in REFUSED and str(given[name]).lower() not in ("false", "none", "0", ""):
-            raise ConfigError(f"{flag(name)} does not go with raydistill: {REFUSED[name]}.")
+        if name in REFUSED:
+            if str(given[name]).lower() not in ("false", "none", "0", ""):
+                raise ConfigError(f"{flag(name)} does not go with raydistill: {REFUSED[name]}.")
+        elif isinstance(given[name], bool) and name not in SWITCHES:
+            raise ConfigError(f"{flag(name)} is no switch: give it a value (and quote YAML's no and off).")
     values = {**DEFAULTS, **given}
     # HfArgumentParser takes one text where `TrainingArguments` takes several, as for report_to.
     lists = {name: list(map(str, values[name])) for name in SEVERAL & values.keys() if _is_list(values[name])}

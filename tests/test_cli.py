@@ -22,13 +22,13 @@ def test_flags_may_be_written_as_the_seed_script_did() -> None:
     )
     assert config.data_file == ("c.txt",)
     assert config.temperature == 2.0
-    assert config.training == {"learning_rate": "3e-5", "fp16": "true", "max_steps": "-1"}
+    assert config.training == {"learning_rate": "3e-5", "fp16": True, "max_steps": "-1"}
 
 
 def test_what_is_true_by_default_is_switched_off_as_the_seed_script_did() -> None:
     config = collect_config({}, ["--no_use_fast_tokenizer", "--no-do-eval", "--no_cuda_graphs", "1"])
     assert config.use_fast_tokenizer is False
-    assert config.training == {"do_eval": "false", "no_cuda_graphs": "1"}
+    assert config.training == {"do_eval": False, "no_cuda_graphs": "1"}
     with pytest.raises(ConfigError, match=r"No such option: --no-labels\. --labels is no switch\."):
         training_flags(["--no-labels"])
 

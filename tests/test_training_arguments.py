@@ -92,6 +92,14 @@ def test_a_field_is_typed_by_transformers_from_text_or_value(name, given, wanted
     assert isinstance(found, type(wanted))
 
 
+@pytest.mark.parametrize(
+    ("name", "value"), [("run_name", False), ("learning_rate", True), ("eval_strategy", False), ("report_to", True)]
+)
+def test_what_is_no_switch_needs_a_value(name, value):
+    with pytest.raises(ConfigError, match=rf"--{name.replace('_', '-')} is no switch: give it a value"):
+        arguments({name: value})
+
+
 def test_a_number_that_yaml_takes_for_text_is_a_number(tmp_path):
     path = tmp_path / "run.yaml"
     path.write_text("learning-rate: 3e-5\nweight_decay: 1e-2\n", encoding="utf-8")
