@@ -49,3 +49,11 @@ def test_a_folder_of_others_is_left_as_it_is(tmp_path: Path, capfd: pytest.Captu
         assert said.count("\n") == 1
     assert sorted(path.name for path in tmp_path.iterdir()) == ["class_names.txt", "corpus.txt", "teacher"]
     assert (tmp_path / "corpus.txt").read_text() == (tmp_path / "class_names.txt").read_text() == "mine"
+
+
+def test_where_no_cluster_is_nothing_is_laid_out(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["demo", "--output-dir", str(tmp_path / "demo"), "--address", "127.0.0.1:1"]) == 2
+    said = capfd.readouterr().err
+    assert said.startswith("Error: --address 127.0.0.1:1: no Ray cluster can be joined there")
+    assert said.count("\n") == 1
+    assert not list(tmp_path.iterdir())

