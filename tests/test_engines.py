@@ -24,7 +24,8 @@ from raydistill.errors import ConfigError, ModelError, RunDirError
 from raydistill.first_token import narrow_last_layer
 from raydistill.specs import TeacherSpec
 
-FIRST_TOKEN = {"bert": True, "roberta": True, "xlm-roberta": True, "bart": False, "deberta-v2": False}
+NARROWED = [family for family in FAMILIES if family != "bart"]
+PACKED = ("bert", "roberta", "xlm-roberta")
 CONVERTED = [family for family in FAMILIES if family != "bart"]
 FINGERPRINT = "blake2b:0123"
 
@@ -84,26 +85,29 @@ def entries(cache):
 @pytest.mark.parametrize("size", [1, 7])
 def test_a_narrowed_model_gives_the_same_logits(family, size, family_dirs):
     model = AutoModelForSequenceClassification.from_pretrained(family_dirs[family]).eval()
-    assert narrow_last_layer(model) is FIRST_TOKEN[family]
+    assert narrow_last_layer(model) is (family in NARROWED)
     batch = batches_of(family_dirs[family], [size])[0]
     with torch.inference_mode():
         found = model(**{name: torch.from_numpy(array) for name, array in batch.items()}).logits.numpy()
     np.testing.assert_allclose(found, plain_logits(family_dirs[family], batch), atol=1e-5)
 
 
-def test_a_narrowed_model_computes_one_token_of_its_last_layer(family_dirs):
-    model = AutoModelForSequenceClassification.from_pretrained(family_dirs["bert"]).eval()
+@pytest.mark.parametrize("family", NARROWED)
+def test_a_narrowed_model_computes_one_token_of_its_last_layer(family, family_dirs):
+    model = AutoModelForSequenceClassification.from_pretrained(family_dirs[family]).eval()
     narrow_last_layer(model)
+    layers = (model.base_model.transformer if family == "distilbert" else model.base_model.encoder).layer
     seen = []
-    for layer in model.bert.encoder.layer:
-        layer.intermediate.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0].shape[1]))
-    batch = {name: torch.from_numpy(array) for name, array in batches_of(family_dirs["bert"])[0].items()}
+    for layer in layers:
+        part = layer.ffn if family == "distilbert" else layer.intermediate
+        part.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0].shape[1]))
+    batch = {name: torch.from_numpy(array) for name, array in batches_of(family_dirs[family])[0].items()}
     model(**batch)
     assert seen == [*[batch["input_ids"].shape[1]] * (len(seen) - 1), 1]
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
-@pytest.mark.parametrize("family", [family for family, narrow in FIRST_TOKEN.items() if narrow])
+@pytest.mark.parametrize("family", NARROWED)
 def test_a_narrowed_model_has_the_gradients_and_the_names_of_the_whole_one(family, checkpointing, family_dirs):
     whole, narrow = (AutoModelForSequenceClassification.from_pretrained(family_dirs[family]) for _ in range(2))
     assert narrow_last_layer(narrow.eval())
@@ -117,15 +121,21 @@ def test_a_narrowed_model_has_the_gradients_and_the_names_of_the_whole_one(famil
         torch.testing.assert_close(found.grad, wanted.grad, atol=1e-5, rtol=1e-4, msg=name)
 
 
-def test_a_narrowed_model_drops_attention_out_in_training_only():
-    model = make_classifier("bert", make_tokenizer("bert"), attention_probs_dropout_prob=0.5)
+@pytest.mark.parametrize(
+    ("family", "dropout"), [("bert", "attention_probs_dropout_prob"), ("distilbert", "attention_dropout")]
+)
+def test_a_narrowed_model_drops_attention_out_in_training_only(family, dropout):
+    model = make_classifier(family, make_tokenizer(family), **{dropout: 0.5})
     assert narrow_last_layer(model.eval())
-    attention = model.bert.encoder.layer[-1].attention
+    layers = (model.base_model.transformer if family == "distilbert" else model.base_model.encoder).layer
     hidden = torch.randn(1, 9, 32)
-    torch.testing.assert_close(attention(hidden)[0], attention(hidden)[0])
-    attention.train()
-    attention.output.eval()
-    assert (attention(hidden)[0] - attention(hidden)[0]).abs().max() > 1e-3
+
+    def apart():
+        return float((layers[-1](hidden, None) - layers[-1](hidden, None)).abs().max())
+
+    assert apart() == 0
+    model.train()  # nothing else drops out
+    assert apart() > 1e-3
 
 
 class MeanOfTokens(BertForSequenceClassification):
@@ -455,7 +465,7 @@ def for_a_gpu(folder, batches, **changes):
 def test_pairs_without_padding_have_the_same_logits(family, backend, family_dirs, on_a_gpu):
     batches = batches_of(family_dirs[family], (2, 5, 1))
     engine = for_a_gpu(family_dirs[family], batches[:1], backend=backend, strict=True)
-    assert (engine.packs, engine.backend) == (FIRST_TOKEN[family], backend)
+    assert (engine.packs, engine.backend) == (family in PACKED, backend)
     for batch in batches:
         np.testing.assert_allclose(engine.logits(batch), plain_logits(family_dirs[family], batch), atol=1e-5)
 

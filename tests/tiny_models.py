@@ -18,11 +18,12 @@ from transformers import (
     AutoModelForSequenceClassification,
     BertTokenizer,
     DebertaV2Tokenizer,
+    DistilBertTokenizer,
     RobertaTokenizer,
     XLMRobertaTokenizer,
 )
 
-FAMILIES = ("bert", "roberta", "bart", "deberta-v2", "xlm-roberta")
+FAMILIES = ("bert", "distilbert", "roberta", "bart", "deberta-v2", "xlm-roberta")
 NLI_LABELS = {0: "contradiction", 1: "neutral", 2: "entailment"}
 MAX_LENGTH = 64
 PUNCTUATION = ".,!?;:'\"()-"
@@ -45,10 +46,11 @@ def _words() -> list[str]:
 def make_tokenizer(family: str, **options: Any) -> Any:
     """A family's own tokenizer with a small vocabulary; options go to its class (`padding_side`, …)."""
     options = {"model_max_length": MAX_LENGTH, **options}
-    if family == "bert":
+    if family in ("bert", "distilbert"):
         tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *PUNCTUATION, *LETTERS, *(f"##{c}" for c in LETTERS)]
         words = [word for word in _words() if len(word) > 1]
-        return BertTokenizer(vocab={token: i for i, token in enumerate([*tokens, *words])}, **options)
+        kind = BertTokenizer if family == "bert" else DistilBertTokenizer
+        return kind(vocab={token: i for i, token in enumerate([*tokens, *words])}, **options)
     if family in ("roberta", "bart"):
         special = ["<s>", "<pad>", "</s>", "<unk>"]
         vocab, merges = _byte_level_bpe()
@@ -97,6 +99,11 @@ def make_config(family: str, tokenizer: Any, labels: Mapping[int, str], **option
     }
     if family == "bert":
         specific: dict[str, Any] = encoder
+    elif family == "distilbert":
+        names = {"hidden_size": "dim", "num_hidden_layers": "n_layers", "num_attention_heads": "n_heads"}
+        names |= {"intermediate_size": "hidden_dim", "hidden_dropout_prob": "dropout"}
+        names |= {"attention_probs_dropout_prob": "attention_dropout"}
+        specific = {names.get(name, name): value for name, value in encoder.items()} | {"seq_classif_dropout": 0.0}
     elif family in ("roberta", "xlm-roberta"):
         # Positions are numbered from padding_idx + 1 = 2 on.
         specific = {**encoder, "max_position_embeddings": MAX_LENGTH + 2, "bos_token_id": 0, "eos_token_id": 2}
