@@ -37,12 +37,14 @@ def choose_precision(
         return {"precision": EXACT, "audit": None}
     exact, sample = dataclasses.replace(reduced, precision=EXACT), list(draw_sample())
     remote = teacher_task(audit_teacher, plan)
+    alone = len(spec.class_names) == 1  # a single class is judged by itself, whoever trains on it
     try:
         with (
             our_errors("the process that audited the teacher died"),
             console.stage("audit", "texts", len(sample)) as progress,
         ):
-            ref = remote.remote(exact, reduced, sample, temperature=config.temperature, multi_label=config.multi_label)
+            rule = {"temperature": config.temperature, "multi_label": config.multi_label or alone}
+            ref = remote.remote(exact, reduced, sample, **rule)
             # It says nothing under way, and exact scores take their time.
             audit: Audit = wait_for([ref], AUDIT_STALLS * 60 * config.stall_timeout, "audit")[0]
             progress.update(len(sample))

@@ -123,6 +123,13 @@ def test_a_precision_that_passes_is_used_and_its_audit_kept(
     assert console.stream.getvalue().count("against fp32") == 1  # the labels of a store are all of one kind
 
 
+def test_labels_of_a_single_class_are_audited_too(tmp_path: Path, make_config: MakeConfig) -> None:
+    classes = tmp_path / "class.txt"
+    classes.write_text("sport\n")
+    label(make_config(tmp_path / "out", **REDUCED, class_names_file=str(classes), audit_texts=20, min_agreement=0))
+    assert scoring(tmp_path / "out")["audit"]["texts"] == 20
+
+
 def test_a_precision_that_fails_gives_way_to_the_exact_one(
     tmp_path: Path,
     make_config: MakeConfig,
