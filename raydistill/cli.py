@@ -262,7 +262,10 @@ def _execute(ctx: click.Context, flags: dict[str, Any], stages: tuple[str, ...])
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command and return its exit code: 0, 2 for what the user can mend, 130 or 143 when interrupted."""
+    """Run a command and return its exit code.
+
+    0; 1 where a check of `verify` failed; 2 for what the user can mend; 130 or 143 when stopped.
+    """
     stop = signal.SIGINT
 
     def terminate(number: int, frame: Any) -> None:

@@ -127,8 +127,8 @@ class DistillConfig:
     )
     overwrite_output_dir: bool = option(
         False,
-        "Begin anew in an output directory that is not empty: an earlier run's files are removed, others left alone, "
-        "but for a model, which the student replaces.",
+        "Begin anew in an output directory that is not empty: an earlier run's files are removed (its labels only "
+        "where they are made anew), others left alone, but for a model, which the student replaces.",
         group=BEHAVIOUR,
     )
     label_file_mb: int = option(
@@ -203,7 +203,8 @@ class DistillConfig:
     )
     min_agreement: float = option(
         0.99,
-        "Share of these texts on which both must name the same class; below it the teacher runs in fp32.",
+        "Share of these texts on which both must name the same class (multi-label: of the yes and no of every class); "
+        "below it the teacher runs in fp32.",
         group=TEACHER,
         bounds=SHARE,
     )
@@ -270,7 +271,10 @@ class DistillConfig:
         None, "GPUs for each teacher actor; 0.5 puts two on a GPU, 0 uses the CPU.", group=RESOURCES
     )
     teacher_cpus_per_actor: float | None = option(
-        None, "CPUs for each teacher actor. By default up to 4, or a GPU's share up to 1.", group=RESOURCES
+        None,
+        "CPUs for each teacher actor. By default up to 4 (with --teacher-actors an even share, up to 32), or a GPU's "
+        "share up to 1.",
+        group=RESOURCES,
     )
     train_workers: str | None = option(
         None,
@@ -281,7 +285,7 @@ class DistillConfig:
     gpus_per_train_worker: float | None = option(None, "GPUs for each train worker, 0 or 1.", group=RESOURCES)
     cpus_per_train_worker: float | None = option(
         None,
-        "CPUs for each train worker. By default what its node has left, or a GPU's share up to 1.",
+        "CPUs for each train worker. By default what its node has left, up to 32, or a GPU's share up to 1.",
         group=RESOURCES,
     )
     use_cpu: bool = option(False, "Leave GPUs alone, for teacher and student (formerly --no_cuda).", group=RESOURCES)

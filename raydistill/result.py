@@ -17,7 +17,7 @@ class DistillResult:
         labels: the label store.
         counts: texts, distinct, duplicates, blanks, rejected, pairs of the corpus; none after a dry run.
         figures: single-label: agreement; multi-label: mean_absolute_difference, f1_macro and f1/<class>; and loss.
-            None where no student was trained, or `do_eval` is off.
+            Empty where no student was trained, or `do_eval` is off.
         seconds: `label` and `train`, of those that had something to do this time, and `total`.
         quote: of a dry run, unless there was nothing to label.
     """

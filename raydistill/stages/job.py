@@ -42,7 +42,11 @@ LAST_WORDS_SECONDS = 2.0
 
 @dataclasses.dataclass
 class Job:
-    """A run. Made by `prepare`, which sees that its input is good and writes nothing; `execute` does the work."""
+    """A run.
+
+    Made by `prepare`, which sees that its input is good, as far as its beginning tells, and writes nothing; `execute`
+    does the work.
+    """
 
     config: DistillConfig
     stages: tuple[str, ...]
@@ -97,7 +101,8 @@ class Job:
     def execute(self, console: Console, chatter: Chatter | None = None) -> DistillResult:
         """Start or join Ray, check the models, plan, and run the stages; with `dry_run`, print plan and quote only.
 
-        The output directory is touched only when the plan is known to fit, and by a quote only in its `run.json`.
+        But for its lock, the output directory is touched only when the plan is known to fit, and by a quote only in its
+        `run.json`.
 
         Args:
             chatter: what this process prints, workers' output included, goes to the run's log.

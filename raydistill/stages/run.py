@@ -21,9 +21,9 @@ def distill(config: DistillConfig, console: Console | None = None) -> DistillRes
         console: where progress is told (`raydistill.progress.Console`); by default standard error.
 
     Raises:
-        RaydistillError: what the user can mend. Bad options and input are found before anything is written; a disk
-            that fills up, processes that die again and again, or too many texts that cannot be scored, later: what is
-            finished is kept, and the same call goes on.
+        RaydistillError: what the user can mend. Bad options, models and files that cannot be read are found before
+            anything is written; a bad line far into the corpus, a disk that fills up, processes that die again and
+            again, or too many texts that cannot be scored, later: what is finished is kept, and the same call goes on.
         KeyboardInterrupt: SIGINT or SIGTERM, which are handled in the main thread while a stage runs.
     """
     return run_stages(config, (LABEL, TRAIN), console)
