@@ -17,7 +17,7 @@ import pyarrow.fs as pafs
 from fsspec.implementations.arrow import ArrowFSWrapper
 
 from raydistill.errors import CorpusError, first_line
-from raydistill.paths import GLOB_CHARACTERS, is_uri, open_path
+from raydistill.paths import GLOB_CHARACTERS, is_uri, open_path, user_of
 from raydistill.redaction import without_secrets
 
 FORMATS = {".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl", ".parquet": "parquet"}
@@ -76,7 +76,7 @@ def find_files(data_files: Sequence[str], encoding: str = "utf-8") -> list[Corpu
 
 def _expand(entry: str) -> list[CorpusFile]:
     uri, question, settings = entry.partition("?") if is_uri(entry) else (entry, "", "")  # endpoint_override=…
-    scheme = uri[: uri.index("://") + 3] if is_uri(entry) else ""
+    scheme = uri[: uri.index("://") + 3] + user_of(uri) if is_uri(entry) else ""
     settings = question + settings
     try:
         fs, path = open_path(entry)

@@ -20,6 +20,12 @@ def is_uri(path: str) -> bool:
     return "://" in path
 
 
+def user_of(uri: str) -> str:
+    """What a URI says of who is asking, with the @ behind it: "KEY:SECRET@" of s3://KEY:SECRET@bucket/a; or nothing."""
+    user, at, _ = uri.partition("://")[2].partition("/")[0].rpartition("@")
+    return user + at
+
+
 def open_path(path: str) -> tuple[pafs.FileSystem, str]:
     """The file system of a path or URI, and the path within it. Raises pyarrow.ArrowInvalid and OSError.
 
@@ -67,5 +73,6 @@ def _agree(wanted: Sequence[str], parts: Sequence[str]) -> bool:
 
 def _without_settings(path: str) -> PurePosixPath:
     if is_uri(path):
-        return PurePosixPath(unquote(path.partition("?")[0]).removeprefix("file://"))
+        place = path.partition("?")[0].replace(f"://{user_of(path)}", "://", 1)
+        return PurePosixPath(unquote(place).removeprefix("file://"))
     return PurePosixPath(open_path(path)[1])

@@ -58,6 +58,14 @@ def test_globs_files_and_settings_in_a_uri(bucket: str) -> None:
     ]
 
 
+@pytest.mark.parametrize("entry", ["news/", "news/[abc]*.txt"])
+def test_keys_in_a_uri_go_for_every_file_that_it_names(entry: str, bucket: str) -> None:
+    place = f"s3://KEY:SEC%2FRET@{bucket}"
+    files = find_files([f"{place}/{entry}?region=us-east-1"])
+    assert [file.path.startswith(f"{place}/news/") for file in files] == [True] * 3
+    assert estimate_texts(files, "text") == (len(TEXTS), True)
+
+
 def test_a_folder_in_a_bucket_does_what_one_on_a_disk_does(bucket: str) -> None:
     folder = Folder(f"s3://{bucket}/a folder/?region=us-east-1")
     assert folder.path == f"s3://{bucket}/a folder?region=us-east-1"

@@ -14,6 +14,8 @@ from raydistill.paths import globbed, is_within
         ("s3://b/run/x y", "s3://b/run?region=x", True),
         ("s3://b/run/x%20y?region=x", "s3://b/run/x y", True),
         ("s3://b/runner", "s3://b/run", False),
+        ("s3://KEY:SEC%2FRET@b/run/x", "s3://b/run", True),
+        ("s3://b/run@x/y", "s3://b/run@x", True),
         ("/a/b", "s3://a", False),
         ("file:///a/b", "/a", True),
         ("/a/../c", "/a", False),
