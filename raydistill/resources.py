@@ -96,9 +96,7 @@ def make_plan(
     _expect_fit(low or 1, fitting, "--teacher-actors", teacher, nodes)
     low = low or fitting
 
-    train_gpus = _gpus(request.gpus_per_train_worker, "--gpus-per-train-worker", has_gpus)
-    if train_gpus not in (0, 1):
-        raise ResourceError(f"--gpus-per-train-worker {train_gpus:g} must be 0 or 1.")
+    train_gpus = _gpus(request.gpus_per_train_worker, "--gpus-per-train-worker", has_gpus, shares=False)
     workers, most_workers = _range(request.train_workers, "--train-workers")
     train_cpus = _cpus(
         request.cpus_per_train_worker,
@@ -158,11 +156,12 @@ def _range(text: str | None, option: str) -> tuple[int | None, int | None]:
     return least, most
 
 
-def _gpus(asked: float | None, option: str, has_gpus: bool) -> float:
+def _gpus(asked: float | None, option: str, has_gpus: bool, *, shares: bool = True) -> float:
     if asked is None:
         return 1.0 if has_gpus else 0.0
-    if not math.isfinite(asked) or asked < 0 or (asked > 1 and not float(asked).is_integer()):
-        raise ResourceError(f"{option} {asked:g} must be 0, a fraction of one GPU, or a whole number.")
+    if asked not in (0, 1) and not (shares and 0 < asked < 1):
+        wanted = "0, a fraction of a GPU, or 1" if shares else "0 or 1"
+        raise ResourceError(f"{option} {asked:g} must be {wanted}: no model is spread over several.")
     if asked and not has_gpus:
         raise ResourceError(
             f"{option} {asked:g}: there is no free GPU, or --use-cpu forbids it. Leave it out to use CPUs."
@@ -196,8 +195,6 @@ def _round_down(cpus: float) -> float:
 
 def _gpu_places(free: float, gpus: float) -> int:
     """A fraction must fit within single GPUs: three of 0.4 do not fit on one, nor do they span two."""
-    if gpus >= 1:
-        return math.floor(free / gpus + EPSILON)
     return math.floor(free + EPSILON) * math.floor(1 / gpus + EPSILON)
 
 
