@@ -9,7 +9,7 @@ import numpy as np
 
 from raydistill.distillation import Floats, soft_labels
 from raydistill.engines.engine import engine_name
-from raydistill.errors import EngineError, ModelError
+from raydistill.errors import EngineError, ModelError, RaydistillError, first_line
 from raydistill.specs import Effort, TeacherSpec
 
 Logits = tuple[Floats, Floats]
@@ -75,10 +75,17 @@ def audit_teacher(
     expect_native(reduced)
     scores, seconds, precision, name = [], [], "", ""
     for spec in (exact, reduced):
-        teacher, effort = Teacher.load(spec), Effort()
-        precision, name = teacher.engine.precision, engine_name(teacher.engine)
-        teacher.warm_up(texts)
-        scores.append(teacher.score_some(texts, effort))
+        try:
+            teacher, effort = Teacher.load(spec), Effort()
+            precision, name = teacher.engine.precision, engine_name(teacher.engine)
+            teacher.warm_up(texts)
+            scores.append(teacher.score_some(texts, effort))
+        except RaydistillError:
+            raise
+        except Exception as error:  # of a device that is to compute in another number format, anything
+            if spec is exact:
+                raise
+            raise EngineError(f"the teacher fails in a reduced precision ({first_line(error)}).") from error
         seconds.append(effort.busy_seconds)
         del teacher  # two models at a time may not fit a GPU
         if len(scores[-1][2]) == len(texts):

@@ -209,7 +209,7 @@ class DistillationTrainer(Trainer):
                 sums[1:] += torch.from_numpy(found)
                 sums[0] += loss.item() * found[0]
         if dist.is_initialized():
-            shared = sums.float().to(device) if device.type == "mps" else sums.to(device)
+            shared = sums.to(device)
             dist.all_reduce(shared)
             sums = shared.cpu().double()
         seen = sums[1].item() / (len(self._class_names) if self._multi_label else 1)

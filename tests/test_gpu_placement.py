@@ -6,6 +6,8 @@ import dataclasses
 import io
 import itertools
 import json
+import platform
+import re
 import sys
 import time
 from collections import Counter
@@ -16,15 +18,20 @@ from typing import Any
 import numpy as np
 import pytest
 import ray
+import torch
 
+from raydistill.config import DistillConfig
 from raydistill.corpus_files import find_files
+from raydistill.errors import ModelError
 from raydistill.label_store import LabelStore, logits_matrix
 from raydistill.progress import Console
 from raydistill.resources import Request, make_plan
 from raydistill.specs import TeacherSpec, Tolerance
+from raydistill.stages.audit import choose_precision
 from raydistill.stages.cluster import free_nodes
 from raydistill.stages.label import label_corpus
 from raydistill.stages.private_ray import PRIVATE_ENVIRONMENT
+from raydistill.stages.quote import quote_labelling
 from raydistill.stages.teacher_actor import TeacherActor
 
 CLASSES = ("sport", "politics")
@@ -141,3 +148,20 @@ def test_every_gpu_gets_its_actors_and_tokenising_goes_on_beside_them(
         for text, row in zip(table["text"].to_pylist(), logits_matrix(table["entailment"], 2), strict=True)
     }
     np.testing.assert_allclose([found[text] for text in texts[:50]], entailment, atol=1e-5)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="wants a GPU that PyTorch cannot use")
+def test_a_gpu_that_pytorch_cannot_use_is_one_line_that_names_the_machine(
+    tmp_path: Path, tiny_teacher_dir: Path
+) -> None:
+    corpus, store, console = tmp_path / "corpus.txt", LabelStore(str(tmp_path / "labels")), Console(io.StringIO())
+    corpus.write_text("a text\n")
+    plan = make_plan(free_nodes(), Request(teacher_actors="1"))
+    spec = TeacherSpec(str(tiny_teacher_dir), CLASSES, "This is {}.")
+    told = rf"the teacher cannot be tried on {re.escape(platform.node())} \(\w+: [^\n]+\)\. The log has more\.$"
+    with pytest.raises(ModelError, match=told):
+        choose_precision(DistillConfig(), spec, lambda: ["a text"], plan, console)
+    spec = dataclasses.replace(spec, precision="fp32")
+    files, known = find_files([str(corpus)]), store.known_texts([])
+    with pytest.raises(ModelError, match=told):
+        quote_labelling(files, "text", (1, True), spec, known, plan, console, tolerance=Tolerance())

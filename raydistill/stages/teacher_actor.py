@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import logging
 import os
 import platform
 import threading
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn
 
 import numpy as np
@@ -41,12 +42,33 @@ def as_planned(spec: TeacherSpec, plan: Plan) -> TeacherSpec:
 
 
 def teacher_task(function: Callable[..., Any], plan: Plan) -> Any:
-    """A function as a Ray task, with what an actor of this plan has.
+    """A function that tries a teacher as a Ray task, with what an actor of this plan has.
 
-    If its process dies, that is the end: one that may be begun again Ray begins again for ever where memory is short.
+    What it raises is ours, as ModelError of all else: of a model or a GPU, anything. If its process dies, that is the
+    end: one that may be begun again Ray begins again for ever where memory is short.
     """
+
+    @functools.wraps(function)
+    def told(*given: Any, **more: Any) -> Any:
+        with machine_told("tried"):
+            return function(*given, **more)
+
     remote: Any = ray.remote(num_cpus=plan.teacher_cpus, num_gpus=plan.teacher_gpus, max_retries=0)
-    return remote(function)
+    return remote(told)
+
+
+@contextlib.contextmanager
+def machine_told(what: str) -> Iterator[None]:
+    """Raise what a teacher fails with as ModelError that names the machine, but our own errors as they are."""
+    try:
+        yield
+    except RaydistillError:
+        raise
+    except Exception as error:
+        logger.exception("the teacher cannot be %s", what)
+        raise ModelError(
+            f"the teacher cannot be {what} on {platform.node()} ({describe_fault(error)}). The log has more."
+        ) from None
 
 
 class TeacherActor:
@@ -65,21 +87,17 @@ class TeacherActor:
         self._notes, self._max_failures = Notes(type(self).__name__), max_failures
         self._ended: list[Attempt] = []
         self.fault: RaydistillError | None = None
-        self._machines_fault, self._has_scored = False, False
+        self._has_scored = False
         loading = f"{LOADING}{ray.get_runtime_context().get_actor_id()}"  # which one that is started again keeps
         loads: int = self._notes.read(loading, 0)
         back_off(loads)
         self._notes.write(loading, loads + 1)
         try:
-            self.teacher = self.load(spec)
+            with machine_told("loaded"):
+                self.teacher = self.load(spec)
         except RaydistillError as fault:
-            self.fault = fault
-        except Exception as error:
-            self._machines_fault = True
-            logger.exception("the teacher cannot be loaded")
-            self.fault = ModelError(
-                f"the teacher cannot be loaded on {platform.node()} ({describe_fault(error)}). The log has more."
-            )
+            where = "" if platform.node() in str(fault) else f" (On {platform.node()}.)"
+            self.fault = type(fault)(f"{fault}{where}")
         self._notes.remove(loading)
         self._failed = 0  # texts since the last one that could be scored
         self._name = uuid.uuid4().hex
@@ -114,7 +132,8 @@ class TeacherActor:
             FaultError: the process died too often at this block.
         """
         if self.fault:
-            if self._machines_fault and self._notes.read(SCORED):
+            if self._notes.read(SCORED):
+                logger.error("%s: %s", platform.node(), self.fault)
                 time.sleep(LOAD_AGAIN_SECONDS)
                 self._end("others have loaded the teacher: this process ends, and another one tries anew")
             raise self.fault

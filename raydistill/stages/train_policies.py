@@ -28,6 +28,7 @@ from ray.train.v2._internal.execution.worker_group.placement_group_handle import
 from ray.train.v2.api.config import FailureConfig, ScalingConfig
 from ray.train.v2.api.exceptions import WorkerGroupError
 
+from raydistill.errors import ModelError
 from raydistill.files import Folder
 from raydistill.resources import Node, Size, places
 from raydistill.stages.checkpoints import last_report
@@ -44,7 +45,8 @@ class GoOnFromCheckpoint(DefaultFailurePolicy):
     """Starts workers that failed again, up to `max_failures` times while no checkpoint is reached.
 
     Starts that fail lie ever further apart: those that took longer than that to fail are made again at once. What the
-    user can mend would fail again: that ends the training. Losses that the cluster foretold (preemption) do not count.
+    user can mend would fail again: that ends the training, but for a student that could be loaded before, as where a
+    network disk is away for a moment. Losses that the cluster foretold (preemption) do not count.
     """
 
     def __init__(self, max_failures: int, storage: Folder) -> None:
@@ -53,9 +55,10 @@ class GoOnFromCheckpoint(DefaultFailurePolicy):
         self._started = time.monotonic()
 
     def make_decision(self, training_failed_error: Any) -> FailureDecision:
-        if find_ours(training_failed_error):
-            return FailureDecision.RAISE
         reached = _reached(self._storage, self._reached)
+        ours = find_ours(training_failed_error)
+        if ours and not (isinstance(ours, ModelError) and reached):
+            return FailureDecision.RAISE
         if reached != self._reached:
             self._reached, self._worker_group_failures, self._failed_starts = reached, 0, 0
         decision = super().make_decision(training_failed_error)

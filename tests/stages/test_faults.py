@@ -10,7 +10,7 @@ import ray.exceptions
 from ray.train import ControllerError, WorkerGroupError
 from ray.train.v2._internal.exceptions import WorkerGroupStartupFailedError
 
-from raydistill.errors import ConfigError, FaultError, RunDirError
+from raydistill.errors import ConfigError, FaultError, ModelError, RunDirError
 from raydistill.files import Folder
 from raydistill.stages import train_policies
 from raydistill.stages.faults import find_ours, our_errors
@@ -93,6 +93,22 @@ def test_workers_that_took_long_to_fail_are_started_again_at_once(
     died = WorkerGroupError("failed", {0: ray.exceptions.ActorDiedError()})
     assert [policy.make_decision(died).name for _ in range(4)] == ["RETRY"] * 3 + ["RAISE"]
     assert pauses == [0, 0, 0]
+
+
+def test_a_student_that_cannot_be_loaded_for_a_moment_does_not_end_a_training_that_got_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(train_policies.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(train_policies, "_reached", lambda storage, before: reached)
+    gone = WorkerGroupError("failed", {0: ModelError("the student cannot be read.")})
+    unmendable = WorkerGroupError("failed", {0: ConfigError("no such option.")})
+    reached: dict[str, int] = {}
+    policy = train_policies.GoOnFromCheckpoint(2, Folder(str(tmp_path)))
+    assert policy.make_decision(gone).name == "RAISE"
+    reached = {"updates": 10}
+    policy = train_policies.GoOnFromCheckpoint(2, Folder(str(tmp_path)))
+    assert policy.make_decision(unmendable).name == "RAISE"
+    assert [policy.make_decision(gone).name for _ in range(3)] == ["RETRY", "RETRY", "RAISE"]
 
 
 def test_our_own_words_are_found_and_deaths_are_told_apart() -> None:
