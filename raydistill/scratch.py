@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -17,16 +15,19 @@ from raydistill.lease import kernel
 PREFIX = "raydistill-worker"
 
 
-@contextlib.contextmanager
-def scratch_folder() -> Iterator[str]:
-    """A folder for as long as this process is in here. Those of others of ours that are gone are removed first.
+def scratch_folder() -> tempfile.TemporaryDirectory[str]:
+    """A folder for as long as the object lives, as in a `with`."""
+    return tempfile.TemporaryDirectory(prefix=own_prefix())
 
-    Its name has the process and what its id belongs to: containers may share a folder for temporary files.
+
+def own_prefix() -> str:
+    """How the name of a temporary folder of this process begins. Those of others that are gone are removed first.
+
+    It has the process and what its id belongs to: containers may share a folder for temporary files.
     """
     machine = hashlib.blake2b(kernel().encode(), digest_size=8).hexdigest()
     for left in Path(tempfile.gettempdir()).glob(f"{PREFIX}-{machine}-*-*"):
         owner = left.name.split("-")[-2]
         if owner.isdecimal() and not psutil.pid_exists(int(owner)):
             shutil.rmtree(left, ignore_errors=True)
-    with tempfile.TemporaryDirectory(prefix=f"{PREFIX}-{machine}-{os.getpid()}-") as folder:
-        yield folder
+    return f"{PREFIX}-{machine}-{os.getpid()}-"

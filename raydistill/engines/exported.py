@@ -17,7 +17,6 @@ import logging
 import os
 import platform
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,6 +29,7 @@ from raydistill.engines.openvino_engine import OpenVinoEngine, convert
 from raydistill.engines.torch_engine import TorchEngine
 from raydistill.errors import ModelError, RunDirError, first_line
 from raydistill.files import Folder, parse_record
+from raydistill.scratch import scratch_folder
 
 logger = logging.getLogger(__name__)
 
@@ -161,7 +161,7 @@ def exported_teacher(
             return entry
         except OSError as error:
             logger.warning("%s: cannot keep the exported teacher (%s)", cache_folder(), first_line(error))
-    temporary = tempfile.TemporaryDirectory(prefix="raydistill-")
+    temporary = scratch_folder()
     entry = ExportedTeacher(Path(temporary.name, "teacher"), kept_alive=temporary)  # with room for a lock beside it
     entry.folder.mkdir()
     fill(entry)

@@ -15,6 +15,8 @@ import ray
 from ray.train.backend import Backend, BackendConfig
 from ray.train.v2._internal.util import TrainingFramework
 
+from raydistill.scratch import own_prefix
+
 
 class ProcessGroup(BackendConfig):
     """PyTorch's process group, by way of a file where all workers are on one machine.
@@ -55,7 +57,7 @@ class _Backend(Backend):
 
             _TorchBackend().on_start(worker_group, TorchConfig(backend_config.backend))
             return
-        self._folder = worker_group.execute_single(0, tempfile.mkdtemp, prefix="raydistill-")
+        self._folder = worker_group.execute_single(0, _meeting_place)
         joining = [
             worker_group.execute_single_async(rank, _join, backend_config.backend, rank, number, self._folder)
             for rank in range(number)
@@ -77,6 +79,10 @@ class _Backend(Backend):
 
 def _node() -> str:
     return ray.get_runtime_context().get_node_id()
+
+
+def _meeting_place() -> str:
+    return tempfile.mkdtemp(prefix=own_prefix())  # which the next run removes, if this process is killed
 
 
 def _join(backend: str, rank: int, number: int, folder: str) -> None:
