@@ -59,8 +59,9 @@ class Owner:
         try:
             process = psutil.Process(self.pid)
             return abs(_started(process) - self.started) <= 2 and process.status() != psutil.STATUS_ZOMBIE
-        except psutil.NoSuchProcess:
-            return False
+        except (psutil.NoSuchProcess, psutil.AccessDenied):
+            # /proc may hide others' processes: then it is their lock that tells.
+            return _is_anothers(self.pid) and silence < DEAD_SECONDS
 
     def __str__(self) -> str:
         return f"process {self.pid} of {self.user} on {self.host}, since {self.since}"
@@ -73,6 +74,16 @@ def kernel() -> str:
             return f"{boot_id.read().strip()} {os.readlink('/proc/self/ns/pid')}"
     except OSError:
         return socket.gethostname()
+
+
+def _is_anothers(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except PermissionError:
+        return True
+    except (OSError, OverflowError):
+        pass
+    return False
 
 
 def _started(process: psutil.Process) -> int:

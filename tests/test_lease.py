@@ -11,13 +11,14 @@ import sys
 import threading
 import time
 
+import psutil
 import pytest
 from processes import meanwhile
 
 from raydistill import lease
 from raydistill.errors import RunDirError
 from raydistill.files import Folder
-from raydistill.lease import Owner, hold
+from raydistill.lease import Owner, hold, kernel
 
 HOLDER = """
 import sys, time
@@ -115,6 +116,23 @@ def test_a_process_id_that_is_used_again_is_another_process(folder, holder):
     said = []
     with hold(folder, said.append):
         assert len(said) == 2
+
+
+@pytest.mark.parametrize("fault", [psutil.NoSuchProcess, psutil.AccessDenied])
+def test_anothers_process_that_may_not_be_looked_at_lives_as_long_as_its_lock_is_renewed(fault, folder, monkeypatch):
+    owner = Owner(kernel=kernel(), pid=4711)
+
+    def hidden(pid):
+        raise fault(pid)
+
+    def forbidden(pid, signal):
+        raise PermissionError
+
+    monkeypatch.setattr("raydistill.lease.psutil.Process", hidden)
+    assert not owner.lives(0)  # and it is not there
+    monkeypatch.setattr("raydistill.lease.os.kill", forbidden)
+    assert owner.lives(30)
+    assert not owner.lives(90)
 
 
 @pytest.mark.parametrize("owner", [{}, {"pid": "torn"}], ids=["whole", "torn"])
