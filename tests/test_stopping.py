@@ -5,8 +5,14 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
+
+from raydistill.stages.label import _until_stopped
+from raydistill.stopping import Stop
 
 BEGIN = """
 import os, signal, threading, time
@@ -165,3 +171,15 @@ thread.start()
 thread.join()
 """
     assert said_by(code) == ["done", "stopped True"] * 2 + ["as it is True"]
+
+
+@pytest.mark.parametrize(("actors", "met"), [(1, 3), (3, 5)])
+def test_actors_at_their_first_block_are_waited_for_too(actors: int, met: int) -> None:
+    def receipts() -> Iterator[dict[str, Any]]:
+        for number, actor in enumerate("aaabc"):
+            if number == 2:
+                stop.asked_at = number - 0.5
+            yield {"effort": {"actor": actor, "scored_at": number}}
+
+    stop = SimpleNamespace(asked_at=None)
+    assert len(list(_until_stopped(receipts(), cast(Stop, stop), actors))) == met

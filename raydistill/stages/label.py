@@ -134,7 +134,7 @@ def label_corpus(
                 _receipts(files, text_column, spec, store, known_ref if len(known) else None, plan, tolerance, actor)
             ) as receipts,
         ):
-            for receipt in _until_stopped(receipts, stop):
+            for receipt in _until_stopped(receipts, stop, plan.teacher_actors_min):
                 if engine := counts.add(receipt, progress.seconds):
                     progress.console.say(f"       {engine} runs the teacher{engine_hint(engine, spec)}")
                 rejected.add(receipt["rejected"], receipt["rejected_texts"])
@@ -175,17 +175,21 @@ def _mended_parts(store: LabelStore, console: Console) -> list[str]:
     return store.parts()
 
 
-def _until_stopped(receipts: Iterable[dict[str, Any]], stop: Stop) -> Iterator[dict[str, Any]]:
-    """All receipts; once a stop is asked for, until every actor has done with the block that it was at then."""
+def _until_stopped(receipts: Iterable[dict[str, Any]], stop: Stop, actors: int) -> Iterator[dict[str, Any]]:
+    """All receipts; once a stop is asked for, until every actor has done with the block that it was at then.
+
+    Args:
+        actors: so many there are at the least: one whose first block is under way has not been heard of.
+    """
     at_work: set[str] = set()
+    done: set[str] = set()
     for receipt in receipts:
         yield receipt
         effort = Effort(**receipt["effort"])
-        if stop.asked_at is None:
-            at_work.add(effort.actor)
-        elif effort.scored_at > stop.asked_at:
-            at_work.discard(effort.actor)
-            if not at_work:
+        at_work.add(effort.actor)
+        if stop.asked_at is not None and effort.scored_at > stop.asked_at:
+            done.add(effort.actor)
+            if len(done) >= max(len(at_work), actors):
                 return
 
 
