@@ -128,7 +128,8 @@ class DistillConfig:
     overwrite_output_dir: bool = option(
         False,
         "Begin anew in an output directory that is not empty: an earlier run's files are removed (its labels only "
-        "where they are made anew), others left alone, but for a model, which the student replaces.",
+        "where they are made anew), others left alone, but for a model, which the student replaces. A run of this very "
+        "command that was stopped goes on.",
         group=BEHAVIOUR,
     )
     label_file_mb: int = option(
@@ -268,7 +269,7 @@ class DistillConfig:
         None, "Teacher actors: N, or MIN:MAX for a pool that grows. By default as many as fit.", group=RESOURCES
     )
     teacher_gpus_per_actor: float | None = option(
-        None, "GPUs for each teacher actor; 0.5 puts two on a GPU, 0 uses the CPU.", group=RESOURCES
+        None, "GPUs for each teacher actor, 1 at most; 0.5 puts two on a GPU, 0 uses the CPU.", group=RESOURCES
     )
     teacher_cpus_per_actor: float | None = option(
         None,

@@ -32,17 +32,19 @@ class RunDir:
     Attributes:
         record: what `run.json` says.
         torn: whether there is one that says nothing any more.
+        anew: whether an earlier run is to be removed first.
     """
 
-    def __init__(self, folder: Folder, record: dict[str, Any], *, torn: bool = False) -> None:
-        self.folder, self.record, self.torn = folder, record, torn
+    def __init__(self, folder: Folder, record: dict[str, Any], *, torn: bool = False, anew: bool = False) -> None:
+        self.folder, self.record, self.torn, self.anew = folder, record, torn, anew
 
     @classmethod
     def claim(cls, config: DistillConfig, products: Sequence[str]) -> RunDir:
         """Take the output directory for a run that makes some products ("labels", "student"), or raise RunDirError.
 
         It may be new, empty, or hold an earlier run whose options for these products are the same, but for files that
-        were added to the corpus or taken from it: that one goes on.
+        were added to the corpus or taken from it: that one goes on. One that is to be overwritten goes on if it was
+        begun by this very command and did not end: whoever starts a job again that was stopped gives the same flags.
         Nothing is written yet; see `begin`.
         """
         assert config.output_dir is not None
@@ -54,9 +56,9 @@ class RunDir:
             raise RunDirError(f"--output-dir {folder.path}: {hindrance}.")
         if folder.is_empty():
             return cls(folder, {})
-        if config.overwrite_output_dir:
+        if config.overwrite_output_dir and not _was_stopped(config, folder):
             _expect_no_others_names(folder)
-            return cls(folder, {})
+            return cls(folder, {}, anew=True)
         try:
             record = _own_record(folder)
         except FileNotFoundError:
@@ -93,7 +95,7 @@ class RunDir:
 
     def begin(self, config: DistillConfig, products: Sequence[str], **facts: Any) -> None:
         """Say what this run is; where asked for, remove an earlier one first (its labels only if made anew)."""
-        if config.overwrite_output_dir:
+        if self.anew:
             self._remove_earlier_run(keep_labels=LABELS_PRODUCT not in products)
         made_with = self.record.get("made_with", {}) | {product: config.that_change(product) for product in products}
         self.update(options=config.options(), made_with=made_with, **facts)
@@ -231,6 +233,15 @@ def _own_record(folder: Folder) -> dict[str, Any]:
     if not record.keys() & {"quote", "made_with"}:
         raise FileNotFoundError(RECORD)
     return record
+
+
+def _was_stopped(config: DistillConfig, folder: Folder) -> bool:
+    """Whether an earlier run had these very options, and did not end."""
+    try:
+        record = _own_record(folder)
+    except (FileNotFoundError, ValueError):
+        return False
+    return record.get("options") == config.options() and "seconds" not in record
 
 
 def _expect_no_others_names(folder: Folder) -> None:

@@ -324,6 +324,20 @@ def test_a_corpus_may_grow_and_shrink_by_files_in_any_order(files, tmp_path):
     assert RunDir.claim(config_for(tmp_path, data_file=files), BOTH).record
 
 
+def test_a_command_that_overwrites_goes_on_with_what_it_has_begun_itself(model, tmp_path):
+    path = tmp_path / "out"
+    fill(begun(path), model)
+    stopped = begun(path, ["labels"], overwrite_output_dir=True)
+    assert stopped.anew
+    (path / "labels").mkdir()
+    again = begun(path, ["labels"], overwrite_output_dir=True)
+    assert (again.anew, (path / "labels").exists()) == (False, True)
+    assert RunDir.claim(config_for(path, overwrite_output_dir=True, temperature=2), ["labels"]).anew
+    again.update(seconds=1.0)  # it has come to its end
+    begun(path, ["labels"], overwrite_output_dir=True)
+    assert not (path / "labels").exists()
+
+
 def test_overwriting_forgets_the_earlier_runs_record(tmp_path):
     begun(tmp_path).update(stages={"train": {"finished": True}})
     begun(tmp_path, temperature=2, overwrite_output_dir=True)

@@ -141,7 +141,10 @@ class Job:
                 expect_shared(folder, self.store.folder if self.config.labels else None)
                 if self.run_dir.torn:
                     console.say("       run.json is damaged: it is written anew, and the student will be trained anew")
-                if self.config.overwrite_output_dir and LABEL in self.stages and self.store.folder.is_there():
+                self._claim_again()
+                if self.config.overwrite_output_dir and not self.run_dir.anew:
+                    console.say("       this very command did not come to its end here: it goes on")
+                if self.run_dir.anew and LABEL in self.stages and self.store.folder.is_there():
                     with hold(self.store.folder, console.say):
                         pass  # another run may be training from the labels that are to be removed
                 self.run_dir.begin(self.config, products, versions=versions(), plan=dataclasses.asdict(plan))
@@ -174,10 +177,24 @@ class Job:
 
     def _check_models(self, check: Callable[..., Models]) -> None:
         self.models = check(self.config, self.stages, self.class_names)
-        fresh = self.config.overwrite_output_dir or LABEL not in self.stages
-        if not fresh and (record := held_record(self.store, self.run_dir)):
-            expect_same_labelling(record["labelling"], self.models.labelling, self.store)
-            self.store.expect_own_parts()
+        self._expect_same_labelling()
+
+    def _claim_again(self) -> None:
+        """As `prepare` and `_check_models` did: another run may have come and gone before this one held the folder."""
+        self.run_dir = RunDir.claim(self.config, [PRODUCTS[stage] for stage in self.stages])
+        self._expect_same_labelling()
+
+    def _expect_same_labelling(self) -> None:
+        if self.run_dir.anew or LABEL not in self.stages:
+            return
+        try:
+            if record := held_record(self.store, self.run_dir):
+                expect_same_labelling(record["labelling"], self.models.labelling, self.store)
+                self.store.expect_own_parts()
+        except RunDirError:
+            if not self.config.overwrite_output_dir:
+                raise
+            self.run_dir.anew = True  # what cannot be gone on with
 
     def _train(self, plan: Plan, console: Console) -> None:
         from raydistill.stages.train_stage import run_train_stage

@@ -56,7 +56,7 @@ class LabelStage:
         """Foretell what labelling would take; None where there is nothing to do. Raises RaydistillError."""
         from raydistill.stages.quote import quote_labelling
 
-        fresh, folder = self.config.overwrite_output_dir, self.run_dir.folder
+        fresh, folder = self.run_dir.anew, self.run_dir.folder
         with hold(folder, console.say) if folder.is_there() else contextlib.nullcontext():
             if not fresh and self._labelled_before(console):
                 return None

@@ -84,7 +84,7 @@ class UnluckyActor(TeacherActor):
         lost, torn, died, refused = (Path(f"{spec.name_or_path}.{what}") for what in events)
         if died.exists() and not refused.exists():
             refused.touch()
-            raise RuntimeError("CUDA error: out of memory")
+            raise ModelError("the teacher cannot be read.")  # as where a network disk is away for a moment
         teacher = super().load(spec)
 
         def score_tokenized(tokenized: Any, effort: Any) -> Any:
@@ -438,9 +438,11 @@ def test_labelling_that_was_killed_goes_on_and_makes_no_label_again(
     corpus = tmp_path / "corpus.txt"
     lines = [f"text {i} about {['money', 'art', 'sport'][i % 3]} {'again and ' * 40}once" for i in range(2400)]
     corpus.write_text("".join(f"{line}\n" for line in [*lines, *lines[:100]]))
-    killed = make_config(
-        tmp_path / "killed", data_file=str(corpus), teacher_max_length=256, block_seconds=0.1, teacher_backend="torch"
-    )
+    (tmp_path / "killed").mkdir()
+    (tmp_path / "killed" / "notes.txt").write_text("of an earlier attempt")
+    options = {"data_file": str(corpus), "teacher_max_length": 256, "block_seconds": 0.1, "teacher_backend": "torch"}
+    # As a job that is started again gives it, too: what it has begun itself is not overwritten.
+    killed = make_config(tmp_path / "killed", **options, overwrite_output_dir=True)
     labels = tmp_path / "killed" / "labels"
 
     kill_when(lambda: len(list(labels.glob("*.parquet"))) >= 3, killed, "label")
@@ -453,7 +455,7 @@ def test_labelling_that_was_killed_goes_on_and_makes_no_label_again(
     assert 0 < (finished := len(set(pd.concat(kept.values()).text))) < 2400
     # Where a text stands, and in which block, makes no difference.
     corpus.write_text("".join(f"{line}\n" for line in reversed([*lines, *lines[:100]])))
-    label(dataclasses.replace(killed, block_seconds=0.25))
+    label(dataclasses.replace(killed, block_seconds=0.25, overwrite_output_dir=False))
 
     after = pd.concat(map(pd.read_parquet, labels.glob("*.parquet"))).drop_duplicates("text").set_index("text")
     before = pd.concat(kept.values()).drop_duplicates("text").set_index("text")
