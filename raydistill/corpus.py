@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from hashlib import blake2b
@@ -41,18 +41,24 @@ def check_readable(files: Sequence[CorpusFile], text_column: str) -> None:
 def make_splits(files: Iterable[CorpusFile], split_bytes: int) -> list[Split]:
     """Cut every file that can be cut into pieces of about `split_bytes`. Raises CorpusError."""
     with ThreadPoolExecutor(OPENERS) as pool:
-        return [split for splits in pool.map(partial(_cut, split_bytes=split_bytes), files) for split in splits]
+        looked_up = [(file, _look_up_cuts(file, split_bytes, pool)) for file in files]
+        return [Split(file, *ends) for file, cuts in looked_up for ends in itertools.pairwise(cuts())]
 
 
-def _cut(file: CorpusFile, split_bytes: int) -> list[Split]:
+def _look_up_cuts(file: CorpusFile, split_bytes: int, pool: ThreadPoolExecutor) -> Callable[[], Sequence[int]]:
+    """Where a file is cut, its beginning and end included, once that is known; looked up at many places at a time."""
     if file.format == "parquet":
-        groups = open_parquet(file).metadata.num_row_groups
-        per_split = max(1, round(split_bytes * groups / max(file.size, 1)))
-        return [Split(file, start, min(start + per_split, groups)) for start in range(0, groups, per_split)]
+        return pool.submit(_row_group_cuts, file, split_bytes).result
     if file.shows_line_ends and file.format in ("text", "jsonl"):
-        cuts = sorted({_line_start(file, at) for at in range(split_bytes, file.size, split_bytes)} | {0, file.size})
-        return [Split(file, start, stop) for start, stop in itertools.pairwise(cuts)]
-    return [Split(file, 0, -1)]
+        starts = pool.map(partial(_line_start, file), range(split_bytes, file.size, split_bytes))
+        return lambda: sorted({*starts, 0, file.size})
+    return lambda: (0, -1)
+
+
+def _row_group_cuts(file: CorpusFile, split_bytes: int) -> list[int]:
+    groups = open_parquet(file).metadata.num_row_groups
+    per_split = max(1, round(split_bytes * groups / max(file.size, 1)))
+    return [*range(0, groups, per_split), groups]
 
 
 def estimate_texts(files: Sequence[CorpusFile], text_column: str, sample_bytes: int = 8 << 20) -> tuple[int, bool]:
