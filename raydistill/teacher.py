@@ -34,6 +34,8 @@ CPU_TOKEN_BUDGET = 2048
 # bf16, and a small one is four times as fast on an H100 as with 4,096 tokens.
 PACKED_TOKENS = 2048
 WARM_UP = 8  # texts
+# In a block: a pair that alone is too much for the memory is tried again, for others may have taken that for a moment.
+MEMORY_WAITS, MEMORY_WAIT_SECONDS = 2, 2.0
 # What an engine is tried with: short and long pairs, with padding.
 PROBE_TEXTS = ("A probe.", "The match was won in the last minute, and nobody had expected it. " * 8)
 
@@ -52,6 +54,7 @@ class Teacher:
         self, engine: Engine, encoder: PairEncoder, *, entailment_id: int, contradiction_id: int, token_budget: int
     ) -> None:
         self.engine, self.encoder, self.token_budget = engine, encoder, token_budget
+        self._halvings, self._waits = 0, MEMORY_WAITS
         self.label_ids = [entailment_id, contradiction_id]
 
     @classmethod
@@ -129,12 +132,16 @@ class Teacher:
         logits = np.full((len(lengths), 2), np.nan, dtype=np.float32)
         faults = dict(tokenized.faults)
         waiting = np.flatnonzero(~np.isin(np.arange(len(lengths)) // num_classes, list(faults)))
-        budget = self.token_budget
+        if self._halvings:  # memory may have been short for a moment: twice what the last block ended with is tried
+            self._halvings -= 1
+            self.token_budget *= 2
+        self._waits = MEMORY_WAITS
+        before = self.token_budget, self._halvings
         while len(waiting):
             known = len(faults)
             waiting = self._score_pairs(tokenized, lengths, waiting, logits, effort, faults)
             if len(faults) > known:
-                self.token_budget = budget  # it was one text that was too large, not the batch
+                self.token_budget, self._halvings = before  # it was one text that was too large, not the batch
             if len(waiting) and len(faults) - len(tokenized.faults) >= SYSTEMATIC and np.isnan(logits).all():
                 shortest = waiting[[lengths[waiting].argmin()]]  # those before were the longest
                 self._score_pairs(tokenized, lengths, shortest, logits, effort, faults)
@@ -218,10 +225,15 @@ class Teacher:
         self.engine.recover()
         left = np.concatenate(failed)
         if len(failed[0]) == 1:
+            if isinstance(fault, self.engine.memory_error) and self._waits:
+                self._waits -= 1
+                time.sleep(MEMORY_WAIT_SECONDS)
+                return left
             text = int(left[0]) // num_classes
             faults[text] = fault
             return left[left // num_classes != text]
         self.token_budget = max(1, self.token_budget // 2)
+        self._halvings += 1
         logger.warning("a batch failed (%s): %d tokens a batch from here on", first_line(fault), self.token_budget)
         return left
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+import time
 
 import numpy as np
 import pytest
@@ -60,6 +61,11 @@ def plain_logits(folder, texts=TEXTS, classes=CLASSES, max_length=MAX_LENGTH):
             )
             found.append(model(**inputs).logits)
     return torch.cat(found).reshape(len(texts), len(classes), -1).numpy()
+
+
+@pytest.fixture(autouse=True)
+def memory_is_not_waited_for_long(monkeypatch):
+    monkeypatch.setattr("raydistill.teacher.MEMORY_WAIT_SECONDS", 0.0)
 
 
 @pytest.fixture(scope="module")
@@ -249,14 +255,30 @@ def test_when_memory_runs_out_smaller_batches_give_the_same_scores(rows, ahead, 
     np.testing.assert_allclose(contradiction, wanted[..., 0], atol=1e-5)
 
 
-def test_when_memory_runs_out_the_budget_is_halved_and_stays_so(tiny_teacher):
+def test_when_memory_runs_out_the_budget_is_halved_and_tried_again_with_the_next_texts(tiny_teacher):
     tiny_teacher.token_budget = 16 * MAX_LENGTH
-    seen = []
-    tiny_teacher.engine.model = Wrapped(tiny_teacher.engine.model, refuse_rows_above(15, seen))
+    model, seen = tiny_teacher.engine.model, []
+    tiny_teacher.engine.model = Wrapped(model, refuse_rows_above(15, seen))
     texts = ["a " * 100] * 20  # every pair is of full length
-    tiny_teacher.score(texts)
-    assert tiny_teacher.token_budget == 8 * MAX_LENGTH
-    assert seen == [16, *[8] * (20 * len(CLASSES) // 8)]
+    for _ in range(2):
+        tiny_teacher.score(texts)
+        assert tiny_teacher.token_budget == 8 * MAX_LENGTH
+        assert seen == [16, *[8] * (20 * len(CLASSES) // 8)]
+        seen.clear()
+    tiny_teacher.engine.model = model
+    for _ in range(2):
+        tiny_teacher.score(texts)
+        assert tiny_teacher.token_budget == 16 * MAX_LENGTH
+
+
+def test_memory_that_others_have_taken_for_a_moment_costs_no_text(tiny_teacher, tiny_teacher_dir, monkeypatch):
+    naps = []
+    refuse = refuse_rows_above(0, [])
+    monkeypatch.setattr(time, "sleep", naps.append)
+    tiny_teacher.engine.model = Wrapped(tiny_teacher.engine.model, lambda inputs: naps[1:] or refuse(inputs))
+    entailment, _ = tiny_teacher.score(TEXTS)
+    assert len(naps) == 2
+    np.testing.assert_allclose(entailment, plain_logits(tiny_teacher_dir)[..., 2], atol=1e-5)
 
 
 def test_memory_that_does_not_suffice_for_one_pair_is_an_error(tiny_teacher):
