@@ -136,18 +136,9 @@ class Job:
             if self.config.dry_run:
                 quote = self.label_stage.quote(plan, console) if LABEL in self.stages else None
                 return DistillResult(folder.path, self.store.path, {}, {}, {}, quote)
-            products = [PRODUCTS[stage] for stage in self.stages]
             with hold(folder, console.say):
                 expect_shared(folder, self.store.folder if self.config.labels else None)
-                if self.run_dir.torn:
-                    console.say("       run.json is damaged: it is written anew, and the student will be trained anew")
-                self._claim_again()
-                if self.config.overwrite_output_dir and not self.run_dir.anew:
-                    console.say("       this very command did not come to its end here: it goes on")
-                if self.run_dir.anew and LABEL in self.stages and self.store.folder.is_there():
-                    with hold(self.store.folder, console.say):
-                        pass  # another run may be training from the labels that are to be removed
-                self.run_dir.begin(self.config, products, versions=versions(), plan=dataclasses.asdict(plan))
+                self._begin(plan, console)
                 with self.run_dir.log(console.say) if chatter else contextlib.nullcontext() as log:
                     if chatter and log:
                         chatter.keep_in(log)
@@ -179,10 +170,19 @@ class Job:
         self.models = check(self.config, self.stages, self.class_names)
         self._expect_same_labelling()
 
-    def _claim_again(self) -> None:
-        """As `prepare` and `_check_models` did: another run may have come and gone before this one held the folder."""
-        self.run_dir = RunDir.claim(self.config, [PRODUCTS[stage] for stage in self.stages])
+    def _begin(self, plan: Plan, console: Console) -> None:
+        """Take the output directory, which is held by now, and say so in it."""
+        products = [PRODUCTS[stage] for stage in self.stages]
+        self.run_dir = RunDir.claim(self.config, products)  # again: another run may have come and gone since `prepare`
         self._expect_same_labelling()
+        if self.run_dir.torn:
+            console.say("       run.json is damaged: it is written anew, and the student will be trained anew")
+        if self.config.overwrite_output_dir and not self.run_dir.anew and self.run_dir.record:
+            console.say("       this very command did not come to its end here: it goes on")
+        if self.run_dir.anew and LABEL in self.stages and self.store.folder.is_there():
+            with hold(self.store.folder, console.say):
+                pass  # another run may be training from the labels that are to be removed
+        self.run_dir.begin(self.config, products, versions=versions(), plan=dataclasses.asdict(plan))
 
     def _expect_same_labelling(self) -> None:
         if self.run_dir.anew or LABEL not in self.stages:

@@ -32,6 +32,7 @@ from raydistill.errors import ConfigError
 from raydistill.files import Folder
 from raydistill.lease import hold
 from raydistill.progress import Console
+from raydistill.stages import job
 from raydistill.stages.checks import labels_identity
 from raydistill.stages.data_context import data_settings
 from raydistill.stages.faults import job_actors
@@ -261,6 +262,21 @@ def test_a_second_run_in_the_same_directory_is_refused(tmp_path: Path, make_conf
         label(make_config(tmp_path / "out"))
     assert not (tmp_path / "out" / "run.json").exists()
     assert not (tmp_path / "out" / "labels").exists()
+
+
+def test_what_another_run_does_before_this_one_holds_the_directory_is_seen(
+    tmp_path: Path, make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_plan = job.make_plan
+
+    def another_comes_and_goes(*given: Any, **more: Any) -> Any:
+        monkeypatch.undo()
+        label(make_config(tmp_path / "out", hypothesis_template="It is {}."))
+        return make_plan(*given, **more)
+
+    monkeypatch.setattr(job, "make_plan", another_comes_and_goes)
+    with pytest.raises(RaydistillError, match=r"--hypothesis-template was It is \{\}\., now "):
+        label(make_config(tmp_path / "out"))
 
 
 def test_labels_that_another_run_trains_from_are_not_overwritten(
