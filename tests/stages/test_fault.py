@@ -409,7 +409,7 @@ def test_a_teacher_that_never_loads_is_one_line_within_a_minute_and_a_traceback_
 def test_a_student_that_never_loads_is_one_line_within_a_minute_and_a_traceback_in_the_log(
     behaviour: str, wanted: str, tmp_path: Path, make_config: Callable[..., DistillConfig], labels: str
 ) -> None:
-    config = make_config(tmp_path, labels=labels, **wayward(tmp_path / "model", behaviour, "student"))
+    config = make_config(tmp_path / "out", labels=labels, **wayward(tmp_path / "model", behaviour, "student"))
     expect_one_line(config, "train", behaviour, wanted)
 
 
