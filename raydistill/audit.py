@@ -9,7 +9,7 @@ import numpy as np
 
 from raydistill.distillation import Floats, soft_labels
 from raydistill.engines.engine import engine_name
-from raydistill.errors import EngineError, ModelError, RaydistillError, first_line
+from raydistill.errors import DeviceLostError, EngineError, ModelError, RaydistillError, first_line
 from raydistill.specs import Effort, TeacherSpec
 
 Logits = tuple[Floats, Floats]
@@ -69,7 +69,9 @@ def audit_teacher(
         ModelError: it cannot score them at all.
         ConfigError.
     """
-    from raydistill.engines.load import expect_native  # here, so that the driver need not load torch
+    import torch  # here, so that the driver need not load it
+
+    from raydistill.engines.load import expect_native
     from raydistill.teacher import Teacher
 
     expect_native(reduced)
@@ -83,8 +85,8 @@ def audit_teacher(
         except RaydistillError:
             raise
         except Exception as error:  # of a device that is to compute in another number format, anything
-            if spec is exact:
-                raise
+            if spec is exact or isinstance(error, (DeviceLostError, MemoryError, torch.OutOfMemoryError)):
+                raise  # what may do well the next time
             raise EngineError(f"the teacher fails in a reduced precision ({first_line(error)}).") from error
         seconds.append(effort.busy_seconds)
         del teacher  # two models at a time may not fit a GPU

@@ -128,8 +128,8 @@ class DistillConfig:
     overwrite_output_dir: bool = option(
         False,
         "Begin anew in an output directory that is not empty: an earlier run's files are removed (its labels only "
-        "where they are made anew), others left alone, but for a model, which the student replaces. A run of this very "
-        "command that was stopped goes on.",
+        "where they are made anew), others left alone, but for a model, which the student replaces. A run that was "
+        "begun with this flag and the same options, and was stopped, goes on.",
         group=BEHAVIOUR,
     )
     label_file_mb: int = option(

@@ -42,7 +42,11 @@ def make_splits(files: Iterable[CorpusFile], split_bytes: int) -> list[Split]:
     """Cut every file that can be cut into pieces of about `split_bytes`. Raises CorpusError."""
     with ThreadPoolExecutor(OPENERS) as pool:
         looked_up = [(file, _look_up_cuts(file, split_bytes, pool)) for file in files]
-        return [Split(file, *ends) for file, cuts in looked_up for ends in itertools.pairwise(cuts())]
+        try:
+            return [Split(file, *ends) for file, cuts in looked_up for ends in itertools.pairwise(cuts())]
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)  # the others need not be looked at any more
+            raise
 
 
 def _look_up_cuts(file: CorpusFile, split_bytes: int, pool: ThreadPoolExecutor) -> Callable[[], Sequence[int]]:

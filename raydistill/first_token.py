@@ -10,6 +10,7 @@ tokens left out, and parameters keep their names: a student is trained in this f
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -47,21 +48,17 @@ class FirstTokenOutput(nn.Module):
         return self.output(context[:, :1], hidden_states[:, :1]), None
 
 
-class FirstTokenLayer(nn.Module):
-    """Stands in for a layer of DistilBERT, which adds and normalises outside its attention."""
+def first_token_layer(
+    layer: Any, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None = None, **_: Any
+) -> torch.Tensor:
+    """Stands in for the `forward` of a layer of DistilBERT, which adds and normalises outside its attention.
 
-    def __init__(self, layer: Any) -> None:
-        super().__init__()
-        self.attention, self.sa_layer_norm = layer.attention, layer.sa_layer_norm
-        self.ffn, self.output_layer_norm = layer.ffn, layer.output_layer_norm
-        self.train(layer.training)
-
-    def forward(self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None = None, **_: Any) -> Any:
-        """hidden_states (B, L, D) -> (B, 1, D)."""
-        inner: Any = self.attention
-        context = _first_context(inner, inner.q_lin, inner.k_lin, inner.v_lin, hidden_states, attention_mask)
-        attended = self.sa_layer_norm(inner.out_lin(context) + hidden_states[:, :1])
-        return self.output_layer_norm(self.ffn(attended) + attended)
+    hidden_states (B, L, D) -> (B, 1, D).
+    """
+    inner = layer.attention
+    context = _first_context(inner, inner.q_lin, inner.k_lin, inner.v_lin, hidden_states, attention_mask)
+    attended = layer.sa_layer_norm(inner.out_lin(context) + hidden_states[:, :1])
+    return layer.output_layer_norm(layer.ffn(attended) + attended)
 
 
 def _first_context(
@@ -110,10 +107,10 @@ def narrow_last_layer(model: Any) -> bool:
     tokens = 3 + torch.arange(16, device=model.device).reshape(2, 8) % max(1, model.config.vocab_size - 3)
     mask = torch.ones_like(tokens)
     mask[0, 5:] = 0
-    before = model(input_ids=tokens, attention_mask=mask).logits
     whole = getattr(parent, name)
-    setattr(parent, name, narrow)
     try:
+        before = model(input_ids=tokens, attention_mask=mask).logits
+        setattr(parent, name, narrow)
         after = model(input_ids=tokens, attention_mask=mask).logits
         same = bool(((after - before).abs() <= MOST_OFF * before.abs().clamp(min=1)).all())
     except Exception:  # of a model that is built otherwise, anything
@@ -123,7 +120,7 @@ def narrow_last_layer(model: Any) -> bool:
     return same
 
 
-def _stand_in(model: Any) -> tuple[nn.Module, str, nn.Module] | None:
+def _stand_in(model: Any) -> tuple[nn.Module, str, Any] | None:
     """(module, name of a part of it, what may stand in for that part); None for models of no kind known here."""
     body, kind = model.base_model, model.config.model_type
     if kind.startswith("deberta"):
@@ -132,7 +129,7 @@ def _stand_in(model: Any) -> tuple[nn.Module, str, nn.Module] | None:
     if model.config._attn_implementation != "sdpa":
         return None
     if kind == "distilbert":
-        layers = body.transformer.layer
-        return layers, str(len(layers) - 1), FirstTokenLayer(layers[-1])
+        layer = body.transformer.layer[-1]
+        return layer, "forward", partial(first_token_layer, layer)
     layer = body.encoder.layer[-1]
     return layer, "attention", FirstTokenAttention(layer.attention)

@@ -22,8 +22,9 @@ def is_uri(path: str) -> bool:
 
 def user_of(uri: str) -> str:
     """What a URI says of who is asking, with the @ behind it: "KEY:SECRET@" of s3://KEY:SECRET@bucket/a; or nothing."""
-    user, at, _ = uri.partition("://")[2].partition("/")[0].rpartition("@")
-    return user + at
+    scheme, _, place = uri.partition("://")
+    user, at, _ = place.partition("/")[0].rpartition("@")
+    return user + at if scheme in ("s3", "gs") else ""  # elsewhere it may name a place, as Azure's containers
 
 
 def open_path(path: str) -> tuple[pafs.FileSystem, str]:

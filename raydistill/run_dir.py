@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from raydistill.config import LABELS_PRODUCT, DistillConfig
+from raydistill.config import LABELS_PRODUCT, STUDENT_PRODUCT, DistillConfig
 from raydistill.errors import RunDirError
 from raydistill.files import Folder, parse_record
 from raydistill.label_store import RECORD as LABELS_RECORD
@@ -19,6 +19,7 @@ from raydistill.label_store import LabelStore
 from raydistill.option_values import flag
 
 RECORD, LOG, LABELS, CHECKPOINTS = "run.json", "raydistill.log", "labels", "checkpoints"
+PRODUCTS = {"label": LABELS_PRODUCT, "train": STUDENT_PRODUCT}  # what each stage makes
 EVENTS = "runs"  # of TensorBoard, under the name that Trainer gives them
 ROWS = "rows"  # in the folder of checkpoints: what the student is trained on
 WRITTEN = (RECORD, LOG, f"{LABELS}/part-0.parquet")  # by every run, and not hidden from readers of folders
@@ -44,7 +45,7 @@ class RunDir:
 
         It may be new, empty, or hold an earlier run whose options for these products are the same, but for files that
         were added to the corpus or taken from it: that one goes on. One that is to be overwritten goes on if it was
-        begun by this very command and did not end: whoever starts a job again that was stopped gives the same flags.
+        begun so with these options and did not end: whoever starts a job again that was stopped gives the same flags.
         Nothing is written yet; see `begin`.
         """
         assert config.output_dir is not None
@@ -56,7 +57,7 @@ class RunDir:
             raise RunDirError(f"--output-dir {folder.path}: {hindrance}.")
         if folder.is_empty():
             return cls(folder, {})
-        if config.overwrite_output_dir and not _was_stopped(config, folder):
+        if config.overwrite_output_dir and not _was_stopped(config, products, folder):
             _expect_no_others_names(folder)
             return cls(folder, {}, anew=True)
         try:
@@ -235,13 +236,20 @@ def _own_record(folder: Folder) -> dict[str, Any]:
     return record
 
 
-def _was_stopped(config: DistillConfig, folder: Folder) -> bool:
-    """Whether an earlier run had these very options, and did not end."""
+def _was_stopped(config: DistillConfig, products: Sequence[str], folder: Folder) -> bool:
+    """Whether an earlier run was to overwrite as well, had the same options for these products, and did not end."""
     try:
         record = _own_record(folder)
     except (FileNotFoundError, ValueError):
         return False
-    return record.get("options") == config.options() and "seconds" not in record
+    stages = record.get("stages") or {}
+    ended = {product: stages.get(stage, {}).get("finished") for stage, product in PRODUCTS.items()}
+    return (
+        bool(record.get("options", {}).get("overwrite_output_dir"))
+        and not all(ended[product] for product in record.get("made_with") or {} if product in ended)
+        and not any(_differences(config, product, record) for product in products)
+        and not (folder.has(LABELS) and not folder.child(LABELS).is_there())  # a file of that name
+    )
 
 
 def _expect_no_others_names(folder: Folder) -> None:

@@ -34,7 +34,8 @@ CPU_TOKEN_BUDGET = 2048
 # bf16, and a small one is four times as fast on an H100 as with 4,096 tokens.
 PACKED_TOKENS = 2048
 WARM_UP = 8  # texts
-# In a block: a pair that alone is too much for the memory is tried again, for others may have taken that for a moment.
+# A pair that alone is too much for the memory is tried again, for others may have taken that for a moment; so often
+# until some texts have been scored.
 MEMORY_WAITS, MEMORY_WAIT_SECONDS = 2, 2.0
 # What an engine is tried with: short and long pairs, with padding.
 PROBE_TEXTS = ("A probe.", "The match was won in the last minute, and nobody had expected it. " * 8)
@@ -135,7 +136,6 @@ class Teacher:
         if self._halvings:  # memory may have been short for a moment: twice what the last block ended with is tried
             self._halvings -= 1
             self.token_budget *= 2
-        self._waits = MEMORY_WAITS
         before = self.token_budget, self._halvings
         while len(waiting):
             known = len(faults)
@@ -152,6 +152,8 @@ class Teacher:
         effort.forward_seconds += time.perf_counter() - started
         effort.engine = engine_name(self.engine)
 
+        if np.isfinite(logits).any():
+            self._waits = MEMORY_WAITS
         by_text = logits.reshape(-1, num_classes, 2)
         for index in map(int, np.flatnonzero(~np.isfinite(by_text).all(axis=(1, 2)))):
             faults.setdefault(index, FloatingPointError("a logit of the teacher is not finite", index))

@@ -13,7 +13,12 @@ import numpy as np
 import pytest
 import torch
 from tiny_models import FAMILIES, make_classifier, make_tokenizer, save_classifier, sentences
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertForSequenceClassification
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    BertForSequenceClassification,
+    DebertaConfig,
+)
 
 from raydistill.engines import exported, openvino_engine, packed, torch_engine
 from raydistill.engines.engine import engine_name
@@ -136,6 +141,17 @@ def test_a_narrowed_model_drops_attention_out_in_training_only(family, dropout):
     assert apart() == 0
     model.train()  # nothing else drops out
     assert apart() > 1e-3
+
+
+def test_the_first_deberta_is_narrowed_too():
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+    relative = {"relative_attention": True, "pos_att_type": ["c2p", "p2c"], "vocab_size": 50, "pooler_hidden_size": 32}
+    model = AutoModelForSequenceClassification.from_config(DebertaConfig(**sizes, **relative)).eval()
+    batch = {"input_ids": torch.randint(3, 50, (3, 20)), "attention_mask": torch.ones(3, 20, dtype=torch.long)}
+    with torch.inference_mode():
+        wanted = model(**batch).logits
+        assert narrow_last_layer(model)
+        torch.testing.assert_close(model(**batch).logits, wanted, atol=1e-5, rtol=0)
 
 
 class MeanOfTokens(BertForSequenceClassification):

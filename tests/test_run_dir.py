@@ -332,10 +332,23 @@ def test_a_command_that_overwrites_goes_on_with_what_it_has_begun_itself(model, 
     (path / "labels").mkdir()
     again = begun(path, ["labels"], overwrite_output_dir=True)
     assert (again.anew, (path / "labels").exists()) == (False, True)
-    assert RunDir.claim(config_for(path, overwrite_output_dir=True, temperature=2), ["labels"]).anew
-    again.update(seconds=1.0)  # it has come to its end
+    assert RunDir.claim(config_for(path, overwrite_output_dir=True, text_column="body"), ["labels"]).anew
+    assert not RunDir.claim(config_for(path, overwrite_output_dir=True, address="auto", dry_run=True), ["labels"]).anew
+    again.update(stages={"label": {"finished": True}})
     begun(path, ["labels"], overwrite_output_dir=True)
     assert not (path / "labels").exists()
+
+
+def test_a_script_that_overwrites_in_two_commands_goes_on_where_the_second_was_stopped(tmp_path):
+    flags = {"overwrite_output_dir": True}
+    begun(tmp_path, **flags).update(stages={"label": {"finished": True}, "train": {"finished": True}})
+    begun(tmp_path, ["labels"], **flags).update(stages={"label": {"finished": True}})
+    (tmp_path / "labels").mkdir()
+    assert begun(tmp_path, ["student"], **flags).anew
+    (tmp_path / "checkpoints").mkdir()
+    assert [begun(tmp_path, [product], **flags).anew for product in BOTH] == [False, False]
+    assert (tmp_path / "labels").exists()
+    assert (tmp_path / "checkpoints").exists()
 
 
 def test_overwriting_forgets_the_earlier_runs_record(tmp_path):

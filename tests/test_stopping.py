@@ -176,7 +176,7 @@ thread.join()
 @pytest.mark.parametrize(("actors", "met"), [(1, 3), (3, 5)])
 def test_actors_at_their_first_block_are_waited_for_too(actors: int, met: int) -> None:
     def receipts() -> Iterator[dict[str, Any]]:
-        for number, actor in enumerate("aaabc"):
+        for number, actor in enumerate("aaabca"):
             if number == 2:
                 stop.asked_at = number - 0.5
             yield {"effort": {"actor": actor, "scored_at": number}}

@@ -208,8 +208,14 @@ def expect_absolute_paths(config: DistillConfig) -> None:
                 )
 
 
-def expect_same_labelling(then: dict[str, Any], now: dict[str, Any], store: LabelStore) -> None:
-    """Raise RunDirError, with what differs, where a store's labels were made otherwise than they would be now."""
+def expect_same_labelling(
+    then: dict[str, Any], now: dict[str, Any], store: LabelStore, *, overwriting: bool = False
+) -> None:
+    """Raise RunDirError, with what differs, where a store's labels were made otherwise than they would be now.
+
+    Args:
+        overwriting: they were to be overwritten, but this very command had begun them.
+    """
     differences = [
         f"{name} was {shown(then.get(name))}, now {shown(value)}"
         for name, value in _without_place(now).items()
@@ -221,7 +227,7 @@ def expect_same_labelling(then: dict[str, Any], now: dict[str, Any], store: Labe
         raise RunDirError(
             f"{store.path}: its labels were made otherwise ({'; '.join(differences)}). Use another --output-dir, "
             + (f"go on with --teacher-revision {commit}, " if moved else "")
-            + "or start anew with --overwrite-output-dir."
+            + ("or remove that folder to start anew." if overwriting else "or start anew with --overwrite-output-dir.")
         )
 
 

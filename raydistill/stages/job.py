@@ -11,7 +11,7 @@ from functools import partial
 
 from raydistill.chatter import Chatter, quiet_libraries
 from raydistill.class_names import read_class_names
-from raydistill.config import LABELS_PRODUCT, STUDENT_PRODUCT, DistillConfig
+from raydistill.config import DistillConfig
 from raydistill.corpus import check_readable, estimate_texts
 from raydistill.corpus_files import CorpusFile, find_files
 from raydistill.engines.offers import check_backend
@@ -22,7 +22,7 @@ from raydistill.progress import Console
 from raydistill.quick_imports import quick_imports
 from raydistill.resources import Plan, Request, make_plan
 from raydistill.result import DistillResult
-from raydistill.run_dir import LOG, RunDir, versions
+from raydistill.run_dir import LOG, PRODUCTS, RunDir, versions
 from raydistill.stages.checks import (
     LABEL,
     TRAIN,
@@ -36,7 +36,6 @@ from raydistill.stages.checks import (
 from raydistill.stages.label_stage import LabelStage, held_record
 from raydistill.stages.summary import advice, describe_plan, describe_work, summary
 
-PRODUCTS = {LABEL: LABELS_PRODUCT, TRAIN: STUDENT_PRODUCT}
 LAST_WORDS_SECONDS = 2.0
 
 
@@ -175,6 +174,8 @@ class Job:
         products = [PRODUCTS[stage] for stage in self.stages]
         self.run_dir = RunDir.claim(self.config, products)  # again: another run may have come and gone since `prepare`
         self._expect_same_labelling()
+        if LABEL not in self.stages and self.store.complete_record()["labelling"]["class_names"] != self.class_names:
+            raise RunDirError(f"{self.store.path}: was made anew just now, of other classes. Start again.")
         if self.run_dir.torn:
             console.say("       run.json is damaged: it is written anew, and the student will be trained anew")
         if self.config.overwrite_output_dir and not self.run_dir.anew and self.run_dir.record:
@@ -187,14 +188,10 @@ class Job:
     def _expect_same_labelling(self) -> None:
         if self.run_dir.anew or LABEL not in self.stages:
             return
-        try:
-            if record := held_record(self.store, self.run_dir):
-                expect_same_labelling(record["labelling"], self.models.labelling, self.store)
-                self.store.expect_own_parts()
-        except RunDirError:
-            if not self.config.overwrite_output_dir:
-                raise
-            self.run_dir.anew = True  # what cannot be gone on with
+        if record := held_record(self.store, self.run_dir):
+            overwriting = self.config.overwrite_output_dir
+            expect_same_labelling(record["labelling"], self.models.labelling, self.store, overwriting=overwriting)
+            self.store.expect_own_parts()
 
     def _train(self, plan: Plan, console: Console) -> None:
         from raydistill.stages.train_stage import run_train_stage

@@ -179,7 +179,8 @@ def _until_stopped(receipts: Iterable[dict[str, Any]], stop: Stop, actors: int) 
     """All receipts; once a stop is asked for, until every actor has done with the block that it was at then.
 
     Args:
-        actors: so many there are at the least: one whose first block is under way has not been heard of.
+        actors: so many there are at the least: one whose first block is under way has not been heard of. (One that is
+            gone or cannot load is waited for as well, until the grace is over.)
     """
     at_work: set[str] = set()
     done: set[str] = set()

@@ -98,7 +98,8 @@ class TeacherActor:
         except RaydistillError as fault:
             where = "" if platform.node() in str(fault) else f" (On {platform.node()}.)"
             self.fault = type(fault)(f"{fault}{where}")
-        self._notes.remove(loading)
+        if not self.fault:  # else the next one waits the longer
+            self._notes.remove(loading)
         self._failed = 0  # texts since the last one that could be scored
         self._name = uuid.uuid4().hex
         self._model_in_use, self._two_at_a_time = threading.Lock(), spec.use_gpu

@@ -450,6 +450,7 @@ def test_labelling_that_was_killed_goes_on_and_makes_no_label_again(
     before = set(labels.glob("*.parquet"))
     said = stop_when(lambda: len(set(labels.glob("*.parquet")) - before) >= 2, killed, "label", signal.SIGINT)
     assert re.search(r"label  [\d,]+ of 2,500 texts", said)
+    assert before <= set(labels.glob("*.parquet"))
     assert len(set(labels.glob("*.parquet")) - before) >= 3  # the block that was under way too
     kept = {path: pd.read_parquet(path) for path in labels.glob("*.parquet")}
     assert 0 < (finished := len(set(pd.concat(kept.values()).text))) < 2400
