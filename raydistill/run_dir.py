@@ -112,8 +112,7 @@ class RunDir:
             self.record |= _of_labels(earlier)
         for name in (CHECKPOINTS, *([] if keep_labels else [LABELS])):
             self.folder.delete_tree(name)
-        published = earlier.get("published")
-        ours = set(published) if isinstance(published, dict) else set()
+        ours = set(_table(earlier, "published"))
         # Of what lies here: a record may have been tampered with. Itself last: it says that the others are ours.
         for name in (*(name for name in self.folder.names() if name in ours), LOG, RECORD):
             self.folder.delete(name)
@@ -242,14 +241,20 @@ def _was_stopped(config: DistillConfig, products: Sequence[str], folder: Folder)
         record = _own_record(folder)
     except (FileNotFoundError, ValueError):
         return False
-    stages = record.get("stages") or {}
-    ended = {product: stages.get(stage, {}).get("finished") for stage, product in PRODUCTS.items()}
+    stages = _table(record, "stages")
+    ended = {product: _table(stages, stage).get("finished") for stage, product in PRODUCTS.items()}
     return (
-        bool(record.get("options", {}).get("overwrite_output_dir"))
-        and not all(ended[product] for product in record.get("made_with") or {} if product in ended)
+        bool(_table(record, "options").get("overwrite_output_dir"))
+        and not all(ended[product] for product in _table(record, "made_with") if product in ended)
         and not any(_differences(config, product, record) for product in products)
         and not (folder.has(LABELS) and not folder.child(LABELS).is_there())  # a file of that name
     )
+
+
+def _table(record: dict[str, Any], name: str) -> dict[str, Any]:
+    """What a record holds under a name; nothing if that is no table, for it may have been tampered with."""
+    found = record.get(name)
+    return found if isinstance(found, dict) else {}
 
 
 def _expect_no_others_names(folder: Folder) -> None:
@@ -277,15 +282,14 @@ def _of_labels(record: dict[str, Any]) -> dict[str, Any]:
     """What `run.json` says of the labels alone."""
     kept: dict[str, Any] = {name: record[name] for name in ("labelling", "scoring", "counts") if name in record}
     for table, entry in (("made_with", LABELS_PRODUCT), ("stages", "label")):
-        if isinstance(record.get(table), dict) and entry in record[table]:
+        if entry in _table(record, table):
             kept[table] = {entry: record[table][entry]}
     return kept
 
 
 def _differences(config: DistillConfig, product: str, record: dict[str, Any]) -> list[str]:
-    made_with = record.get("made_with")
-    then = made_with.get(product) if isinstance(made_with, dict) else None
-    if not isinstance(then, dict):
+    then = _table(_table(record, "made_with"), product)
+    if not then:
         return []
     now = config.that_change(product)
     then = DistillConfig().that_change(product) | then  # an option that is newer than the run was at its default
