@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Sequence
 
 import numpy as np
@@ -13,6 +14,7 @@ from raydistill.errors import DeviceLostError, EngineError, ModelError, Raydisti
 from raydistill.specs import Effort, TeacherSpec
 
 Logits = tuple[Floats, Floats]
+logger = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,6 +89,7 @@ def audit_teacher(
         except Exception as error:  # of a device that is to compute in another number format, anything
             if spec is exact or isinstance(error, (DeviceLostError, MemoryError, torch.OutOfMemoryError)):
                 raise  # what may do well the next time
+            logger.exception("the teacher fails in %s", precision or spec.precision)
             raise EngineError(f"the teacher fails in a reduced precision ({first_line(error)}).") from error
         seconds.append(effort.busy_seconds)
         del teacher  # two models at a time may not fit a GPU

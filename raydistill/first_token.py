@@ -19,13 +19,17 @@ from torch import nn
 MOST_OFF = 1e-4  # of logits; a model that reads more than the first token is off by far more
 
 
-class FirstTokenAttention(nn.Module):
-    """Stands in for the attention block of a BERT-like layer and gives the first token's output only."""
+class _FirstTokenBlock(nn.Module):
+    """Stands in for an attention block, and has its parts by the names that a checkpoint knows."""
 
     def __init__(self, attention: Any) -> None:
         super().__init__()
-        self.self, self.output = attention.self, attention.output  # a checkpoint knows them by these names
+        self.self, self.output = attention.self, attention.output
         self.train(attention.training)
+
+
+class FirstTokenAttention(_FirstTokenBlock):
+    """That of a BERT-like layer: the first token alone attends."""
 
     def forward(self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None = None, **_: Any) -> Any:
         """hidden_states (B, L, D) -> ((B, 1, D), None)."""
@@ -34,13 +38,8 @@ class FirstTokenAttention(nn.Module):
         return self.output(context, hidden_states[:, :1]), None
 
 
-class FirstTokenOutput(nn.Module):
-    """Stands in for the attention block of a DeBERTa layer: all tokens attend, but only the first one goes on."""
-
-    def __init__(self, attention: Any) -> None:
-        super().__init__()
-        self.self, self.output = attention.self, attention.output
-        self.train(attention.training)
+class FirstTokenOutput(_FirstTokenBlock):
+    """That of a DeBERTa layer: all tokens attend, but only the first one goes on."""
 
     def forward(self, hidden_states: torch.Tensor, attention_mask: torch.Tensor, **more: Any) -> Any:
         """hidden_states (B, L, D) -> ((B, 1, D), None)."""

@@ -16,7 +16,7 @@ from raydistill.errors import RunDirError
 from raydistill.files import Folder, parse_record
 from raydistill.label_store import RECORD as LABELS_RECORD
 from raydistill.label_store import LabelStore
-from raydistill.option_values import flag
+from raydistill.option_changes import option_changes
 
 RECORD, LOG, LABELS, CHECKPOINTS = "run.json", "raydistill.log", "labels", "checkpoints"
 PRODUCTS = {"label": LABELS_PRODUCT, "train": STUDENT_PRODUCT}  # what each stage makes
@@ -80,8 +80,8 @@ class RunDir:
             raise RunDirError(
                 f"--output-dir {folder.path}: its {LABELS} is a file. Start anew with --overwrite-output-dir."
             )
-        differences = [line for product in products for line in _differences(config, product, record)]
-        if differences:
+        changed = [line for product in products for line in _differences(config, product, record)]
+        if changed:
             labels_fit = LABELS_PRODUCT in products and not _differences(config, LABELS_PRODUCT, record)
             cheaper = (
                 f" (`raydistill train --labels {folder.child(LABELS).path}` makes another student from the same labels)"
@@ -89,7 +89,7 @@ class RunDir:
                 else ""
             )
             raise RunDirError(
-                f"--output-dir {folder.path}: holds a run with other options ({'; '.join(differences)}). Give another "
+                f"--output-dir {folder.path}: holds a run with other options ({'; '.join(changed)}). Give another "
                 f"folder{cheaper}, use the same options to continue, or start anew with --overwrite-output-dir."
             )
         return cls(folder, record)
@@ -288,47 +288,5 @@ def _of_labels(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def _differences(config: DistillConfig, product: str, record: dict[str, Any]) -> list[str]:
-    then = _table(_table(record, "made_with"), product)
-    if not then:
-        return []
-    now = config.that_change(product)
-    then = DistillConfig().that_change(product) | then  # an option that is newer than the run was at its default
-    lines = []
-    for name in now:
-        if name == "data_file" and (set(now[name]) >= set(old := then.get(name) or ()) or set(now[name]) <= set(old)):
-            continue  # a corpus may grow or shrink by files, as a folder's may
-        pairs = [(name, then.get(name), now[name])]
-        if name == "training":
-            pairs = _unlike(then.get(name, {}), now[name])
-        lines += [f"{flag(key)} was {_shown(old)}, now {_shown(new)}" for key, old, new in pairs if not _same(old, new)]
-    return lines
-
-
-def _unlike(then: dict[str, Any], now: dict[str, Any]) -> list[tuple[str, Any, Any]]:
-    """(name, then, now) of `TrainingArguments` fields; one that is left out is at its default."""
-    defaults: dict[str, Any] = {}
-    if then.keys() != now.keys():
-        from raydistill.training_arguments import field_defaults  # with transformers, which takes seconds
-
-        defaults = field_defaults()
-    return [
-        (name, then.get(name), now.get(name))
-        for name in sorted(then.keys() | now.keys())
-        if not _same(then.get(name, defaults.get(name)), now.get(name, defaults.get(name)))
-    ]
-
-
-def _same(old: Any, new: Any) -> bool:
-    """Whether two spellings, such as "3e-5" and 3e-05 or "true" and True, are one value."""
-    if str(old) == str(new) or {str(old).lower(), str(new).lower()} in ({"true"}, {"false"}):
-        return True
-    try:
-        return float(old) == float(new)
-    except (TypeError, ValueError):
-        return False
-
-
-def _shown(value: Any) -> str:
-    if isinstance(value, list):
-        return " ".join(map(str, value))
-    return "not given" if value is None else str(value)
+    """What is no longer as it was when this product was made, a line for each option."""
+    return option_changes(_table(_table(record, "made_with"), product), config, product)

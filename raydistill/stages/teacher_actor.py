@@ -31,7 +31,6 @@ from raydistill.stages.notes import Notes
 from raydistill.stages.receipts import write_block
 
 BACK_OFF_SECONDS, MOST_DOUBLINGS = 0.5, 6  # before what a process has died at is tried again
-LOAD_AGAIN_SECONDS = 5.0
 SCORED, LOADING = "scored", "loading/"
 logger = logging.getLogger(__name__)
 
@@ -135,7 +134,6 @@ class TeacherActor:
         if self.fault:
             if self._notes.read(SCORED):
                 logger.error("%s: %s", platform.node(), self.fault)
-                time.sleep(LOAD_AGAIN_SECONDS)
                 self._end("others have loaded the teacher: this process ends, and another one tries anew")
             raise self.fault
         block, effort = unpack(packed)
