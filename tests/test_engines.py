@@ -102,13 +102,18 @@ def test_a_narrowed_model_computes_one_token_of_its_last_layer(family, family_di
     model = AutoModelForSequenceClassification.from_pretrained(family_dirs[family]).eval()
     narrow_last_layer(model)
     layers = (model.base_model.transformer if family == "distilbert" else model.base_model.encoder).layer
-    seen = []
+    seen, keys = [], []
     for layer in layers:
         part = layer.ffn if family == "distilbert" else layer.intermediate
         part.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0].shape[1]))
+        for name, part in layer.named_modules():
+            if name.endswith(("k_lin", "key", "key_proj")):
+                part.register_forward_hook(lambda *_: keys.append(1))
     batch = {name: torch.from_numpy(array) for name, array in batches_of(family_dirs[family])[0].items()}
     model(**batch)
     assert seen == [*[batch["input_ids"].shape[1]] * (len(seen) - 1), 1]
+    if "deberta" not in family:
+        assert len(keys) == len(layers) - 1
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])

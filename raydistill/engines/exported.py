@@ -33,7 +33,7 @@ from raydistill.scratch import scratch_folder
 
 logger = logging.getLogger(__name__)
 
-VERSION = 1  # of what an entry holds
+VERSION = 2  # of what an entry holds
 CACHE_VARIABLE = "RAYDISTILL_CACHE"
 LOGITS = "logits"
 
