@@ -8,6 +8,9 @@ themselves, and what it has gathered goes through the values' weights: the layer
 L layers takes about 1 − 1/L of the time, 0.83 for six layers, 0.92 for twelve. Of DeBERTa's, whose attention is of
 another kind, queries, keys and values are made of all tokens, so it takes 1 − 3/(4·L).
 
+BART reads the last token (the final </s>) of its decoder instead, whose last layer is narrowed in the same way, both of
+its attentions included.
+
 The logits stay what they are, but for the last digits. So do gradients, for nothing flows back through the tokens left
 out (dropout of the attention, under which Σ p is 1 on average only, spares the values' b), and parameters keep their
 names: a student is trained in this form.
@@ -39,8 +42,17 @@ class FirstTokenAttention(_FirstTokenBlock):
     def forward(self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None = None, **_: Any) -> Any:
         """hidden_states (B, L, D) -> ((B, 1, D), None)."""
         inner: Any = self.self
-        context = _first_context(inner, inner.query, inner.key, inner.value, hidden_states, attention_mask)
-        return self.output(context, hidden_states[:, :1]), None
+        first = hidden_states[:, :1]
+        context = one_query(
+            first,
+            hidden_states,
+            (inner.query, inner.key, inner.value),
+            None if attention_mask is None else attention_mask[:, :, :1],
+            scale=inner.scaling,
+            head_size=inner.attention_head_size,
+            dropout=inner.dropout.p if inner.training else 0.0,
+        )
+        return self.output(context, first), None
 
 
 class FirstTokenOutput(_FirstTokenBlock):
@@ -59,39 +71,100 @@ def first_token_layer(
 
     hidden_states (B, L, D) -> (B, 1, D).
     """
-    inner = layer.attention
-    context = _first_context(inner, inner.q_lin, inner.k_lin, inner.v_lin, hidden_states, attention_mask)
-    attended = layer.sa_layer_norm(inner.out_lin(context) + hidden_states[:, :1])
+    inner, first = layer.attention, hidden_states[:, :1]
+    context = one_query(
+        first,
+        hidden_states,
+        (inner.q_lin, inner.k_lin, inner.v_lin),
+        None if attention_mask is None else attention_mask[:, :, :1],
+        scale=inner.scaling,
+        head_size=inner.attention_head_size,
+        dropout=inner.dropout.p if inner.training else 0.0,
+    )
+    attended = layer.sa_layer_norm(inner.out_lin(context) + first)
     return layer.output_layer_norm(layer.ffn(attended) + attended)
 
 
-def _first_context(
-    inner: Any,
-    query: nn.Linear,
-    key: nn.Linear,
-    value: nn.Linear,
+def last_token_layer(
+    layer: Any,
     hidden_states: torch.Tensor,
-    attention_mask: torch.Tensor | None,
+    attention_mask: torch.Tensor | None = None,
+    encoder_hidden_states: torch.Tensor | None = None,
+    encoder_attention_mask: torch.Tensor | None = None,
+    **_: Any,
 ) -> torch.Tensor:
-    """What the first token gathers from all, (B, 1, D); `inner` says how attention is done."""
+    """Stands in for the `forward` of a layer of BART's decoder, of which the last token that is not padding is read.
+
+    hidden_states (B, L, D) -> (B, L, D): that token in the place of all, wherever the model then looks for it.
+    """
+    places = torch.arange(hidden_states.shape[1], device=hidden_states.device)
+    whole = torch.ones_like(hidden_states[:, :, 0], dtype=torch.bool)
+    mask = whole[:, None, None] if encoder_attention_mask is None else encoder_attention_mask[:, :, :1]
+    kept = mask if mask.dtype == torch.bool else mask == 0
+    last = (kept[:, 0, 0] * places).amax(-1)
+    state = hidden_states.gather(1, last[:, None, None].expand(-1, 1, hidden_states.shape[-1]))
+
+    def dropped(states: torch.Tensor, share: float) -> torch.Tensor:
+        return nn.functional.dropout(states, share, layer.training)
+
+    def attend(attention: Any, tokens: Any, visible: torch.Tensor) -> torch.Tensor:
+        context = one_query(
+            state,
+            tokens,
+            (attention.q_proj, attention.k_proj, attention.v_proj),
+            visible,
+            scale=attention.scaling,
+            head_size=attention.head_dim,
+            dropout=attention.dropout if attention.training else 0.0,
+        )
+        return state + dropped(attention.out_proj(context), layer.dropout)
+
+    state = layer.self_attn_layer_norm(attend(layer.self_attn, hidden_states, (places <= last[:, None])[:, None, None]))
+    state = layer.encoder_attn_layer_norm(attend(layer.encoder_attn, encoder_hidden_states, mask))
+    inner = dropped(layer.activation_fn(layer.fc1(state)), layer.activation_dropout)
+    state = layer.final_layer_norm(state + dropped(layer.fc2(inner), layer.dropout))
+    return state.expand_as(hidden_states)
+
+
+def one_query(
+    asking: torch.Tensor,
+    tokens: torch.Tensor,
+    projections: tuple[nn.Linear, nn.Linear, nn.Linear],
+    mask: torch.Tensor | None,
+    *,
+    scale: float,
+    head_size: int,
+    dropout: float,
+) -> torch.Tensor:
+    """What one token of each text gathers from many by attention, without their keys and values.
+
+    Args:
+        asking: (B, 1, D).
+        tokens: (B, L, D).
+        projections: to queries, keys and values.
+        mask: (B, 1, 1, L), as of `scaled_dot_product_attention`.
+        head_size: of a head, D / H.
+
+    Returns:
+        (B, 1, D), before the projection of the output.
+    """
 
     def by_head(states: torch.Tensor) -> torch.Tensor:
-        return states.unflatten(0, (-1, inner.attention_head_size))
+        return states.unflatten(0, (-1, head_size))
 
-    asked = query(hidden_states[:, 0]).T  # (D, B)
-    asked = by_head(asked).transpose(1, 2) @ by_head(key.weight)  # (H, B, D)
-    tokens = hidden_states[:, None]  # the keys and values of a single head, whose queries are those of all heads
+    query, key, value = projections
+    queries = by_head(query(asking[:, 0]).T).transpose(1, 2) @ by_head(key.weight)  # (H, B, D)
     gathered = nn.functional.scaled_dot_product_attention(
-        asked.transpose(0, 1)[:, None],
-        tokens,
-        tokens,
-        attn_mask=attention_mask if attention_mask is None else attention_mask[:, :, :1],
-        dropout_p=inner.dropout.p if inner.training else 0.0,
-        scale=inner.scaling,
+        queries.transpose(0, 1)[:, None],  # those of all heads: (B, 1, H, D), for the tokens are one head
+        tokens[:, None],
+        tokens[:, None],
+        attn_mask=mask,
+        dropout_p=dropout,
+        scale=scale,
     )
     context = gathered[:, 0].transpose(0, 1) @ by_head(value.weight).transpose(1, 2)  # (H, B, D / H)
-    context = context.transpose(0, 1).flatten(1) + value.bias
-    return (context + 0 * key.bias.sum())[:, None]  # no gradient, but distributed training expects one of each
+    context = context.transpose(0, 1).flatten(1)[:, None] + value.bias
+    return context + 0 * key.bias.sum()  # no gradient, but distributed training expects one of each
 
 
 @torch.inference_mode()
@@ -113,7 +186,11 @@ def narrow_last_layer(model: Any) -> bool:
     if found is None:
         return False
     parent, name, narrow = found
-    tokens = 3 + torch.arange(16, device=model.device).reshape(2, 8) % max(1, model.config.vocab_size - 3)
+    end = getattr(model.config, "eos_token_id", None)
+    some = [token for token in range(3, min(20, model.config.vocab_size)) if token != end] or [0]
+    tokens = torch.tensor((some * 16)[:16], device=model.device).reshape(2, 8)
+    if end is not None:
+        tokens[[0, 1], [4, 7]] = end
     mask = torch.ones_like(tokens)
     mask[0, 5:] = 0
     whole = getattr(parent, name)
@@ -140,5 +217,8 @@ def _stand_in(model: Any) -> tuple[nn.Module, str, Any] | None:
     if kind == "distilbert":
         layer = body.transformer.layer[-1]
         return layer, "forward", partial(first_token_layer, layer)
+    if kind == "bart":
+        layer = body.decoder.layers[-1]
+        return layer, "forward", partial(last_token_layer, layer)
     layer = body.encoder.layer[-1]
     return layer, "attention", FirstTokenAttention(layer.attention)

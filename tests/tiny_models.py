@@ -24,6 +24,7 @@ from transformers import (
 )
 
 FAMILIES = ("bert", "distilbert", "roberta", "bart", "deberta-v2", "xlm-roberta")
+UNCONVERTED = "xlm"  # a family that OpenVINO cannot convert; here with BERT's tokenizer
 NLI_LABELS = {0: "contradiction", 1: "neutral", 2: "entailment"}
 MAX_LENGTH = 64
 PUNCTUATION = ".,!?;:'\"()-"
@@ -46,10 +47,10 @@ def _words() -> list[str]:
 def make_tokenizer(family: str, **options: Any) -> Any:
     """A family's own tokenizer with a small vocabulary; options go to its class (`padding_side`, …)."""
     options = {"model_max_length": MAX_LENGTH, **options}
-    if family in ("bert", "distilbert"):
+    if family in ("bert", "distilbert", UNCONVERTED):
         tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *PUNCTUATION, *LETTERS, *(f"##{c}" for c in LETTERS)]
         words = [word for word in _words() if len(word) > 1]
-        kind = BertTokenizer if family == "bert" else DistilBertTokenizer
+        kind = DistilBertTokenizer if family == "distilbert" else BertTokenizer
         return kind(vocab={token: i for i, token in enumerate([*tokens, *words])}, **options)
     if family in ("roberta", "bart"):
         special = ["<s>", "<pad>", "</s>", "<unk>"]
@@ -133,6 +134,8 @@ def make_config(family: str, tokenizer: Any, labels: Mapping[int, str], **option
             "decoder_start_token_id": 2,
             "forced_eos_token_id": None,
         }
+    elif family == UNCONVERTED:
+        specific = {"emb_dim": 32, "n_layers": 2, "n_heads": 2, "pad_index": tokenizer.pad_token_id}
     else:
         raise ValueError(f"no family {family!r}; there are {', '.join(FAMILIES)}")
     return AutoConfig.for_model(family, **{**common, **specific, **options})

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertConfig, RobertaConfig
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, BartConfig, BertConfig, RobertaConfig
 
 from raydistill.engines.load import expect_native
 from raydistill.engines.offers import check_backend
@@ -21,6 +21,21 @@ NAMES = {"id2label": LABELS, "label2id": {name: index for index, name in LABELS.
 MAX_LENGTH = 512
 SHAPES = {
     "bert-base": BertConfig(**NAMES),
+    "bart-base": BartConfig(
+        vocab_size=30522,
+        d_model=768,
+        encoder_layers=6,
+        decoder_layers=6,
+        encoder_attention_heads=12,
+        decoder_attention_heads=12,
+        encoder_ffn_dim=3072,
+        decoder_ffn_dim=3072,
+        pad_token_id=0,
+        eos_token_id=102,  # the vocabulary's [SEP]
+        decoder_start_token_id=102,
+        forced_eos_token_id=None,
+        **NAMES,
+    ),
     "roberta-large": RobertaConfig(
         vocab_size=30522,
         hidden_size=1024,

@@ -6,7 +6,7 @@ Whole BBC News documents, their beginnings of 10 to 1,000 words, and their first
 scores the same texts with the same threads, in turn, several rounds; medians, and least and most in brackets. Besides
 the seed's loop there is a loop over transformers' zero-shot pipeline. Prints a Markdown table; --json keeps it.
 
---shape bert-base and roberta-large take random weights of those shapes: for speed, not for agreement. On a GPU:
+--shape bert-base, bart-base and roberta-large take random weights: for speed, not for agreement. On a GPU:
 
     pip install -e '.[demo]' && python examples/benchmarks/teacher.py --device cuda --shape roberta-large \\
         --documents 120 --sentences 1200
@@ -48,7 +48,8 @@ def linear_seconds_per_token(model: Any, device: str) -> float:
     Of the last layer only what a narrowed model computes is counted: nothing, or on a GPU (packed) keys and values.
     """
     seconds = 0.0
-    layers = model.base_model.encoder.layer
+    body = model.base_model
+    layers = [*body.encoder.layers, *body.decoder.layers] if hasattr(body, "decoder") else body.encoder.layer
     last = ("key", "value") if device == "cuda" else ()
     for layer in layers:
         for name, module in layer.named_modules():

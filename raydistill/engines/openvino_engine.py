@@ -98,7 +98,7 @@ def convert(model: Any, example: Inputs, precision: str, path: Path) -> None:
 
                 converted = nncf.compress_weights(converted, mode=nncf.CompressWeightsMode.INT8_SYM)
     except Exception as error:  # whatever a tracer, a converter or the model's own code may raise
-        raise ModelError(f"OpenVINO cannot convert a {type(model).__name__} ({first_line(error)}).") from None
+        raise ModelError(f"OpenVINO cannot convert {type(model).__name__} ({first_line(error)}).") from None
     try:
         openvino.save_model(converted, path, compress_to_fp16=False)
     except RuntimeError as error:  # as on a full disk, of which it says no more

@@ -87,5 +87,6 @@ def load_exact(model: ModelSpec, pad_token_id: int) -> Any:
     """The teacher in fp32 on the CPU, with no more of the last layer than its classifier reads. Raises ModelError."""
     loaded = load_classifier(model, dtype=torch.float32).eval()
     loaded.config.pad_token_id = pad_token_id
+    loaded.config.use_cache = False  # a decoder that classifies says nothing more, and could not be converted
     narrow_last_layer(loaded)
     return loaded

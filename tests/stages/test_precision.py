@@ -232,9 +232,9 @@ def test_int8_is_done_by_openvino_however_small_the_work(
 def test_a_teacher_that_openvino_cannot_run_is_told_and_run_by_pytorch(
     tmp_path: Path, make_config: MakeConfig, label_by_command: LabelByCommand
 ) -> None:
-    from tiny_models import save_classifier
+    from tiny_models import UNCONVERTED, save_classifier
 
-    teacher = {"teacher_name_or_path": str(save_classifier(tmp_path / "bart", "bart"))}
+    teacher = {"teacher_name_or_path": str(save_classifier(tmp_path / "teacher", UNCONVERTED))}
     code, said = label_by_command(make_config(tmp_path / "out", teacher_backend="openvino", **teacher))
     assert code == 0, said
     assert "torch fp32 runs the teacher (openvino cannot, and the log says why)\n" in said
@@ -388,13 +388,13 @@ def test_another_engine_than_the_one_wanted_is_told(
 def test_with_strict_a_teacher_that_openvino_cannot_run_is_one_line(
     label_by_command: LabelByCommand, make_config: MakeConfig, tmp_path: Path
 ) -> None:
-    from tiny_models import save_classifier
+    from tiny_models import UNCONVERTED, save_classifier
 
-    teacher = str(save_classifier(tmp_path / "bart", "bart"))
+    teacher = str(save_classifier(tmp_path / "teacher", UNCONVERTED))
     code, said = label_by_command(
         make_config(tmp_path / "out", teacher_name_or_path=teacher, teacher_backend="openvino", strict=True)
     )
     assert code == 2
     assert said.splitlines()[-1].startswith(
-        "Error: --teacher-backend openvino: OpenVINO cannot convert a BartForSequenceClassification"
+        "Error: --teacher-backend openvino: OpenVINO cannot convert XLMForSequenceClassification"
     )
