@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import logging
 from collections.abc import Sequence
 
@@ -93,6 +94,7 @@ def audit_teacher(
             raise EngineError(f"the teacher fails in a reduced precision ({first_line(error)}).") from error
         seconds.append(effort.busy_seconds)
         del teacher  # two models at a time may not fit a GPU
+        gc.collect()  # a narrowed one may hold itself
         if len(scores[-1][2]) == len(texts):
             fault = ModelError if spec is exact else EngineError
             raise fault(f"{name} can score none of the {len(texts):,} texts of the audit.")

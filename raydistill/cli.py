@@ -275,6 +275,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     signal.signal(signal.SIGTERM, terminate)
     try:
+        os.getcwd()
+    except FileNotFoundError:
+        return _fail("the current folder is gone. Change to one that is there.", 2)
+    try:
         result = cli.main(
             args=list(arguments) if arguments is not None else None, prog_name="raydistill", standalone_mode=False
         )
@@ -301,8 +305,20 @@ def _fail(message: str, code: int) -> int:
     return code
 
 
+def _have_all_streams() -> None:
+    """Open what the process was started without, as by `>&-`: else a file would take its number."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # which takes the lowest number that is free
+    sys.stdout = sys.stdout or os.fdopen(1, "w", closefd=False)
+    sys.stderr = sys.stderr or os.fdopen(2, "w", closefd=False)
+
+
 def entry() -> None:
     """The `raydistill` command."""
+    _have_all_streams()
     code = main()
     if code > 128:
         # Stopped in the midst of things: as the interpreter takes them down, Ray's would still have something to say.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +23,21 @@ class _YamlLoader(yaml.SafeLoader):
     def construct_int(self, node: Any) -> int | str:
         return node.value if ":" in node.value else self.construct_yaml_int(node)  # YAML 1.1 reads 1:2 as 62
 
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        return _pairs(self.construct_pairs(node, deep))
+
 
 _YamlLoader.add_constructor("tag:yaml.org,2002:int", _YamlLoader.construct_int)
+
+
+def _pairs(pairs: Sequence[tuple[Any, Any]]) -> dict[Any, Any]:
+    """A mapping of what a file says; what it says twice would be lost in part."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in found if names.count(name) > 1)
+        raise ValueError(f"{twice!r} stands there twice; several values are a list")
+    return found
 
 
 def read_config_file(path: str) -> dict[str, Any]:
@@ -35,11 +48,14 @@ def read_config_file(path: str) -> dict[str, Any]:
         raise ConfigError(f"--config {path}: cannot be read ({first_line(error)}).") from None
     kind = "JSON" if path.endswith(".json") else "YAML"
     try:
-        values = json.loads(text) if kind == "JSON" else _YamlLoader(text).get_single_data()
+        values = json.loads(text, object_pairs_hook=_pairs) if kind == "JSON" else _YamlLoader(text).get_single_data()
     except RecursionError:
         raise ConfigError(f"--config {path}: is not {kind} of options: it is nested too deeply.") from None
-    except (ValueError, yaml.YAMLError) as error:
+    except (ValueError, TypeError, yaml.YAMLError) as error:
         raise ConfigError(f"--config {path}: is not {kind} ({' '.join(str(error).split())}).") from None
     if not isinstance(values, Mapping):
         raise ConfigError(f"--config {path}: must hold options as `name: value` pairs.")
-    return {str(name).replace("-", "_"): value for name, value in values.items()}
+    try:
+        return _pairs([(str(name).replace("-", "_"), value) for name, value in values.items()])
+    except ValueError as error:
+        raise ConfigError(f"--config {path}: {error}.") from None

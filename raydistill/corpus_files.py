@@ -62,16 +62,23 @@ class Split:
 
 
 def find_files(data_files: Sequence[str], encoding: str = "utf-8") -> list[CorpusFile]:
-    """The files that paths, globs, directories and URIs name, sorted within each. Raises CorpusError.
+    """The files that paths, globs, directories and URIs name, each once, sorted within each. Raises CorpusError.
 
     Args:
         encoding: of those that are text, by a name that Python knows.
     """
     files = [dataclasses.replace(file, encoding=encoding) for entry in data_files for file in _expand(entry)]
-    files = [file for file in files if file.size]
-    if not files:
+    once: dict[str, CorpusFile] = {}  # a link to what is there besides would have its texts count twice
+    for file in files:
+        if file.size:
+            once.setdefault(_real(file.path), file)
+    if not once:
         raise CorpusError(f"--data-file {data_files[0]}: is empty. Give a file with one text per line.")
-    return files
+    return list(once.values())
+
+
+def _real(path: str) -> str:
+    return path if is_uri(path) else os.path.realpath(path)
 
 
 def _expand(entry: str) -> list[CorpusFile]:

@@ -153,7 +153,7 @@ def _read_parquet(split: Split, text_column: str) -> Iterator[list[str]]:
     for group in groups:
         _expect_no_bomb(path, group, parquet_column(file.metadata, group, text_column))
     for batch in file.iter_batches(batch_size=PARQUET_ROWS, row_groups=list(groups), columns=[text_column]):
-        texts = [text or "" for text in batch.column(0).to_pylist()]
+        texts = [text or "" for text in batch.column(text_column).to_pylist()]
         if max(map(len, texts), default=0) > LONGEST_LINE:
             raise CorpusError(f"{path}: has a text of more than {LONGEST_LINE >> 20} MiB.")
         yield texts

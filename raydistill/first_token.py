@@ -23,6 +23,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers.modeling_outputs import SequenceClassifierOutput
 
 MOST_OFF = 1e-4  # of logits; a model that reads more than the first token is off by far more
 
@@ -93,9 +94,9 @@ def last_token_layer(
     encoder_attention_mask: torch.Tensor | None = None,
     **_: Any,
 ) -> torch.Tensor:
-    """Stands in for the `forward` of a layer of BART's decoder, of which the last token that is not padding is read.
+    """Stands in for the `forward` of the last layer of BART's decoder, of which the last token is read.
 
-    hidden_states (B, L, D) -> (B, L, D): that token in the place of all, wherever the model then looks for it.
+    hidden_states (B, L, D) -> (B, 1, D).
     """
     places = torch.arange(hidden_states.shape[1], device=hidden_states.device)
     whole = torch.ones_like(hidden_states[:, :, 0], dtype=torch.bool)
@@ -123,7 +124,18 @@ def last_token_layer(
     state = layer.encoder_attn_layer_norm(attend(layer.encoder_attn, encoder_hidden_states, mask))
     inner = dropped(layer.activation_fn(layer.fc1(state)), layer.activation_dropout)
     state = layer.final_layer_norm(state + dropped(layer.fc2(inner), layer.dropout))
-    return state.expand_as(hidden_states)
+    return state
+
+
+def last_token_logits(
+    model: Any, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None, **_: Any
+) -> SequenceClassifierOutput:
+    """Stands in for the `forward` of BART's classifier, whose decoder gives one token.
+
+    Its own looks for the last </s>, and refuses a batch of texts in some of which there are more of them.
+    """
+    states = model.model(input_ids, attention_mask=attention_mask, use_cache=False)[0]
+    return SequenceClassifierOutput(logits=model.classification_head(states[:, 0]))
 
 
 def one_query(
@@ -180,12 +192,11 @@ def narrow_last_layer(model: Any) -> bool:
         whether it was changed.
     """
     try:
-        found = _stand_in(model)
+        stand_ins = _stand_ins(model)
     except (AttributeError, IndexError, TypeError):
         return False
-    if found is None:
+    if not stand_ins:
         return False
-    parent, name, narrow = found
     end = getattr(model.config, "eos_token_id", None)
     some = [token for token in range(3, min(20, model.config.vocab_size)) if token != end] or [0]
     tokens = torch.tensor((some * 16)[:16], device=model.device).reshape(2, 8)
@@ -193,32 +204,35 @@ def narrow_last_layer(model: Any) -> bool:
         tokens[[0, 1], [4, 7]] = end
     mask = torch.ones_like(tokens)
     mask[0, 5:] = 0
-    whole = getattr(parent, name)
+    whole = [(part, name, getattr(part, name)) for part, name, _ in stand_ins]
     try:
         before = model(input_ids=tokens, attention_mask=mask).logits
-        setattr(parent, name, narrow)
+        for part, name, narrow in stand_ins:
+            setattr(part, name, narrow)
         after = model(input_ids=tokens, attention_mask=mask).logits
         same = bool(((after - before).abs() <= MOST_OFF * before.abs().clamp(min=1)).all())
     except Exception:  # of a model that is built otherwise, anything
         same = False
     if not same:
-        setattr(parent, name, whole)
+        for part, name, before_it in whole:
+            setattr(part, name, before_it)
     return same
 
 
-def _stand_in(model: Any) -> tuple[nn.Module, str, Any] | None:
-    """(module, name of a part of it, what may stand in for that part); None for models of no kind known here."""
+def _stand_ins(model: Any) -> list[tuple[nn.Module, str, Any]]:
+    """(module, name of a part of it, what may stand in for that part); none for models of no kind known here."""
     body, kind = model.base_model, model.config.model_type
     if kind.startswith("deberta"):
         layer = body.encoder.layer[-1]
-        return layer, "attention", FirstTokenOutput(layer.attention)
+        return [(layer, "attention", FirstTokenOutput(layer.attention))]
     if model.config._attn_implementation != "sdpa":
-        return None
+        return []
     if kind == "distilbert":
         layer = body.transformer.layer[-1]
-        return layer, "forward", partial(first_token_layer, layer)
+        return [(layer, "forward", partial(first_token_layer, layer))]
     if kind == "bart":
         layer = body.decoder.layers[-1]
-        return layer, "forward", partial(last_token_layer, layer)
+        narrow = partial(last_token_layer, layer)
+        return [(layer, "forward", narrow), (model, "forward", partial(last_token_logits, model))]
     layer = body.encoder.layer[-1]
-    return layer, "attention", FirstTokenAttention(layer.attention)
+    return [(layer, "attention", FirstTokenAttention(layer.attention))]

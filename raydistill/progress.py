@@ -47,8 +47,17 @@ class Console:
 
     def say(self, text: str = "") -> None:
         """Print a line; on a terminal in the place of a stage's, which then comes again below it."""
-        self.stream.write((ERASE if self.live else "") + printable(without_secrets(text)) + "\n")
-        self.stream.flush()
+        self.write((ERASE if self.live else "") + printable(without_secrets(text)) + "\n")
+
+    def write(self, text: str) -> None:
+        """Print it as it is; nothing any more once nobody reads, as behind `| head`: the work goes on."""
+        try:
+            self.stream.write(text)
+            self.stream.flush()
+        except BrokenPipeError:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self.stream.fileno())  # what is left in the stream's buffer goes there at its end
+            os.close(nowhere)
 
     def table(self, rows: Sequence[tuple[str, str]]) -> None:
         """Print names and values, aligned."""
@@ -122,7 +131,7 @@ class Progress:
         elif self._first:
             self._show(self._status(), final=True)
         elif self.console.live:
-            self.console.stream.write("\n")
+            self.console.write("\n")
 
     def _status(self) -> str:
         """A terminal cuts the end off, so what is wanted most comes first."""
@@ -149,8 +158,7 @@ class Progress:
             # Pad over what the line before left; a terminal too narrow for it would keep the overhang.
             room = max(self.console.columns - 1, 20)
             text = line[:room]
-            self.console.stream.write("\r" + text.ljust(self._width) + ("\n" if final else ""))
-            self.console.stream.flush()
+            self.console.write("\r" + text.ljust(self._width) + ("\n" if final else ""))
             self._width = len(text)
         else:
             self.console.say(line)

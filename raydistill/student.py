@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch.utils.data import DataLoader, IterableDataset
 from transformers import Trainer
 
+from raydistill.errors import ConfigError
 from raydistill.metrics import batch_sums, figures, sums_size
 from raydistill.pairs import budget_batches
 from raydistill.pretrained import (
@@ -99,6 +100,15 @@ def soft_target_loss(
 def student_probabilities(logits: torch.Tensor, *, multi_label: bool) -> torch.Tensor:
     """(B, K) logits -> probabilities: sigmoid for multi-label, else softmax."""
     return logits.sigmoid() if multi_label else logits.softmax(-1)
+
+
+def expect_finite(model: Any) -> None:
+    """Raise ConfigError where a training has diverged, so that weights are no numbers any more."""
+    if not all(bool(weights.isfinite().all()) for weights in model.parameters()):
+        raise ConfigError(
+            "the training has diverged: weights of the student are not finite. Try a lower --learning-rate, or more "
+            "--warmup-steps."
+        )
 
 
 def load_trained_student(folder: str) -> tuple[Any, Any]:

@@ -55,7 +55,7 @@ class Teacher:
         self, engine: Engine, encoder: PairEncoder, *, entailment_id: int, contradiction_id: int, token_budget: int
     ) -> None:
         self.engine, self.encoder, self.token_budget = engine, encoder, token_budget
-        self._halvings, self._waits = 0, MEMORY_WAITS
+        self._halvings, self._waits, self._failed = 0, MEMORY_WAITS, False
         self.label_ids = [entailment_id, contradiction_id]
 
     @classmethod
@@ -185,10 +185,10 @@ class Teacher:
         effort: Effort,
         faults: dict[int, Exception],
     ) -> Ints:
-        """Fill in the logits of pairs; what is left when a batch failed is returned, with the budget halved.
+        """Fill in the logits of pairs; what is left when a batch failed is returned.
 
-        Most fail because the memory runs out, some for a text in them: a pair that fails alone makes a fault of its
-        text, whose other pairs are left out.
+        Where the memory ran out, the budget is halved. Else it is for a text in the batch, whose halves are tried by
+        themselves. A pair that fails alone makes a fault of its text, whose other pairs are left out.
         """
         num_classes = len(self.encoder.hypotheses)
         done, fault = 0, None
@@ -201,6 +201,9 @@ class Teacher:
             logits[pairs] = found()[:, self.label_ids]
             pending.popleft()
 
+        def worthwhile(pairs: Ints) -> Ints:
+            return pairs[~np.isin(pairs // num_classes, list(faults))]
+
         try:
             for pairs in batches:
                 inputs = self.encoder.encode(tokenized, pairs // num_classes, pairs % num_classes)
@@ -212,7 +215,8 @@ class Teacher:
                 if len(pending) > self.engine.ahead:
                     collect()
         except Exception as error:
-            if not isinstance(error, self.engine.memory_error):
+            if not isinstance(error, self.engine.memory_error) and not self._failed:
+                self._failed = True  # once will do: each of many texts may fail
                 logger.warning("a batch failed", exc_info=True)
             fault = error.with_traceback(None)  # which would keep the activations alive
         while pending:
@@ -233,7 +237,11 @@ class Teacher:
                 return left
             text = int(left[0]) // num_classes
             faults[text] = fault
-            return left[left // num_classes != text]
+            return worthwhile(left)
+        if not isinstance(fault, self.engine.memory_error):
+            for half in np.array_split(failed.pop(0), 2):
+                failed.append(self._score_pairs(tokenized, lengths, worthwhile(half), logits, effort, faults))
+            return worthwhile(np.concatenate(failed))
         self.token_budget = max(1, self.token_budget // 2)
         self._halvings += 1
         logger.warning("a batch failed (%s): %d tokens a batch from here on", first_line(fault), self.token_budget)

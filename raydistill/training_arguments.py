@@ -6,14 +6,17 @@ import dataclasses
 import enum
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn, cast, get_type_hints
 
-from transformers import HfArgumentParser, TrainingArguments
+import numpy as np
+import torch
+from transformers import HfArgumentParser, Trainer, TrainingArguments, get_scheduler
 from transformers.integrations import get_available_reporting_integrations
 
 from raydistill.config import IGNORED_NAMES, option_fields
 from raydistill.errors import ConfigError
+from raydistill.metrics import figures, sums_size
 from raydistill.option_values import ONE_OR_MORE, SHARE, ZERO_OR_MORE, Bounds, flag, suggest
 
 # Where the seed script differs from transformers, and what is faster at no cost in quality (see the benchmarks).
@@ -41,7 +44,9 @@ REFUSED = {
     "hub_token": "nothing is pushed to the hub; to load from it, set HF_TOKEN in the environment",
     "resume_from_checkpoint": "the same command goes on by itself",
     "dataloader_num_workers": "Ray Data's tasks read and tokenise",
+    "enable_jit_checkpoint": "a stop (SIGTERM) keeps a checkpoint as it is",
 }
+MOST_NAMED = 5  # figures, in an error line
 
 HINTS = {name: str(hint) for name, hint in get_type_hints(TrainingArguments).items()}
 SEVERAL = {name for name, hint in HINTS.items() if "list" in hint}
@@ -111,15 +116,15 @@ def training_arguments(given: Mapping[str, Any], *, output_dir: str, use_cpu: bo
     # HfArgumentParser takes one text where `TrainingArguments` takes several, as for report_to.
     lists = {name: list(map(str, values[name])) for name in SEVERAL & values.keys() if _is_list(values[name])}
     left = {name: value for name, value in values.items() if value is not None and name not in lists}
-    tokens = [token for name, value in left.items() for token in _tokens(name, value)]
     parser = _Parser(cast(Any, TrainingArguments))
     parser.set_defaults(**lists)
     try:
+        tokens = [token for name, value in left.items() for token in _tokens(name, value)]
         (arguments,) = parser.parse_args_into_dataclasses(
             ["--output_dir", output_dir, "--use_cpu", str(use_cpu), *tokens], look_for_args_file=False
         )
-    except (ValueError, TypeError, ImportError, NotImplementedError) as error:
-        raise ConfigError(f"TrainingArguments: {' '.join(str(error).split())}") from None
+    except (ValueError, TypeError, ImportError, NotImplementedError, OSError) as error:
+        raise _refused(error) from None
     faults = [fault for name, bounds in BOUNDS.items() for fault in bounds.faults(name, getattr(arguments, name))]
     if faults:
         raise ConfigError("; ".join(faults) + ".")
@@ -129,7 +134,43 @@ def training_arguments(given: Mapping[str, Any], *, output_dir: str, use_cpu: bo
 def checked_arguments(given: Mapping[str, Any]) -> TrainingArguments:
     """As `training_arguments`, where there need be no GPU: for what the driver must know. Raises ConfigError."""
     elsewhere = {name: value for name, value in given.items() if name not in OF_THE_DEVICE}
-    return training_arguments(elsewhere, output_dir="unused", use_cpu=True)
+    arguments = training_arguments(elsewhere, output_dir="unused", use_cpu=True)
+    _expect_trainable(arguments)
+    return arguments
+
+
+def _expect_trainable(arguments: TrainingArguments) -> None:
+    """Raise ConfigError where a worker could make no optimizer or schedule of them: after all texts were labelled."""
+    weights = torch.nn.Linear(1, 1)
+    try:
+        Trainer.get_optimizer_cls_and_kwargs(arguments, cast(Any, weights))
+        get_scheduler(
+            arguments.lr_scheduler_type,
+            torch.optim.SGD(weights.parameters()),
+            num_warmup_steps=0,
+            num_training_steps=1,
+            scheduler_specific_kwargs=dict(cast(Any, arguments.lr_scheduler_kwargs) or {}),
+        )
+    except (ValueError, TypeError, ImportError, AttributeError) as error:
+        raise _refused(error) from None
+    if arguments.save_strategy == "best" and not arguments.metric_for_best_model:
+        raise ConfigError("--save-strategy best needs --metric-for-best-model.")
+
+
+def expect_metric(arguments: TrainingArguments, class_names: Sequence[str], *, multi_label: bool) -> None:
+    """Raise ConfigError where a checkpoint is to be chosen by a figure that there is not."""
+    metric = arguments.metric_for_best_model
+    if metric is None or (arguments.save_strategy != "best" and not arguments.load_best_model_at_end):
+        return
+    found = [*figures(np.zeros(sums_size(len(class_names), multi_label)), class_names, multi_label=multi_label), "loss"]
+    if metric.removeprefix("eval_") not in found:
+        raise ConfigError(
+            f"--metric-for-best-model {metric}: there is no such figure, but {', '.join(found[:MOST_NAMED])}."
+        )
+
+
+def _refused(error: Exception) -> ConfigError:
+    return ConfigError(f"TrainingArguments: {' '.join(str(error).split()).rstrip('.')}.")
 
 
 def _is_list(value: Any) -> bool:

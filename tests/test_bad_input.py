@@ -214,6 +214,21 @@ BAD_INPUT: dict[str, tuple[Change, list[str]]] = {
         ["--per-device-train-batch-size 0 must be 1 or more"],
     ),
     "training option of the wrong type": (option(learning_rate="fast"), ["learning_rate", "fast"]),
+    "optimizer that is not installed": (option(optim="adamw_bnb_8bit"), ["TrainingArguments: ", "bitsandbytes"]),
+    "schedule without what it needs": (option(lr_scheduler_type="cosine_with_min_lr"), ["min_lr"]),
+    "best by a figure that there is not": (
+        option(save_strategy="best", eval_strategy="epoch", metric_for_best_model="accuracy"),
+        ["--metric-for-best-model accuracy", "agreement, loss"],
+    ),
+    "best by no figure": (
+        option(save_strategy="best", eval_strategy="epoch"),
+        ["--save-strategy best needs --metric-for-best-model"],
+    ),
+    "training option that names no file": (option(accelerator_config="no.json"), ["TrainingArguments: ", "no.json"]),
+    "training option that Ray does without": (
+        option(enable_jit_checkpoint="true"),
+        ["--enable-jit-checkpoint does not go with raydistill"],
+    ),
     "training option without its value's choice": (option(lr_scheduler_type="up"), ["invalid choice", "up"]),
     "reports to nowhere": (option(report_to="nowhere"), ["--report-to", "installed here"]),
     "rows in file order": (
@@ -243,6 +258,15 @@ BAD_INPUT: dict[str, tuple[Change, list[str]]] = {
     "config file missing": (lambda t, g: {"--config": str(t / "no.yaml")}, ["--config", "no.yaml"]),
     "config file broken": (config_file("a: ["), ["--config", "not YAML"]),
     "config file of JSON broken": (config_file('{"seed": }', "c.json"), ["--config", "not JSON"]),
+    "config file that says it twice": (config_file("seed: 1\nseed: 2\n"), ["--config", "'seed' stands there twice"]),
+    "config file that says it in two ways": (
+        config_file("weight-decay: 0\nweight_decay: 1\n"),
+        ["--config", "'weight_decay' stands there twice"],
+    ),
+    "config file of JSON that says it twice": (
+        config_file('{"seed": 1, "seed": 2}', "c.json"),
+        ["--config", "'seed' stands there twice"],
+    ),
     "config file of a list": (config_file("- seed\n"), ["--config", "`name: value`"]),
     "config file that unfolds": (
         config_file("a: &a [x, x]\nb: &b [*a, *a]\nc: [*b, *b]\n"),
@@ -738,6 +762,33 @@ def test_the_command_itself_says_one_line(name: str, tmp_path: Path, good: dict)
     for fragment in wanted:
         assert fragment in done.stderr
     assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    ("place", "ending", "said"),
+    [
+        ('mkdir gone && cd gone && rmdir "$PWD"', "", "the current folder is gone"),
+        (f"mkdir -p {'x' * 90} && export TMPDIR=$PWD/{'x' * 90}", "", "too long a path for Ray's sockets"),
+        (":", ">&-", "--teacher-name-or-path no/teacher"),
+    ],
+    ids=["in a folder that is gone", "with a long path for Ray's files", "without standard output"],
+)
+def test_where_a_command_cannot_run_it_says_so_in_one_line(
+    place: str, ending: str, said: str, tmp_path: Path, good: dict
+) -> None:
+    options = good | {"--output-dir": str(tmp_path / "out")}
+    options |= {"--teacher-name-or-path": "no/teacher"} if ending else {}
+    run = shlex.join(
+        [sys.executable, "-m", "raydistill", "run", *(token for pair in options.items() for token in pair)]
+    )
+    done = subprocess.run(
+        f"cd {tmp_path} && {place} && {run} {ending}", shell=True, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith("Error: ")
+    assert said in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert not (tmp_path / "out").exists()
 
 
 @needs_mounts

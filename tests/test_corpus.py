@@ -358,6 +358,20 @@ def test_a_parquet_column_with_a_dot_in_its_name_may_be_the_text(tmp_path):
     assert texts_of(tmp_path / "c.parquet", column="a") == ["y"]
 
 
+def test_a_parquet_column_with_a_dot_in_its_name_is_not_a_part_of_another(tmp_path):
+    pq.write_table(pa.table({"a": [{"b": "no"}] * 2, "a.b": ["one", "two"]}), tmp_path / "c.parquet")
+    assert texts_of(tmp_path / "c.parquet", column="a.b") == ["one", "two"]
+
+
+def test_a_file_counts_once_however_many_ways_lead_to_it(tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "a.txt").write_text("one\n")
+    (tmp_path / "data" / "loop").symlink_to(".")
+    (tmp_path / "latest").symlink_to("data")
+    (tmp_path / "b.txt").write_text("two\n")
+    assert texts_of([tmp_path / "b.txt", tmp_path, tmp_path / "data" / "a.txt"]) == ["two", "one"]
+
+
 def test_a_column_that_parquet_lacks_is_an_error_that_lists_the_others(tmp_path):
     pq.write_table(pa.table({"id": [1], "body": ["a"]}), tmp_path / "c.parquet")
     wanted = "has no column 'text'; it has id, body. Choose one with --text-column."

@@ -133,6 +133,17 @@ def test_a_narrowed_model_has_the_gradients_and_the_names_of_the_whole_one(famil
         torch.testing.assert_close(found.grad, wanted.grad, atol=1e-5, rtol=1e-4, msg=name)
 
 
+def test_a_narrowed_bart_takes_texts_together_that_speak_of_its_end_of_text(family_dirs):
+    model = AutoModelForSequenceClassification.from_pretrained(family_dirs["bart"]).eval()
+    tokenizer = AutoTokenizer.from_pretrained(family_dirs["bart"])
+    texts = ["a few words", "a few </s> words", "</s>"]
+    with torch.inference_mode():
+        wanted = torch.cat([model(**tokenizer(text, return_tensors="pt")).logits for text in texts])
+        assert narrow_last_layer(model)
+        found = model(**tokenizer(texts, padding=True, return_tensors="pt")).logits
+    torch.testing.assert_close(found, wanted, atol=1e-5, rtol=0)
+
+
 @pytest.mark.parametrize(
     ("family", "dropout"), [("bert", "attention_probs_dropout_prob"), ("distilbert", "attention_dropout")]
 )

@@ -187,6 +187,18 @@ with Chatter():
 HOSTILE = "\x1b[2J\x1b]0;owned\x07 \x9b31m \r\b\x7f \u202eexe.gpj\u2066 \ud800 \n two lines \u2028 \ufeff"
 
 
+def test_work_goes_on_when_nobody_reads_any_more():
+    reader, writer = os.pipe()
+    with open(writer, "w", encoding="utf-8") as stream:
+        console = Console(stream)
+        console.say("one")
+        assert os.read(reader, 10) == b"one\n"
+        os.close(reader)
+        with console.stage("label", "texts") as progress:
+            progress.update(1)
+        console.say("two")
+
+
 def test_what_is_said_cannot_command_the_terminal():
     console = Console(io.StringIO())
     console.say(HOSTILE)

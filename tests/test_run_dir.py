@@ -22,12 +22,14 @@ def config_for(path, **changes):
     return DistillConfig(**{**options, **changes})
 
 
-def begun(path, products=BOTH, **changes):
-    """A run directory as a run leaves it."""
+def begun(path, products=BOTH, *, checkpoint=False, **changes):
+    """A run directory as a run leaves it that was stopped: once training had come to a checkpoint, or before."""
     config = config_for(path, **changes)
     run_dir = RunDir.claim(config, products)
     run_dir.folder.create()
     run_dir.begin(config, products)
+    if checkpoint and "student" in products:
+        (path / "checkpoints" / "checkpoint_1").mkdir(parents=True, exist_ok=True)
     return run_dir
 
 
@@ -168,7 +170,7 @@ def test_a_run_of_the_same_options_goes_on(tmp_path):
 
 
 def test_a_run_of_other_options_is_refused_and_each_difference_is_told(tmp_path):
-    begun(tmp_path, temperature=1, learning_rate="1e-4", data_file=["a.txt", "b.txt"])
+    begun(tmp_path, checkpoint=True, temperature=1, learning_rate="1e-4", data_file=["a.txt", "b.txt"])
     message = claim_error(config_for(tmp_path, temperature=2, seed=3, data_file="c.txt", teacher_max_length=9))
     for wanted in (
         "--temperature was 1.0, now 2.0",
@@ -182,10 +184,21 @@ def test_a_run_of_other_options_is_refused_and_each_difference_is_told(tmp_path)
 
 
 def test_an_option_given_at_its_default_is_as_one_left_out(tmp_path):
-    begun(tmp_path, num_train_epochs="1", fp16=False)
+    begun(tmp_path, checkpoint=True, num_train_epochs="1", fp16=False)
     assert RunDir.claim(config_for(tmp_path, lr_scheduler_type="linear"), BOTH).record
     message = claim_error(config_for(tmp_path, num_train_epochs=2, bf16=True))
     assert "(--bf16 was not given, now True; --num-train-epochs was 1, now 2)" in message
+
+
+def test_a_student_that_has_come_to_nothing_may_be_trained_with_other_options(tmp_path):
+    begun(tmp_path, temperature=2)
+    (tmp_path / "checkpoints" / "rows").mkdir(parents=True)
+    other = config_for(tmp_path, temperature=3, optim="adafactor")
+    run_dir = RunDir.claim(other, BOTH)
+    assert run_dir.record
+    run_dir.begin(other, BOTH)
+    assert record_of(tmp_path)["made_with"]["student"]["temperature"] == 3
+    assert "--hypothesis-template" in claim_error(config_for(tmp_path, hypothesis_template="About {}."))
 
 
 CHANGES_LABELS = {"hypothesis_template": "About {}.", "teacher_max_length": 9, "text_column": "body"}
@@ -210,7 +223,7 @@ def test_what_changes_labels_hinders_labelling_but_not_training(change, tmp_path
 
 @pytest.mark.parametrize("change", [{name: value} for name, value in CHANGES_STUDENT.items()], ids=str)
 def test_what_changes_the_student_hinders_training_but_not_labelling(change, tmp_path):
-    begun(tmp_path)
+    begun(tmp_path, checkpoint=True)
     claim_error(config_for(tmp_path, **change), ["student"])
     claim_error(config_for(tmp_path, **change), BOTH)
     assert RunDir.claim(config_for(tmp_path, **change), ["labels"]).record
@@ -224,7 +237,7 @@ def test_what_changes_only_how_the_work_is_done_hinders_nothing(change, tmp_path
 
 def test_a_product_that_was_not_made_yet_may_be_made_with_any_options(tmp_path):
     begun(tmp_path, ["labels"])
-    run_dir = begun(tmp_path, ["student"], temperature=2)
+    run_dir = begun(tmp_path, ["student"], checkpoint=True, temperature=2)
     assert set(run_dir.record["made_with"]) == set(BOTH)
     claim_error(config_for(tmp_path, temperature=3), ["student"])
 

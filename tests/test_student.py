@@ -14,11 +14,12 @@ from hypothesis import strategies as st
 from tiny_models import FAMILIES, MAX_LENGTH, make_tokenizer, save_classifier, save_encoder, sentences
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, CanineTokenizer, pipeline
 
-from raydistill.errors import ModelError
+from raydistill.errors import ConfigError, ModelError
 from raydistill.specs import ModelSpec
 from raydistill.student import (
     DistillationTrainer,
     EpochStream,
+    expect_finite,
     load_student,
     load_trained_student,
     predict,
@@ -134,6 +135,15 @@ def test_students_of_all_families_load_and_predict(family, tmp_path):
     model, tokenizer = load_student(ModelSpec(str(folder)), CLASSES, multi_label=False)
     found = predict(model.eval(), tokenizer, TEXTS)
     np.testing.assert_allclose(found.sum(-1), 1, atol=1e-5)
+
+
+def test_a_student_whose_training_has_diverged_is_told(student):
+    model, _ = student()
+    expect_finite(model)
+    with torch.no_grad():
+        next(model.parameters())[0, 0] = float("nan")
+    with pytest.raises(ConfigError, match=r"diverged.* lower --learning-rate"):
+        expect_finite(model)
 
 
 def test_a_student_without_a_padding_token_is_given_one(tmp_path):

@@ -310,6 +310,23 @@ def test_many_texts_that_are_too_long_do_not_condemn_the_others(tiny_teacher):
     assert np.isfinite(entailment[2 * SYSTEMATIC :]).all()
 
 
+def test_a_text_that_fails_beside_others_makes_no_other_batch_smaller(tiny_teacher):
+    tiny_teacher.token_budget = 8 * MAX_LENGTH
+    texts = [f"text {i}" for i in range(200)] + ["a " * 20]
+    wanted, seen = tiny_teacher.score(texts)[0], []
+
+    def refuse_beside_others(inputs):  # as a model may that wants all texts to have as many of some token
+        seen.append(len(inputs["input_ids"]))
+        if inputs["input_ids"].shape[1] > 20 and seen[-1] > 1:
+            raise ValueError("all examples must have the same number of tokens")
+
+    tiny_teacher.engine.model = Wrapped(tiny_teacher.engine.model, refuse_beside_others)
+    np.testing.assert_allclose(tiny_teacher.score(texts)[0], wanted, atol=1e-5)
+    assert seen.count(1) == len(CLASSES)
+    assert seen[-2] == max(seen) > 10
+    assert tiny_teacher.token_budget == 8 * MAX_LENGTH
+
+
 @pytest.mark.parametrize("ahead", [0, 1])
 def test_what_was_scored_before_memory_ran_out_is_not_scored_again(ahead, tiny_teacher):
     calls, done = [], []

@@ -73,7 +73,7 @@ class Models:
 def check_models(config: DistillConfig, stages: Sequence[str], class_names: Sequence[str]) -> Models:
     """See that teacher and student can be had. Loads torch and transformers. Raises ModelError and ConfigError."""
     if config.training or TRAIN in stages:
-        from raydistill.training_arguments import checked_arguments, data_seed, evaluates_midway
+        from raydistill.training_arguments import checked_arguments, data_seed, evaluates_midway, expect_metric
 
         arguments = checked_arguments(config.training)
     from raydistill.pretrained import count_parameters, pinned
@@ -84,6 +84,7 @@ def check_models(config: DistillConfig, stages: Sequence[str], class_names: Sequ
 
         option = "--student-name-or-path"
         events = _events_folder(config) if "tensorboard" in (arguments.report_to or ()) else None
+        expect_metric(arguments, class_names, multi_label=config.multi_label)
         student = pinned(_student_spec(config, class_names, events), option)
         rows, parameters = student_rows(student), count_parameters(student, option)
         notes = _cut_at("student", config.student_max_length, rows.max_length)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import tempfile
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,6 +13,7 @@ import ray
 from ray._private import node as ray_node
 from ray._private import ray_constants, services
 
+from raydistill.errors import ResourceError
 from raydistill.stages.forks import forked_workers
 from raydistill.stages.replaced import replaced
 from raydistill.stopping import signals_wait
@@ -44,7 +46,16 @@ def private_ray(settings: dict[str, Any]) -> Iterator[bool]:
         os.environ.setdefault(name, value)
     with forked_workers() as forks:
         with _lean(), _whole():
-            ray.init(address="local", include_dashboard=False, **settings)
+            try:
+                ray.init(address="local", include_dashboard=False, **settings)
+            except OSError as error:
+                if "AF_UNIX" not in str(error):
+                    raise
+                folder = os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()
+                raise ResourceError(
+                    f"{folder}: too long a path for Ray's sockets, which lie below it. Name a shorter one, as by "
+                    "export RAY_TMPDIR=/tmp."
+                ) from None
         _private = True
         try:
             yield forks

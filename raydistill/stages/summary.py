@@ -27,6 +27,9 @@ def describe_work(texts: tuple[int, bool], num_classes: int, files: int) -> str:
     return f"{about}{counted(number, 'text')} × {classes} = {pairs}, in {counted(files, 'file')}"
 
 
+MOST_CLASSES = 30  # of which each has a line; run.json has them all
+
+
 def describe_plan(plan: Plan, *, label: bool, train: bool) -> str:
     """One line on what the stages get."""
     parts = []
@@ -63,7 +66,12 @@ def summary(
     rows += [("teacher", _describe_labelling(labelling))] if labelling and labelling["engines"] else []
     rows += [("quote", f"{_between(quoted)}, took {duration(quoted['actual_seconds'])}")] if quoted else []
     rows += [("training", _describe_training(training))] if training else []
-    rows += [(name.replace("_", " "), f"{value:.4f}") for name, value in result.figures.items()]
+    classes = [name for name in result.figures if name.startswith("f1/")]  # the others' names are ours
+    rows += [
+        (name if name in classes else name.replace("_", " "), f"{value:.4f}")
+        for name, value in result.figures.items()
+        if name not in classes or len(classes) <= MOST_CLASSES
+    ]
     rows += [("time", ", ".join(f"{name} {duration(value)}" for name, value in result.seconds.items()))]
     rows += [("labels", result.labels)]
     rows += [("student", result.output_dir)] if student else []

@@ -34,7 +34,7 @@ from raydistill.stages.checkpoints import remove_unlisted
 from raydistill.stages.train_callbacks import KeepPace, KeepTime, ReportCheckpoints, SeedUpdates, TellBoard, link
 from raydistill.stages.train_task import TRAIN, TrainTask
 from raydistill.stopwatch import Stopwatch
-from raydistill.student import Batch, DistillationTrainer, EpochStream, load_student
+from raydistill.student import Batch, DistillationTrainer, EpochStream, expect_finite, load_student
 from raydistill.student_rows import pad_rows
 from raydistill.training_arguments import count_updates, data_seed, share_update, training_arguments
 
@@ -80,6 +80,7 @@ def train_worker(task: TrainTask, watch: Stopwatch) -> None:
             if arguments.load_best_model_at_end and world > 1:
                 for tensor in model.state_dict().values():  # only rank 0 has the best checkpoint on its disk
                     dist.broadcast(tensor, src=0)
+        expect_finite(model)
         result = trained or {"updates": trainer.state.global_step}
         finished = Path(folder, "finished")
         watch.turn("checkpoints")
@@ -96,7 +97,10 @@ def train_worker(task: TrainTask, watch: Stopwatch) -> None:
 
 
 def _arguments(task: TrainTask, folder: str, rank: int, world: int) -> TrainingArguments:
-    arguments = training_arguments(task.spec.training, output_dir=folder, use_cpu=not task.use_gpu)
+    given = task.spec.training
+    if world == 1:  # no process group, which transformers would ask
+        given = {name: value for name, value in given.items() if name != "ddp_backend"}
+    arguments = training_arguments(given, output_dir=folder, use_cpu=not task.use_gpu)
     arguments.save_total_limit = max(arguments.save_total_limit or 0, 1)  # this copy; Ray Train keeps the others
     if world != task.begun_with:
         said = _share_updates(arguments, task.texts, task.begun_with, world)

@@ -564,6 +564,12 @@ def test_a_teacher_that_can_score_nothing_ends_the_run(
         label(config)
 
 
+def test_a_training_that_diverges_leaves_no_student(tmp_path: Path, make_config: MakeConfig) -> None:
+    with pytest.raises(ConfigError, match=r"diverged.* lower --learning-rate"):
+        distill(make_config(tmp_path / "out", learning_rate=1e9))
+    assert not (tmp_path / "out" / "config.json").exists()
+
+
 def test_texts_that_cannot_be_scored_are_set_aside_and_the_others_trained_on(
     tmp_path: Path,
     make_config: MakeConfig,
