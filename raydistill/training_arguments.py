@@ -10,8 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn, cast, get_type_hints
 
 import numpy as np
-import torch
-from transformers import HfArgumentParser, Trainer, TrainingArguments, get_scheduler
+from transformers import HfArgumentParser, TrainingArguments
 from transformers.integrations import get_available_reporting_integrations
 
 from raydistill.config import IGNORED_NAMES, option_fields
@@ -141,6 +140,9 @@ def checked_arguments(given: Mapping[str, Any]) -> TrainingArguments:
 
 def _expect_trainable(arguments: TrainingArguments) -> None:
     """Raise ConfigError where a worker could make no optimizer or schedule of them: after all texts were labelled."""
+    import torch
+    from transformers import Trainer, get_scheduler  # here, for it takes a second, and help needs neither
+
     weights = torch.nn.Linear(1, 1)
     try:
         Trainer.get_optimizer_cls_and_kwargs(arguments, cast(Any, weights))
