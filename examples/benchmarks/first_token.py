@@ -48,7 +48,7 @@ def step(model: Any, batch: dict[str, torch.Tensor]) -> None:
 
 def main() -> None:
     parser = benchmark_parser(__doc__)
-    parser.add_argument("--pairs", type=int, default=8, help="in a batch")
+    parser.add_argument("--pairs", type=int, default=4, help="in a batch")
     parser.add_argument("--tokens", type=int, default=128, help="of each")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
