@@ -318,8 +318,8 @@ def test_without_a_fingerprint_nothing_is_kept(family_dirs, cache):
     assert not cache.exists()
 
 
-@pytest.mark.parametrize("name", ["model.xml", "model.bin", "inputs.json", "check.npz"])
-@pytest.mark.parametrize("damage", ["gone", "cut", "zeros"])
+@pytest.mark.parametrize("name", ["model.xml", "model.bin", "inputs.json", "check.npz", "sums.json"])
+@pytest.mark.parametrize("damage", ["gone", "cut", "zeros", "one bit"])
 def test_a_damaged_export_is_made_anew(name, damage, family_dirs, cache):
     batches = batches_of(family_dirs["bert"])
     wanted = load(request(family_dirs["bert"]), batches).logits(batches[1])
@@ -328,11 +328,19 @@ def test_a_damaged_export_is_made_anew(name, damage, family_dirs, cache):
     if damage == "gone":
         file.unlink()
     else:
-        file.write_bytes(content[: len(content) // 2] if damage == "cut" else bytes(len(content)))
+        middle = len(content) // 2
+        file.write_bytes(
+            {
+                "cut": content[:middle],
+                "zeros": bytes(len(content)),
+                "one bit": content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :],
+            }[damage]
+        )
     again = load(request(family_dirs["bert"]), batches)
     assert engine_name(again) == "openvino fp32"
     np.testing.assert_array_equal(again.logits(batches[1]), wanted)
     assert file.read_bytes()[:1] == content[:1]
+    assert name != "model.bin" or file.read_bytes() == content
 
 
 def test_a_cache_that_cannot_be_written_does_not_stop_the_teacher(family_dirs, tmp_path, monkeypatch, caplog):
@@ -350,7 +358,7 @@ def test_of_two_that_find_an_export_damaged_the_second_keeps_what_the_first_has_
     (folder / "model.xml").write_text("damaged")
     both = [exported.ExportedTeacher(folder) for _ in range(2)]
     for entry in both:
-        with pytest.raises(RuntimeError):
+        with pytest.raises(ModelError, match=r"model\.xml is not what was written"):
             entry.load("fp32", 1)
     both[0].discard()
     assert entries(cache) == []

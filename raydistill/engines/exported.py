@@ -2,7 +2,7 @@
 
 An entry is a folder named after everything its content depends on. It is made aside and renamed, under a lock, so a
 kill leaves nothing half-made. It holds the converted model, a few batches with the logits that PyTorch gave for them,
-which every load is checked against, and what was measured: which engine is the faster one on which CPU.
+checksums, which every load is checked against, and what was measured: which engine is the faster one on which CPU.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ logger = logging.getLogger(__name__)
 VERSION = 2  # of what an entry holds
 CACHE_VARIABLE = "RAYDISTILL_CACHE"
 LOGITS = "logits"
+SUMS = "sums.json"  # checksums of the other files, but for what is measured later
 
 
 def cache_folder() -> Path:
@@ -70,15 +71,23 @@ class ExportedTeacher:
             check |= {f"{i}/{name}": array for name, array in batch.items()} | {f"{i}/{LOGITS}": exact.logits(batch)}
         np.savez(self.folder / "check.npz", **check)
         (self.folder / "inputs.json").write_text(json.dumps(list(batches[0])))
+        folder = Folder(str(self.folder))
+        (self.folder / SUMS).write_text(json.dumps({name: folder.digest(name) for name in folder.names()}))
 
     def load(self, precision: str, threads: int | None) -> OpenVinoEngine:
-        """Compile it, and see that it gives the logits it should.
+        """Compile it, and see that it is what was written and gives the logits it should.
+
+        A batch reads few rows of the embeddings, so that logits alone would not tell a hole in the others.
 
         Raises:
             ModelError: it does not.
             Exception: a file is damaged or missing.
         """
         self._loaded = self._inode()
+        folder = Folder(str(self.folder))
+        for name, digest in parse_record((self.folder / SUMS).read_bytes()).items():
+            if folder.digest(name) != digest:
+                raise ModelError(f"{name} is not what was written.")
         engine = OpenVinoEngine(self.model, json.loads((self.folder / "inputs.json").read_text()), precision, threads)
         for batch, wanted in self._check():
             off = share_off(engine.logits(batch), wanted)

@@ -56,7 +56,8 @@ def choose_precision(
     console.say(f"       {audit}")
     used = passed = audit.agreement >= config.min_agreement
     if not passed:
-        below = f"{audit.precision} agrees on {audit.agreement:.1%}, below --min-agreement {config.min_agreement:g}"
+        # So many digits that what is below does not look equal.
+        below = f"{audit.precision} agrees on {audit.agreement:.4%}, below --min-agreement {config.min_agreement:g}"
         if config.strict:
             raise ModelError(f"{below}. Lower it, use --teacher-precision fp32, or leave --strict out.")
         console.say(f"       {below}: the teacher runs in fp32")
