@@ -25,6 +25,8 @@ import torch
 from torch import nn
 from transformers.modeling_outputs import SequenceClassifierOutput
 
+Projections = tuple[nn.Linear, nn.Linear, nn.Linear]  # to queries, keys and values
+
 MOST_OFF = 1e-4  # of logits; a model that reads more than the first token is off by far more
 
 
@@ -43,17 +45,8 @@ class FirstTokenAttention(_FirstTokenBlock):
     def forward(self, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None = None, **_: Any) -> Any:
         """hidden_states (B, L, D) -> ((B, 1, D), None)."""
         inner: Any = self.self
-        first = hidden_states[:, :1]
-        context = one_query(
-            first,
-            hidden_states,
-            (inner.query, inner.key, inner.value),
-            None if attention_mask is None else attention_mask[:, :, :1],
-            scale=inner.scaling,
-            head_size=inner.attention_head_size,
-            dropout=inner.dropout.p if inner.training else 0.0,
-        )
-        return self.output(context, first), None
+        context = _first_context(inner, (inner.query, inner.key, inner.value), hidden_states, attention_mask)
+        return self.output(context, hidden_states[:, :1]), None
 
 
 class FirstTokenOutput(_FirstTokenBlock):
@@ -72,17 +65,9 @@ def first_token_layer(
 
     hidden_states (B, L, D) -> (B, 1, D).
     """
-    inner, first = layer.attention, hidden_states[:, :1]
-    context = one_query(
-        first,
-        hidden_states,
-        (inner.q_lin, inner.k_lin, inner.v_lin),
-        None if attention_mask is None else attention_mask[:, :, :1],
-        scale=inner.scaling,
-        head_size=inner.attention_head_size,
-        dropout=inner.dropout.p if inner.training else 0.0,
-    )
-    attended = layer.sa_layer_norm(inner.out_lin(context) + first)
+    inner = layer.attention
+    context = _first_context(inner, (inner.q_lin, inner.k_lin, inner.v_lin), hidden_states, attention_mask)
+    attended = layer.sa_layer_norm(inner.out_lin(context) + hidden_states[:, :1])
     return layer.output_layer_norm(layer.ffn(attended) + attended)
 
 
@@ -138,10 +123,25 @@ def last_token_logits(
     return SequenceClassifierOutput(logits=model.classification_head(states[:, 0]))
 
 
+def _first_context(
+    inner: Any, projections: Projections, hidden_states: torch.Tensor, attention_mask: torch.Tensor | None
+) -> torch.Tensor:
+    """What the first token gathers from all, (B, 1, D), by a BERT's or DistilBERT's own attention."""
+    return one_query(
+        hidden_states[:, :1],
+        hidden_states,
+        projections,
+        None if attention_mask is None else attention_mask[:, :, :1],
+        scale=inner.scaling,
+        head_size=inner.attention_head_size,
+        dropout=inner.dropout.p if inner.training else 0.0,
+    )
+
+
 def one_query(
     asking: torch.Tensor,
     tokens: torch.Tensor,
-    projections: tuple[nn.Linear, nn.Linear, nn.Linear],
+    projections: Projections,
     mask: torch.Tensor | None,
     *,
     scale: float,
@@ -153,7 +153,6 @@ def one_query(
     Args:
         asking: (B, 1, D).
         tokens: (B, L, D).
-        projections: to queries, keys and values.
         mask: (B, 1, 1, L), as of `scaled_dot_product_attention`.
         head_size: of a head, D / H.
 
