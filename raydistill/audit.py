@@ -63,9 +63,18 @@ def compare(exact: Logits, reduced: Logits, *, temperature: float, multi_label: 
 
 
 def audit_teacher(
-    exact: TeacherSpec, reduced: TeacherSpec, texts: Sequence[str], *, temperature: float, multi_label: bool
+    exact: TeacherSpec,
+    reduced: TeacherSpec,
+    texts: Sequence[str],
+    *,
+    temperature: float,
+    multi_label: bool,
+    efforts: Sequence[Effort] | None = None,
 ) -> Audit:
     """Score texts twice and compare.
+
+    Args:
+        efforts: two, new ones, of which another thread may see how far it is.
 
     Raises:
         EngineError: the teacher cannot score them in that precision.
@@ -79,9 +88,9 @@ def audit_teacher(
 
     expect_native(reduced)
     scores, seconds, precision, name = [], [], "", ""
-    for spec in (exact, reduced):
+    for spec, effort in zip((exact, reduced), efforts or (Effort(), Effort()), strict=True):
         try:
-            teacher, effort = Teacher.load(spec), Effort()
+            teacher = Teacher.load(spec)
             precision, name = teacher.engine.precision, engine_name(teacher.engine)
             teacher.warm_up(texts)
             scores.append(teacher.score_some(texts, effort))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import os
 import re
 import signal
@@ -243,6 +244,7 @@ def verify(output_dir: str, sample: float, as_json: bool, **trust: bool) -> int:
     if faults := SHARE.faults("sample", sample):
         raise ConfigError(f"{faults[0]}.")
     quiet_libraries()
+    logging.getLogger("raydistill").addHandler(logging.NullHandler())  # the checks say what is to be said
     checks, console = [], Console(sys.stdout)
     for check in verify_run(output_dir, sample, **trust):
         checks.append(check)

@@ -29,13 +29,10 @@ def describe_teacher(spec: TeacherSpec) -> dict[str, Any]:
     """
     config = teacher_config(spec)
     entailment_id, contradiction_id = nli_label_ids(config.label2id, config.num_labels, spec)
-    tokenizer = load_tokenizer(spec)
+    tokenizer, bare = load_tokenizer(spec), skeleton(config, spec)
     expect_own_tokenizer(tokenizer, config)
-    ensure_pad_token(tokenizer)
-    bare = skeleton(config, spec)
     expect_own_weights(spec)
-    max_length = longest_input(tokenizer, bare, spec.max_length)
-    PairEncoder(tokenizer, make_hypotheses(spec.hypothesis_template, spec.class_names), max_length)
+    max_length = make_encoder(tokenizer, bare, spec).max_length
     return {
         "teacher": spec.name_or_path,
         "teacher_revision": spec.revision,
@@ -49,6 +46,24 @@ def describe_teacher(spec: TeacherSpec) -> dict[str, Any]:
         "entailment_id": entailment_id,
         "contradiction_id": contradiction_id,
     }
+
+
+def make_encoder(tokenizer: Any, model: Any, spec: TeacherSpec) -> PairEncoder:
+    """What turns texts into the teacher's inputs; the tokenizer gets a padding token where it has none.
+
+    Args:
+        model: the teacher, or its `skeleton`.
+
+    Raises:
+        ModelError: there is no room for a text beside some hypothesis, or there can be no padding token.
+    """
+    ensure_pad_token(tokenizer)
+    hypotheses = make_hypotheses(spec.hypothesis_template, spec.class_names)
+    try:
+        return PairEncoder(tokenizer, hypotheses, longest_input(tokenizer, model, spec.max_length))
+    except ModelError as error:
+        more = f" Or raise --teacher-max-length {spec.max_length}." if spec.max_length else ""
+        raise ModelError(f"{error}{more}") from None
 
 
 def make_hypotheses(template: str, class_names: Sequence[str]) -> list[str]:

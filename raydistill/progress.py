@@ -134,26 +134,45 @@ class Progress:
             self.console.write("\n")
 
     def _status(self) -> str:
-        """A terminal cuts the end off, so what is wanted most comes first."""
+        """What is wanted most comes first: a terminal that has no room for all of it is told less, in fewer words."""
         assert self._first is not None
         since, before = self._first
         elapsed = max(time.monotonic() - since, 1e-9)
-        done = self._amounts[self.unit]
-        parts = [f"{done:,} {self.unit}"]
-        if self.total:
-            parts[0] = f"{done:,} of {self.total:,} {self.unit} ({min(done / self.total, 1):.0%})"
-        worked = self._worked
+        done, worked, left = self._amounts[self.unit], self._worked, None
         if self.total and done < self.total and before[self.unit] < worked[self.unit]:
-            left = max(self.total - done - self._to_pass, 0)
-            parts.append(f"ETA {duration(left * elapsed / (worked[self.unit] - before[self.unit]))}")
-        for unit, amount in worked.items():
-            if rate := (amount - before.get(unit, 0)) / elapsed:
-                parts.append(f"{rate:,.1f} {unit}/s" if rate < 100 else f"{rate:,.0f} {unit}/s")
-        return " · ".join(filter(None, [*parts, self._note]))
+            to_do = max(self.total - done - self._to_pass, 0)
+            left = to_do * elapsed / (worked[self.unit] - before[self.unit])
+        share = f"{min(done / self.total, 1):.0%}" if self.total else ""
+        rates = {unit: (amount - before.get(unit, 0)) / elapsed for unit, amount in worked.items()}
+        rates = {unit: rate for unit, rate in rates.items() if rate}
+        whole = [
+            f"{done:,} of {self.total:,} {self.unit} ({share})" if self.total else f"{done:,} {self.unit}",
+            f"ETA {duration(left)}" if left is not None else "",
+            *(f"{rate:,.{1 if rate < 100 else 0}f} {unit}/s" for unit, rate in rates.items()),
+            self._note,
+        ]
+        if self._fits(status := " · ".join(filter(None, whole))):
+            return status
+        brief = [
+            share or whole[0],
+            f"ETA {clock(left)}" if left is not None else "",
+            ", ".join(f"{rounded(rate)} {unit}" for unit, rate in rates.items()) + "/s" if rates else "",
+            self._note,
+        ]
+        parts = list(filter(None, brief))
+        while len(parts) > 1 and not self._fits(" · ".join(parts)):
+            parts.pop()
+        return " · ".join(parts)
+
+    def _line(self, status: str) -> str:
+        return f"{self.name.ljust(6)} {status}"
+
+    def _fits(self, status: str) -> bool:
+        return not self.console.live or len(self._line(status)) < self.console.columns
 
     def _show(self, status: str, *, final: bool = False) -> None:
         self._shown_at = time.monotonic()
-        line = f"{self.name.ljust(6)} {status}"
+        line = self._line(status)
         if self.console.live:
             # Pad over what the line before left; a terminal too narrow for it would keep the overhang.
             room = max(self.console.columns - 1, 20)
@@ -172,3 +191,17 @@ def duration(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60:02d} s"
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def clock(seconds: float) -> str:
+    """The same in less room: 00:12, 03:20, 2:05:00."""
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}" if minutes >= 60 else f"{minutes:02d}:{rest:02d}"
+
+
+def rounded(rate: float) -> str:
+    """A rate in two digits, or three below a thousand: 4.5, 226, 11k, 9.1M."""
+    for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if rate >= 0.9995 * size:
+            return f"{rate / size:.{1 if rate < 9.95 * size else 0}f}{unit}"
+    return f"{rate:.{1 if rate < 9.95 else 0}f}"

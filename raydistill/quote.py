@@ -59,13 +59,14 @@ class Probe:
     """What one teacher has scored of the sample, in chunks drawn at random.
 
     Attributes:
-        engine: what ran it.
+        engine, fallback: what ran it, and why that is not what was asked for.
         texts, rejected: how many it was given, and how many of them it could not score.
         padded_tokens, seconds: of each chunk.
         start_seconds: from asking for it until it could score.
     """
 
     engine: str
+    fallback: str
     texts: int
     rejected: int
     padded_tokens: tuple[int, ...]

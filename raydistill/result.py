@@ -18,7 +18,8 @@ class DistillResult:
         counts: texts, distinct, duplicates, blanks, rejected, pairs of the corpus; none after a dry run.
         figures: single-label: agreement; multi-label: mean_absolute_difference, f1_macro and f1/<class>; and loss.
             Empty where no student was trained, or `do_eval` is off.
-        seconds: `label` and `train`, of those that had something to do this time, and `total`.
+        seconds: `start-up`, of `audit`, `label` and `train` those that had something to do this time, `shutdown` and
+            `total`.
         quote: of a dry run, unless there was nothing to label.
     """
 

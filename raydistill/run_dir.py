@@ -46,7 +46,7 @@ class RunDir:
         It may be new, empty, or hold an earlier run whose options for these products are the same, but for files that
         were added to the corpus or taken from it: that one goes on. One that is to be overwritten goes on if it was
         begun so with these options and did not end: whoever starts a job again that was stopped gives the same flags.
-        Nothing is written yet; see `begin`. Of a student that has come to no checkpoint any option may be another.
+        Nothing is written yet; see `begin`. Of what was not begun yet, labels or student, any option may be another.
         """
         assert config.output_dir is not None
         try:
@@ -80,7 +80,7 @@ class RunDir:
             raise RunDirError(
                 f"--output-dir {folder.path}: its {LABELS} is a file. Start anew with --overwrite-output-dir."
             )
-        begun = [product for product in products if product != STUDENT_PRODUCT or _has_student(folder, record)]
+        begun = [product for product in products if _is_begun(product, folder, record)]
         changed = [line for product in begun for line in _differences(config, product, record)]
         if changed:
             labels_fit = LABELS_PRODUCT in products and not _differences(config, LABELS_PRODUCT, record)
@@ -252,8 +252,10 @@ def _was_stopped(config: DistillConfig, products: Sequence[str], folder: Folder)
     )
 
 
-def _has_student(folder: Folder, record: dict[str, Any]) -> bool:
-    """Whether anything has come of its training."""
+def _is_begun(product: str, folder: Folder, record: dict[str, Any]) -> bool:
+    """Whether there is anything of a product: one was written to a label store, or a training has come to something."""
+    if product == LABELS_PRODUCT:
+        return folder.child(LABELS).is_there()
     return "published" in record or any(name != ROWS for name in folder.child(CHECKPOINTS).folders())
 
 

@@ -91,7 +91,7 @@ class Effort:
     """What labelling took, of one block or of many: tokens without and with padding, and where the time went.
 
     A teacher actor tokenises, runs forward passes and waits for texts; others read and write at the same time. Which
-    actor it was, and when by `time.time` it was done, is known of one block alone.
+    actor it was, and when by `time.time` it was done, is known of one block alone. `fallback` is that of the engine.
     """
 
     pairs: int = 0
@@ -103,6 +103,7 @@ class Effort:
     forward_seconds: float = 0.0
     write_seconds: float = 0.0
     engine: str = ""
+    fallback: str = ""
     actor: str = ""
     scored_at: float = 0.0
 
@@ -113,9 +114,10 @@ class Effort:
 
     def __add__(self, other: Effort) -> Effort:
         """Both together; the engine is the last one that is known."""
+        latest = other if other.engine else self
         sums = {
             field.name: getattr(self, field.name) + getattr(other, field.name)
             for field in dataclasses.fields(self)
-            if field.name not in ("engine", "actor", "scored_at")
+            if field.name not in ("engine", "fallback", "actor", "scored_at")
         }
-        return Effort(**sums, engine=other.engine or self.engine)
+        return Effort(**sums, engine=latest.engine, fallback=latest.fallback)

@@ -16,9 +16,9 @@ from raydistill.engines.budget import measured_budget
 from raydistill.engines.engine import Engine, Inputs, PendingLogits, engine_name
 from raydistill.engines.load import load_engine
 from raydistill.errors import first_line
-from raydistill.nli import make_hypotheses, nli_label_ids, teacher_config
+from raydistill.nli import make_encoder, nli_label_ids, teacher_config
 from raydistill.pairs import Ints, PairEncoder, TokenizedTexts, budget_batches
-from raydistill.pretrained import ensure_pad_token, load_tokenizer, longest_input, skeleton
+from raydistill.pretrained import load_tokenizer, skeleton
 from raydistill.quote import Work
 from raydistill.specs import SYSTEMATIC, Effort, TeacherSpec
 
@@ -66,11 +66,9 @@ class Teacher:
         config = teacher_config(spec)
         entailment_id, contradiction_id = nli_label_ids(config.label2id, config.num_labels, spec)
         tokenizer = load_tokenizer(spec)
-        pad_token_id = ensure_pad_token(tokenizer)
-        max_length = longest_input(tokenizer, skeleton(config, spec), spec.max_length)
-        encoder = PairEncoder(tokenizer, make_hypotheses(spec.hypothesis_template, spec.class_names), max_length)
-        engine = load_engine(spec, pad_token_id, probe_batches(encoder))
-        most = spec.batch_size * (PACKED_TOKENS if engine.packs else max_length)
+        encoder = make_encoder(tokenizer, skeleton(config, spec), spec)
+        engine = load_engine(spec, tokenizer.pad_token_id, probe_batches(encoder))
+        most = spec.batch_size * (PACKED_TOKENS if engine.packs else encoder.max_length)
         return cls(
             engine,
             encoder,
@@ -150,7 +148,7 @@ class Teacher:
                     break  # the others would take hours to fail in the same way
                 waiting = waiting[waiting != shortest[0]]
         effort.forward_seconds += time.perf_counter() - started
-        effort.engine = engine_name(self.engine)
+        effort.engine, effort.fallback = engine_name(self.engine), self.engine.fallback
 
         if np.isfinite(logits).any():
             self._waits = MEMORY_WAITS

@@ -135,7 +135,7 @@ def _verify_files(store: LabelStore) -> str:
     broken = [name for name in sizes if not store.is_whole(name)]
     if broken:
         raise ValueError(f"{len(broken)} of {len(sizes)} label files are not what their names say: {broken[0]}")
-    return f"{len(sizes):,} label files, {sum(sizes.values()) / 1e6:,.1f} MB, every checksum right"
+    return f"{counted(len(sizes), 'label file')}, {sum(sizes.values()) / 1e6:,.1f} MB, every checksum right"
 
 
 def _verify_rows(store: LabelStore, num_classes: int, sample: Sample) -> str:

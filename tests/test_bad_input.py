@@ -391,7 +391,10 @@ BAD_INPUT: dict[str, tuple[Change, list[str]]] = {
     "template with a name": (option(hypothesis_template="It is {label}."), ["{label}", "{} once"]),
     "template that looks inside": (option(hypothesis_template="{0.__class__}"), ["__class__", "{} once"]),
     "template with a width": (option(hypothesis_template="{:>9999999999}"), ["{} once"]),
-    "hypothesis too long": (option(teacher_max_length="5"), ["leaves none for the text"]),
+    "hypothesis too long": (
+        option(teacher_max_length="5"),
+        ["leaves none for the text", "Or raise --teacher-max-length 5."],
+    ),
     # Models
     "teacher folder missing": (lambda t, g: {TEACHER: str(t / "no")}, [TEACHER, "no such folder"]),
     "teacher not on the hub": (lambda t, g: {TEACHER: "nobody/nothing"}, [TEACHER, "hub", "cannot be reached"]),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import gc
 import itertools
@@ -281,6 +282,17 @@ def test_a_number_format_that_the_cpu_lacks_is_an_error_but_labels_begun_elsewhe
     assert engine_name(load(spec, batches_of(family_dirs["bert"]))) == "torch bf16"
     with pytest.raises(ModelError, match=r"--teacher-precision int8: OpenVINO cannot compute in int8 on this CPU\."):
         load(dataclasses.replace(spec, precision="int8", backend="auto"), batches_of(family_dirs["bert"]))
+
+
+def test_without_openvino_the_cpu_is_asked_itself(family_dirs, monkeypatch):
+    found = [torch_engine.cpu_emulates(precision) for precision in ("fp32", "bf16")]
+    assert found == [False, openvino_engine.lacks("bf16")]
+    monkeypatch.setattr("raydistill.engines.load.openvino_installed", lambda: False)
+    for emulates in (False, True):
+        monkeypatch.setattr(torch_engine, "cpu_emulates", lambda precision, found=emulates: found)
+        error = pytest.raises(ConfigError, match="fp16: this machine's CPU") if emulates else contextlib.nullcontext()
+        with error:
+            expect_native(request(family_dirs["bert"], precision="fp16"))
 
 
 def test_a_number_format_that_the_gpu_only_emulates_is_an_error(family_dirs, monkeypatch):

@@ -7,8 +7,11 @@ import os
 import pty
 import subprocess
 import sys
+from unittest import mock
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from raydistill import progress
 from raydistill.progress import Console, duration
@@ -96,6 +99,58 @@ def test_on_a_terminal_one_line_is_rewritten(clock):
     assert shown.count("\r") > 5
     assert shown.rstrip().endswith("label  1,000 texts · 11 s")
     os.close(leader)
+
+
+@pytest.mark.parametrize(
+    ("columns", "shown"),
+    [
+        (120, "label  400 of 1,000 texts (40%) · ETA 15 s · 40.0 texts/s · 200 pairs/s · 12,000 tokens/s · 3% padding"),
+        (80, "label  40% · ETA 00:15 · 40 texts, 200 pairs, 12k tokens/s · 3% padding"),
+        (60, "label  40% · ETA 00:15 · 40 texts, 200 pairs, 12k tokens/s"),
+        (30, "label  40% · ETA 00:15"),
+    ],
+)
+def test_a_narrow_terminal_is_told_all_in_fewer_words_and_then_less(columns, shown, clock):
+    console = Console(io.StringIO(), columns=columns)
+    with console.stage("label", "texts", 1000) as stage:
+        stage.update(0, work={"pairs": 0, "tokens": 0})
+        clock.now += 10
+        stage.update(400, "3% padding", work={"pairs": 2000, "tokens": 120000})
+        assert console.stream.getvalue().split("\r")[-1].rstrip() == shown
+
+
+@given(
+    st.integers(1, 10**12),
+    st.floats(0, 1),
+    st.floats(0.01, 1e6),
+    st.integers(1, 10**5),
+    st.integers(20, 200),
+)
+def test_a_line_is_never_longer_than_the_terminal(total, share, elapsed, pairs, columns):
+    with mock.patch.object(progress, "time", mock.Mock(monotonic=mock.Mock(return_value=0.0))) as clock:
+        console = Console(io.StringIO(), columns=columns)
+        with console.stage("label", "texts", total) as stage:
+            stage.update(0, work={"pairs": 0})
+            clock.monotonic.return_value = elapsed
+            done = round(share * total)
+            stage.update(done, "12% padding", work={"pairs": pairs * done})
+        lines = console.stream.getvalue().replace("\n", "").split("\r")
+    assert max(map(len, lines)) < max(columns, 21)
+    if columns >= 80 and elapsed > 0.2 and total < 10**9:
+        assert any(line.rstrip().endswith("padding") for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("rate", "text"),
+    [(0.04, "0.0"), (4.53, "4.5"), (99.6, "100"), (999.4, "999"), (999.6, "1.0k"), (11300, "11k"), (9.123e6, "9.1M")],
+)
+def test_rates_in_little_room(rate, text):
+    assert progress.rounded(rate) == text
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(0.4, "00:00"), (200, "03:20"), (3599.7, "1:00:00"), (7500, "2:05:00")])
+def test_times_in_little_room(seconds, text):
+    assert progress.clock(seconds) == text
 
 
 def screen(written: str) -> list[str]:

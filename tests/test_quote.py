@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from raydistill.quote import Probe, Stretch, Work, make_quote
 from raydistill.stages.summary import describe_quote
 
-PROBE = Probe("torch fp32", 100, 0, (1000, 1000), (0.5, 0.5), start_seconds=3.0)
+PROBE = Probe("torch fp32", "", 100, 0, (1000, 1000), (0.5, 0.5), start_seconds=3.0)
 
 
 def work_of(*texts_by_stretch, classes=2, padding=1.25):

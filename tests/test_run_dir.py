@@ -22,14 +22,15 @@ def config_for(path, **changes):
     return DistillConfig(**{**options, **changes})
 
 
-def begun(path, products=BOTH, *, checkpoint=False, **changes):
-    """A run directory as a run leaves it that was stopped: once training had come to a checkpoint, or before."""
+def begun(path, products=BOTH, *, made=False, **changes):
+    """A run directory as a run leaves it that was stopped: once there was something of its products, or before."""
     config = config_for(path, **changes)
     run_dir = RunDir.claim(config, products)
     run_dir.folder.create()
     run_dir.begin(config, products)
-    if checkpoint and "student" in products:
-        (path / "checkpoints" / "checkpoint_1").mkdir(parents=True, exist_ok=True)
+    for product, folder in {"labels": "labels", "student": "checkpoints/checkpoint_1"}.items():
+        if made and product in products:
+            (path / folder).mkdir(parents=True, exist_ok=True)
     return run_dir
 
 
@@ -147,7 +148,7 @@ def test_labels_without_a_record_of_either_kind_are_not_taken_for_a_run(tmp_path
 
 
 def test_an_option_that_is_newer_than_the_run_was_at_its_default(tmp_path):
-    run_dir = begun(tmp_path)
+    run_dir = begun(tmp_path, made=True)
     made_with = run_dir.record["made_with"]["labels"]
     del made_with["encoding"]
     run_dir.update(made_with={"labels": made_with})
@@ -165,12 +166,12 @@ def test_a_link_to_a_folder_is_one_and_a_broken_link_or_what_is_below_it_is_refu
 
 
 def test_a_run_of_the_same_options_goes_on(tmp_path):
-    begun(tmp_path).update(stages={"label": {"finished": True}})
+    begun(tmp_path, made=True).update(stages={"label": {"finished": True}})
     assert RunDir.claim(config_for(tmp_path), BOTH).record["stages"]["label"]["finished"]
 
 
 def test_a_run_of_other_options_is_refused_and_each_difference_is_told(tmp_path):
-    begun(tmp_path, checkpoint=True, temperature=1, learning_rate="1e-4", data_file=["a.txt", "b.txt"])
+    begun(tmp_path, made=True, temperature=1, learning_rate="1e-4", data_file=["a.txt", "b.txt"])
     message = claim_error(config_for(tmp_path, temperature=2, seed=3, data_file="c.txt", teacher_max_length=9))
     for wanted in (
         "--temperature was 1.0, now 2.0",
@@ -184,13 +185,14 @@ def test_a_run_of_other_options_is_refused_and_each_difference_is_told(tmp_path)
 
 
 def test_an_option_given_at_its_default_is_as_one_left_out(tmp_path):
-    begun(tmp_path, checkpoint=True, num_train_epochs="1", fp16=False)
+    begun(tmp_path, made=True, num_train_epochs="1", fp16=False)
     assert RunDir.claim(config_for(tmp_path, lr_scheduler_type="linear"), BOTH).record
     message = claim_error(config_for(tmp_path, num_train_epochs=2, bf16=True))
     assert "(--bf16 was not given, now True; --num-train-epochs was 1, now 2)" in message
 
 
 def test_a_student_that_has_come_to_nothing_may_be_trained_with_other_options(tmp_path):
+    begun(tmp_path, ["labels"], made=True)
     begun(tmp_path, temperature=2)
     (tmp_path / "checkpoints" / "rows").mkdir(parents=True)
     other = config_for(tmp_path, temperature=3, optim="adafactor")
@@ -199,6 +201,15 @@ def test_a_student_that_has_come_to_nothing_may_be_trained_with_other_options(tm
     run_dir.begin(other, BOTH)
     assert record_of(tmp_path)["made_with"]["student"]["temperature"] == 3
     assert "--hypothesis-template" in claim_error(config_for(tmp_path, hypothesis_template="About {}."))
+
+
+def test_where_no_label_was_begun_they_may_be_made_with_other_options(tmp_path):
+    begun(tmp_path, teacher_precision="int8")
+    other = config_for(tmp_path, teacher_precision="fp32", hypothesis_template="About {}.")
+    RunDir.claim(other, BOTH).begin(other, BOTH)
+    assert record_of(tmp_path)["made_with"]["labels"]["hypothesis_template"] == "About {}."
+    labelled(tmp_path)
+    assert "--hypothesis-template was About {}., now" in claim_error(config_for(tmp_path))
 
 
 CHANGES_LABELS = {"hypothesis_template": "About {}.", "teacher_max_length": 9, "text_column": "body"}
@@ -215,7 +226,7 @@ CHANGES_NOTHING = {
 
 @pytest.mark.parametrize("change", [{name: value} for name, value in CHANGES_LABELS.items()], ids=str)
 def test_what_changes_labels_hinders_labelling_but_not_training(change, tmp_path):
-    begun(tmp_path)
+    begun(tmp_path, made=True)
     claim_error(config_for(tmp_path, **change), ["labels"])
     claim_error(config_for(tmp_path, **change), BOTH)
     assert RunDir.claim(config_for(tmp_path, **change), ["student"]).record
@@ -223,7 +234,7 @@ def test_what_changes_labels_hinders_labelling_but_not_training(change, tmp_path
 
 @pytest.mark.parametrize("change", [{name: value} for name, value in CHANGES_STUDENT.items()], ids=str)
 def test_what_changes_the_student_hinders_training_but_not_labelling(change, tmp_path):
-    begun(tmp_path, checkpoint=True)
+    begun(tmp_path, made=True)
     claim_error(config_for(tmp_path, **change), ["student"])
     claim_error(config_for(tmp_path, **change), BOTH)
     assert RunDir.claim(config_for(tmp_path, **change), ["labels"]).record
@@ -231,13 +242,13 @@ def test_what_changes_the_student_hinders_training_but_not_labelling(change, tmp
 
 @pytest.mark.parametrize("change", [{name: value} for name, value in CHANGES_NOTHING.items()], ids=str)
 def test_what_changes_only_how_the_work_is_done_hinders_nothing(change, tmp_path):
-    begun(tmp_path)
+    begun(tmp_path, made=True)
     assert RunDir.claim(config_for(tmp_path, **change), BOTH).record
 
 
 def test_a_product_that_was_not_made_yet_may_be_made_with_any_options(tmp_path):
-    begun(tmp_path, ["labels"])
-    run_dir = begun(tmp_path, ["student"], checkpoint=True, temperature=2)
+    begun(tmp_path, ["labels"], made=True)
+    run_dir = begun(tmp_path, ["student"], made=True, temperature=2)
     assert set(run_dir.record["made_with"]) == set(BOTH)
     claim_error(config_for(tmp_path, temperature=3), ["student"])
 
@@ -253,7 +264,7 @@ def test_a_product_that_was_not_made_yet_may_be_made_with_any_options(tmp_path):
 )
 def test_the_same_value_spelled_otherwise_is_the_same(then, now, tmp_path):
     # "3e-5" comes from the command line and from YAML, 3e-05 from JSON and from Python.
-    begun(tmp_path, **then)
+    begun(tmp_path, made=True, **then)
     assert RunDir.claim(config_for(tmp_path, **now), BOTH).record
 
 
@@ -333,7 +344,7 @@ def test_overwriting_for_training_keeps_what_is_known_of_the_labels(tmp_path):
 
 @pytest.mark.parametrize("files", [["b.txt", "a.txt"], ["c.txt", "a.txt", "b.txt"], ["b.txt"]])
 def test_a_corpus_may_grow_and_shrink_by_files_in_any_order(files, tmp_path):
-    begun(tmp_path, data_file=["a.txt", "b.txt"])
+    begun(tmp_path, made=True, data_file=["a.txt", "b.txt"])
     assert RunDir.claim(config_for(tmp_path, data_file=files), BOTH).record
 
 

@@ -16,7 +16,7 @@ import time
 
 import torch
 from shapes import CHOICES, native_engines, teacher_of_shape
-from tables import benchmark_parser, publish
+from tables import at_least_one, benchmark_parser, publish
 
 from raydistill.specs import TeacherSpec
 from raydistill.stages.demo import CLASSES, TEMPLATE, demo_documents, prepare_demo
@@ -28,7 +28,7 @@ BUDGETS = [512, 1024, CPU_TOKEN_BUDGET, 4096, 8192, 16384]
 def main() -> None:
     parser = benchmark_parser(__doc__)
     parser.add_argument("--shape", choices=CHOICES, default="demo")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=at_least_one, default=5)
     parser.add_argument("--documents", type=int, default=26, help="of up to 128 tokens, so some 16,000 for a round")
     parser.add_argument("--sentences", type=int, default=100)
     parser.add_argument("--threads", type=int, default=os.cpu_count())

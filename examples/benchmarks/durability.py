@@ -22,7 +22,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from tables import benchmark_parser, publish
+from tables import at_least_one, benchmark_parser, publish
 
 from raydistill.corpus_files import find_files
 from raydistill.label_store import SCHEMA, LabelStore
@@ -69,7 +69,7 @@ def labelled(
 def main() -> None:
     parser = benchmark_parser(__doc__)
     parser.add_argument("--texts", type=int, default=3000)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=at_least_one, default=5)
     parser.add_argument("--block-seconds", type=float, default=1.0, help="shorter than by default: more files")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary, connection(None):

@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 import torch
 from shapes import CHOICES, native_engines, teacher_of_shape
-from tables import benchmark_parser, publish
+from tables import at_least_one, benchmark_parser, publish
 from transformers import AutoTokenizer
 
 from raydistill.engines.engine import Engine, Inputs, PendingLogits, engine_name, share_off
@@ -126,7 +126,7 @@ def batches(tokenizer: Any, documents: list[str]) -> dict[str, Inputs]:
 def main() -> None:
     parser = benchmark_parser(__doc__)
     parser.add_argument("--shape", choices=CHOICES, default="demo")
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--rounds", type=at_least_one, default=7)
     parser.add_argument("--agreement-texts", type=int, default=1000)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     arguments = parser.parse_args()

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import shapes
 import torch
-from tables import benchmark_parser, publish
+from tables import at_least_one, benchmark_parser, publish
 from transformers import AutoModelForSequenceClassification, BertConfig, DebertaV2Config, DistilBertConfig
 
 from raydistill.first_token import narrow_last_layer
@@ -50,7 +50,7 @@ def main() -> None:
     parser = benchmark_parser(__doc__)
     parser.add_argument("--pairs", type=int, default=4, help="in a batch")
     parser.add_argument("--tokens", type=int, default=128, help="of each")
-    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--rounds", type=at_least_one, default=9)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)

@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 from shapes import CHOICES, teacher_of_shape
-from tables import benchmark_parser, publish
+from tables import at_least_one, benchmark_parser, publish
 
 from raydistill.corpus import text_id
 from raydistill.corpus_files import find_files
@@ -93,7 +93,7 @@ def through_ray(spec: TeacherSpec, corpus: Path, store: Path, plan: Plan, wanted
 def main() -> None:
     parser = benchmark_parser(__doc__)
     parser.add_argument("--texts", type=int, default=4000)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=at_least_one, default=5)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--shape", choices=CHOICES, default="demo")
     arguments = parser.parse_args()

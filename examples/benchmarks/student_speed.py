@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 from seed_method import seed_score
-from tables import benchmark_parser, publish
+from tables import at_least_one, benchmark_parser, publish
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
 from raydistill.distillation import soft_labels
@@ -78,7 +78,7 @@ def spread(values: list[float], style: str = ".1f") -> str:
 def main() -> None:
     parser = benchmark_parser(__doc__)
     parser.add_argument("--texts", type=int, default=64)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=at_least_one, default=5)
     parser.add_argument("--classes", type=int, nargs="+", default=[2, 5, 20])
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     arguments = parser.parse_args()

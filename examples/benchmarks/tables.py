@@ -24,6 +24,13 @@ def benchmark_parser(description: str | None) -> argparse.ArgumentParser:
     return parser
 
 
+def at_least_one(text: str) -> int:
+    """A number of rounds, as of the command line."""
+    if (number := int(text)) < 1:
+        raise argparse.ArgumentTypeError(f"{number}: one or more")
+    return number
+
+
 def publish(rows: list[dict[str, Any]], arguments: argparse.Namespace, **raw: Any) -> None:
     """Print rows as a Markdown table, and where; and write all to `arguments.json`, if there is one.
 

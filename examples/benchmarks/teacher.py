@@ -27,7 +27,7 @@ import numpy as np
 import torch
 from seed_method import seed_score, zero_shot_soft_labels
 from shapes import CHOICES, native_engines, of_mixed_length, teacher_of_shape
-from tables import benchmark_parser, publish
+from tables import at_least_one, benchmark_parser, publish
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from raydistill import soft_labels
@@ -94,7 +94,7 @@ def main() -> None:
     parser = benchmark_parser(__doc__)
     parser.add_argument("--shape", choices=CHOICES, default="demo")
     parser.add_argument("--device", choices=list(REFERENCE), default="cpu")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=at_least_one, default=5)
     parser.add_argument("--documents", type=int, default=24, help="whole documents a round")
     parser.add_argument("--sentences", type=int, default=150, help="first sentences a round")
     parser.add_argument("--agreement-texts", type=int, default=1000)

@@ -15,7 +15,7 @@ import time
 
 import numpy as np
 import pyarrow as pa
-from tables import benchmark_parser, publish
+from tables import at_least_one, benchmark_parser, publish
 
 from raydistill.corpus import text_id
 from raydistill.files import Folder
@@ -59,7 +59,7 @@ def epoch(rows: KeptRows) -> tuple[float, int]:
 def main() -> None:
     parser = benchmark_parser(__doc__)
     parser.add_argument("--texts", type=int, default=6000)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=at_least_one, default=5)
     arguments = parser.parse_args()
     documents = demo_documents()
     texts = [f"{i} {documents[i % len(documents)]}" for i in range(arguments.texts)]

@@ -26,7 +26,7 @@ import numpy as np
 import pandas as pd
 import torch
 from plain_trainer import train_plainly
-from tables import benchmark_parser, beside, publish
+from tables import at_least_one, benchmark_parser, beside, publish
 
 from raydistill import DistillConfig, label, soft_labels, train
 from raydistill.specs import TeacherSpec
@@ -123,7 +123,7 @@ def main() -> None:
     parser.add_argument("--texts", type=int, default=640)
     parser.add_argument("--epochs", type=int, default=1)
     parser.add_argument("--max-length", type=int, default=128)
-    parser.add_argument("--rounds", type=int, default=3, help="each with a seed of its own")
+    parser.add_argument("--rounds", type=at_least_one, default=3, help="each with a seed of its own")
     parser.add_argument("--no-bf16", action="store_true")
     parser.add_argument("--methods", nargs="+", choices=[PLAIN_BF16, *WORKERS], help="beside the plain Trainer")
     arguments = parser.parse_args()

@@ -26,6 +26,7 @@ class Engine(Protocol):
         memory_error: what it raises where a batch is too large for the memory.
         ahead: how many batches may be started before the logits of the first are asked for.
         packs: it computes nothing for padding.
+        fallback: why it is not the engine asked for; empty where it is.
     """
 
     backend: str
@@ -33,6 +34,7 @@ class Engine(Protocol):
     memory_error: type[Exception]
     ahead: int
     packs: bool
+    fallback: str
 
     def start(self, inputs: Inputs) -> PendingLogits:
         """Begin a batch; what comes back gives its logits once they are there."""

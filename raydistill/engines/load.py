@@ -31,8 +31,10 @@ def expect_native(spec: TeacherSpec) -> None:
     """Raise ConfigError where this machine would only emulate the number format asked for: slower than fp32."""
     if spec.use_gpu:
         emulated = spec.precision == "bf16" and not torch.cuda.is_bf16_supported(including_emulation=False)
+    elif openvino_installed():
+        emulated = openvino_engine.lacks(spec.precision)
     else:
-        emulated = openvino_installed() and openvino_engine.lacks(spec.precision)
+        emulated = torch_engine.cpu_emulates(spec.precision)
     if emulated:
         device = "GPU" if spec.use_gpu else "CPU"
         raise ConfigError(
@@ -80,8 +82,10 @@ def load_engine(spec: TeacherSpec, pad_token_id: int, batches: Sequence[Inputs])
         if precision == "int8" or (asked and spec.strict):
             option = "--teacher-precision int8" if precision == "int8" else "--teacher-backend openvino"
             raise EngineError(f"{option}: {first_line(error)}.") from None
-        logger.warning("%s; PyTorch runs the teacher", first_line(error))
-        return in_torch()
+        logger.warning("PyTorch runs the teacher", exc_info=True)
+        in_pytorch = in_torch()
+        in_pytorch.fallback = first_line(error)
+        return in_pytorch
     return engine if asked or entry.beats(engine, in_torch, spec.threads) else in_torch()
 
 
@@ -119,6 +123,7 @@ def compiled_engine(engine: TorchEngine, batches: Sequence[Inputs], *, strict: b
         if strict:
             raise EngineError(f"--teacher-backend torch-compile: {first_line(error)}.") from None
         logger.warning("the teacher cannot be compiled; PyTorch runs it as it is", exc_info=True)
+        engine.fallback = f"torch.compile cannot: {first_line(error)}"
         return engine
 
 

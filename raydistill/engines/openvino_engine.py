@@ -43,6 +43,7 @@ class OpenVinoEngine:
     memory_error: type[Exception] = MemoryError
     ahead = 0  # what puts the next batch together would take its cores
     packs = False
+    fallback = ""
 
     def __init__(self, path: Path, input_names: Sequence[str], precision: str, threads: int | None) -> None:
         core = _openvino().Core()
@@ -98,11 +99,11 @@ def convert(model: Any, example: Inputs, precision: str, path: Path) -> None:
 
                 converted = nncf.compress_weights(converted, mode=nncf.CompressWeightsMode.INT8_SYM)
     except Exception as error:  # whatever a tracer, a converter or the model's own code may raise
-        raise ModelError(f"OpenVINO cannot convert {type(model).__name__} ({first_line(error)}).") from None
+        raise ModelError(f"OpenVINO cannot convert {type(model).__name__} ({_reason(error)}).") from error
     try:
         openvino.save_model(converted, path, compress_to_fp16=False)
     except RuntimeError as error:  # as on a full disk, of which it says no more
-        raise OSError(f"{path.parent}: cannot be written ({first_line(error)})") from None
+        raise OSError(f"{path.parent}: cannot be written ({_reason(error)})") from None
 
 
 class Positional(torch.nn.Module):
@@ -115,6 +116,13 @@ class Positional(torch.nn.Module):
     def forward(self, *tensors: torch.Tensor) -> torch.Tensor:
         """(B, labels)."""
         return self.model(**dict(zip(self.names, tensors, strict=True))).logits
+
+
+def _reason(error: Exception) -> str:
+    """What an error of OpenVINO's comes to: what the tracer met, or the last line, after those on its own sources."""
+    if error.__cause__ is not None:
+        return f"{type(error.__cause__).__name__}: {error.__cause__}".split("\n")[0]
+    return first_line(Exception(str(error).strip().split("\n")[-1].lstrip("- ")))
 
 
 def _openvino() -> Any:

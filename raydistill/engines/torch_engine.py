@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,26 @@ from raydistill.specs import ModelSpec
 DTYPES = {EXACT: torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
+# Rows and width of a layer's product that number formats are compared by, how often, and how much slower than fp32 one
+# must be to be taken for emulated: those are 2 to 8 times.
+ROWS, WIDTH, ROUNDS, EMULATED = 256, 768, 8, 1.25
+
+
+def cpu_emulates(precision: str) -> bool:
+    """Whether this machine's CPU has no instructions for a number format, by the time that a product takes in it."""
+
+    def seconds(dtype: torch.dtype) -> float:
+        rows, weights = torch.ones(ROWS, WIDTH, dtype=dtype), torch.ones(WIDTH, WIDTH, dtype=dtype)
+        taken = []
+        for _ in range(ROUNDS):
+            started = time.perf_counter()
+            torch.nn.functional.linear(rows, weights)
+            taken.append(time.perf_counter() - started)
+        return min(taken)
+
+    return precision != EXACT and seconds(DTYPES[precision]) > EMULATED * seconds(DTYPES[EXACT])
+
+
 class TorchEngine:
     """A model run by PyTorch itself, with its own attention kernels.
 
@@ -28,6 +49,7 @@ class TorchEngine:
     """
 
     memory_error: type[Exception] = torch.OutOfMemoryError
+    fallback = ""
 
     def __init__(self, model: Any, *, packing: Packing | None = None, compiled: bool = False) -> None:
         self.model, self.packing, self.packs = model.eval(), packing, packing is not None

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import ray
@@ -20,7 +19,7 @@ from raydistill.errors import FaultError, RaydistillError, RunDirError, first_li
 from raydistill.files import disk_refusal
 from raydistill.progress import duration
 
-END_SECONDS = 10.0
+END_SECONDS, LOOK_SECONDS = 10.0, 0.5
 TOO_OFTEN = "a process of the cluster died more often than --max-failures allows"
 logger = logging.getLogger(__name__)
 
@@ -71,17 +70,32 @@ def our_errors(died: str = TOO_OFTEN) -> Iterator[None]:
         ) from None
 
 
-def wait_for(refs: Sequence[ray.ObjectRef], most_seconds: float, what: str) -> tuple[Any, list[ray.ObjectRef]]:
-    """What the first of some tasks gives, and the others. Raises FaultError where none ends in that time."""
-    done, waiting = ray.wait(list(refs), timeout=most_seconds if math.isfinite(most_seconds) else None)
-    if not done:
-        for ref in waiting:
-            ray.cancel(ref, force=True)
-        raise FaultError(
-            f"{what}: no end after {duration(most_seconds)}. If `ray status` says that the cluster lacks nothing, give "
-            "a longer --stall-timeout."
-        )
-    return ray.get(done[0]), waiting
+def wait_for(
+    refs: Sequence[ray.ObjectRef], stall_seconds: float, what: str, look: Callable[[], int] = int
+) -> tuple[Any, list[ray.ObjectRef]]:
+    """What the first of some tasks gives, and the others.
+
+    Args:
+        look: called now and then, and tells how far they are.
+
+    Raises:
+        FaultError: they have stood still for that time.
+    """
+    seen, since = look(), time.monotonic()
+    while True:
+        done, waiting = ray.wait(list(refs), timeout=min(stall_seconds, LOOK_SECONDS))
+        if done:
+            return ray.get(done[0]), waiting
+        if (now := look()) != seen:
+            seen, since = now, time.monotonic()
+        elif time.monotonic() - since >= stall_seconds:
+            break
+    for ref in waiting:
+        ray.cancel(ref, force=True)
+    raise FaultError(
+        f"{what}: no end after {duration(stall_seconds)}. If `ray status` says that the cluster lacks nothing, give a "
+        "longer --stall-timeout."
+    )
 
 
 def find_ours(error: BaseException | None) -> RaydistillError | None:

@@ -54,13 +54,14 @@ class Job:
     class_names: list[str]
     files: list[CorpusFile]
     texts: tuple[int, bool]
+    started: float
     models: Models = dataclasses.field(default_factory=Models)  # as soon as they have been checked
-    seconds: dict[str, float] = dataclasses.field(default_factory=dict)  # of the stages that had something to do
+    seconds: dict[str, float] = dataclasses.field(default_factory=dict)  # by what took them, as they pass
 
     @classmethod
     def prepare(cls, config: DistillConfig, stages: tuple[str, ...]) -> Job:
         """Check all but the models, for which heavy libraries must be loaded. Raises RaydistillError."""
-        labelled_here = LABEL in stages
+        started, labelled_here = time.monotonic(), LABEL in stages
         config.check(["data_file", "class_names_file", "output_dir"] if labelled_here else ["output_dir"])
         files: list[CorpusFile] = []
         texts = (0, True)
@@ -90,7 +91,7 @@ class Job:
                 f"there is only one class, {shown(class_names[0])}: against no other, its probability is always 1. "
                 "Name a second class, or use --multi-label to judge it by itself."
             )
-        return cls(config, stages, run_dir, store, class_names, files, texts)
+        return cls(config, stages, run_dir, store, class_names, files, texts, started)
 
     @property
     def label_stage(self) -> LabelStage:
@@ -109,7 +110,6 @@ class Job:
         Raises:
             RaydistillError.
         """
-        started = time.monotonic()
         folder = self.run_dir.folder
         if folder.is_there() or not folder.local:
             with hold(folder, console.say):
@@ -141,14 +141,21 @@ class Job:
                 with self.run_dir.log(console.say) if chatter else contextlib.nullcontext() as log:
                     if chatter and log:
                         chatter.keep_in(log)
+                    self.seconds["start-up"] = self._passed
                     with _last_words(log is not None):
                         if LABEL in self.stages:
-                            self._keep_time(LABEL, self.label_stage.run(plan, console))
+                            self.seconds |= self.label_stage.run(plan, console)
                         if TRAIN in self.stages:
                             with hold(self.store.folder, console.say, shared=True):
                                 self._train(plan, console)
-                    self.run_dir.update(seconds=round(time.monotonic() - started, 3))
+                    self.run_dir.update(seconds=self._passed)
+        self.seconds |= {"shutdown": round(self._passed - self.run_dir.record["seconds"], 3), "total": self._passed}
         return self._finish(console, logged=chatter is not None)
+
+    @property
+    def _passed(self) -> float:
+        """Seconds since the run began."""
+        return round(time.monotonic() - self.started, 3)
 
     @contextlib.contextmanager
     def _ready(self, *, own_process: bool) -> Iterator[None]:
@@ -199,11 +206,8 @@ class Job:
         training = self.models.training
         assert training is not None
         seconds = run_train_stage(training, self.store, self.run_dir, plan, tolerance_of(self.config), console)
-        self._keep_time(TRAIN, seconds)
-
-    def _keep_time(self, stage: str, seconds: float | None) -> None:
         if seconds is not None:
-            self.seconds[stage] = seconds
+            self.seconds[TRAIN] = seconds
 
     def _finish(self, console: Console, *, logged: bool) -> DistillResult:
         record = self.run_dir.record
@@ -212,7 +216,7 @@ class Job:
             labels=self.store.path,
             counts=record.get("counts", {}),
             figures=record.get("figures", {}) if TRAIN in self.stages else {},
-            seconds=self.seconds | {"total": record["seconds"]},
+            seconds=self.seconds,
         )
         labelling, training = (record["stages"][stage] if stage in self.seconds else None for stage in (LABEL, TRAIN))
         log = self.run_dir.folder.where(LOG) if logged else None

@@ -46,7 +46,7 @@ class Counts:
     """What a pass over the corpus met. `texts` counts every occurrence, blanks and rejected ones left out.
 
     known: texts that were labelled before; removed: those of the store that the corpus does not hold any more.
-    startup_seconds: until the first block was begun.
+    startup_seconds, first_block_seconds: until the first block was begun, and until it was labelled.
     """
 
     texts: int = 0
@@ -56,6 +56,7 @@ class Counts:
     removed: int = 0
     labelled: int = 0
     startup_seconds: float = 0.0
+    first_block_seconds: float = 0.0
     engines: dict[str, int] = dataclasses.field(default_factory=dict)  # pairs that each scored
     effort: Effort = dataclasses.field(default_factory=Effort)
 
@@ -66,7 +67,8 @@ class Counts:
             seconds: how long the stage has lasted.
         """
         effort = Effort(**receipt["effort"])
-        if not self.startup_seconds:
+        if not self.first_block_seconds:
+            self.first_block_seconds = round(seconds, 3)
             self.startup_seconds = round(max(0.0, seconds - effort.busy_seconds - effort.write_seconds), 3)
         self.effort += effort
         new_engine = effort.engine if effort.pairs and effort.engine not in self.engines else None
@@ -136,7 +138,8 @@ def label_corpus(
         ):
             for receipt in _until_stopped(receipts, stop, plan.teacher_actors_min):
                 if engine := counts.add(receipt, progress.seconds):
-                    progress.console.say(f"       {engine} runs the teacher{engine_hint(engine, spec)}")
+                    hint = engine_hint(engine, spec, counts.effort.fallback)
+                    progress.console.say(f"       {engine} runs the teacher{hint}")
                 rejected.add(receipt["rejected"], receipt["rejected_texts"])
                 if receipt["part"]:
                     merger.add(receipt["part"], receipt["part_bytes"])
@@ -157,10 +160,10 @@ def label_corpus(
     return counts
 
 
-def engine_hint(engine: str, spec: TeacherSpec) -> str:
+def engine_hint(engine: str, spec: TeacherSpec, fallback: str) -> str:
     """Why it is not the engine asked for; or what may be faster than the one that `auto` has taken."""
-    if spec.backend != "auto" and not engine.startswith(spec.backend):
-        return f" ({spec.backend} cannot, and the log says why)"
+    if spec.backend != "auto" and fallback:
+        return f" ({fallback})"
     if spec.use_gpu or spec.backend != "auto" or not engine.startswith("torch") or openvino_installed():
         return ""
     return " (OpenVINO may be faster on this CPU: pip install 'raydistill[openvino]')"

@@ -83,7 +83,8 @@ class LabelStage:
         if not scoring and not quote.engine.endswith(EXACT):
             console.say("       if that precision passes its audit, which comes before and is not in the time")
         with hold(folder, console.say):
-            self.run_dir.keep_quote(dataclasses.asdict(quote) | {"basis": self._quoted(plan, fresh=fresh)})
+            more = {"price_per_hour": self.config.price_per_hour, "basis": self._quoted(plan, fresh=fresh)}
+            self.run_dir.keep_quote(dataclasses.asdict(quote) | more)
         return quote
 
     def _quoted(self, plan: Plan, *, fresh: bool = False) -> str:
@@ -108,11 +109,11 @@ class LabelStage:
                 return earlier
         return None
 
-    def run(self, plan: Plan, console: Console) -> float | None:
+    def run(self, plan: Plan, console: Console) -> dict[str, float]:
         """Label the corpus, as far as it is not labelled already.
 
         Returns:
-            seconds; None where there was nothing to do.
+            seconds by what took them; none where there was nothing to do.
 
         Raises:
             RaydistillError.
@@ -121,13 +122,18 @@ class LabelStage:
         record = held_record(self.store, self.run_dir)
         if earlier := self._labelled_before(console):
             self.run_dir.update(counts=store_counts(earlier), labelling=record["labelling"], scoring=record["scoring"])
-            return None
-        from raydistill.stages.audit import choose_precision
+            return {}
+        scoring, seconds = record.get("scoring"), {}
+        if not scoring:  # once chosen, a precision stays: the labels of a store are all of one kind
+            from raydistill.stages.audit import choose_precision
 
-        # Once chosen, a precision stays: the labels of a store are all of one kind.
-        scoring = record.get("scoring") or choose_precision(self.config, self.teacher_spec, self._sample, plan, console)
+            def keep(audit: dict[str, Any]) -> None:
+                self.run_dir.update(scoring={"precision": None, "audit": audit})
+
+            scoring = choose_precision(self.config, self.teacher_spec, self._sample, plan, console, keep)
+            seconds = {"audit": scoring["audit"]["seconds"]} if scoring["audit"] else {}
         with hold(self.store.folder, console.say):
-            return self._make_labels(scoring, plan, console)
+            return seconds | {LABEL: self._make_labels(scoring, plan, console)}
 
     def _make_labels(self, scoring: dict[str, Any], plan: Plan, console: Console) -> float:
         from raydistill.stages.label import label_corpus

@@ -12,14 +12,15 @@ import ray
 
 from raydistill.corpus import line_bytes, read_stretches, text_id
 from raydistill.corpus_files import CorpusFile
-from raydistill.errors import CorpusError, ModelError, counted
+from raydistill.engines.engine import EXACT, engine_name
+from raydistill.errors import CorpusError, EngineError, ModelError, counted
 from raydistill.known_texts import KnownTexts
 from raydistill.progress import Console
 from raydistill.quote import Probe, Quote, Stretch, Work, make_quote
 from raydistill.resources import Plan
 from raydistill.specs import SYSTEMATIC, Effort, TeacherSpec, Tolerance
 from raydistill.stages.faults import our_errors, wait_for
-from raydistill.stages.label import block_bytes
+from raydistill.stages.label import block_bytes, engine_hint
 from raydistill.stages.teacher_actor import as_planned, teacher_task
 
 LARGEST_STRETCH_BYTES = 256 << 10
@@ -66,8 +67,39 @@ def quote_labelling(
         raise CorpusError(f"{files[0].path}: holds blank texts alone, wherever the quote looked.")
     if not any(samples):
         return None
-    spec, remote = as_planned(spec, plan), teacher_task(probe_teacher, plan)
-    at_once = min(plan.teacher_actors_max, PROBES)
+    spec = as_planned(spec, plan)
+    try:
+        work, probes = _probes(spec, samples, plan, console, tolerance, begun=begun)
+    except EngineError as error:  # in its place, as its audit would
+        if spec.strict or begun or spec.precision == EXACT:
+            raise
+        console.say(f"       {error} The teacher runs in fp32")
+        spec = dataclasses.replace(spec, precision=EXACT)
+        work, probes = _probes(spec, samples, plan, console, tolerance, begun=begun)
+    if hint := engine_hint(probes[0].engine, spec, probes[0].fallback):
+        console.say(f"       {probes[0].engine} runs the teacher{hint}")
+    return make_quote(
+        texts,
+        len(spec.class_names),
+        stretches,
+        work,
+        probes,
+        actors=plan.teacher_actors_max,
+        block_size=size / read,
+    )
+
+
+def _probes(
+    spec: TeacherSpec,
+    samples: Sequence[Sequence[str]],
+    plan: Plan,
+    console: Console,
+    tolerance: Tolerance,
+    *,
+    begun: bool,
+) -> tuple[Work, list[Probe]]:
+    """What the sample is to the teacher, and what as many teachers as there will be, or some of them, find."""
+    remote, at_once = teacher_task(probe_teacher, plan), min(plan.teacher_actors_max, PROBES)
     with (
         our_errors("the process that tried the teacher died"),
         console.stage("probe", "teachers" if at_once > 1 else "teacher", at_once) as progress,
@@ -82,15 +114,7 @@ def quote_labelling(
             probes.append(dataclasses.replace(probe, start_seconds=start))
             works += [work] if work else []
             progress.update(len(probes))
-    return make_quote(
-        texts,
-        len(spec.class_names),
-        stretches,
-        works[0],
-        probes,
-        actors=plan.teacher_actors_max,
-        block_size=size / read,
-    )
+    return works[0], probes
 
 
 def probe_teacher(
@@ -107,6 +131,7 @@ def probe_teacher(
         the probe, what the sample is to the teacher, and how long all that took here.
 
     Raises:
+        EngineError: it cannot be run in that number format, or scores nothing in it.
         ModelError, ConfigError.
     """
     began = time.monotonic()
@@ -143,11 +168,14 @@ def probe_teacher(
         at += len(chunk)
         size = max(1, round(size * min(4.0, CHUNK_SECONDS / seconds(effort))))
     if not efforts:
-        raise ModelError(f"the teacher can score none of {counted(at, 'text')} of a sample.")
+        fault = ModelError if teacher.engine.precision == EXACT else EngineError
+        name = engine_name(teacher.engine)
+        raise fault(f"{name} can score none of {counted(at, 'text')} of a sample.")
     # Small ones do not fill a batch; where all are small, so is the corpus.
     full = [effort for effort in efforts if seconds(effort) > CHUNK_SECONDS / 2] or efforts
     probe = Probe(
         full[0].engine,
+        full[0].fallback,
         texts=at,
         rejected=rejected,
         padded_tokens=tuple(effort.padded_tokens for effort in full),

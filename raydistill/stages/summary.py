@@ -64,7 +64,7 @@ def summary(
     rejected = f"{counted(counts['rejected'], 'text')}: labels/_rejected.jsonl"
     rows += [("rejected", rejected)] if counts["rejected"] else []
     rows += [("teacher", _describe_labelling(labelling))] if labelling and labelling["engines"] else []
-    rows += [("quote", f"{_between(quoted)}, took {duration(quoted['actual_seconds'])}")] if quoted else []
+    rows += [("quote", _describe_outcome(quoted))] if quoted else []
     rows += [("training", _describe_training(training))] if training else []
     classes = [name for name in result.figures if name.startswith("f1/")]  # the others' names are ours
     rows += [
@@ -97,9 +97,9 @@ def describe_quote(quote: Quote, price_per_hour: float | None) -> list[tuple[str
         f"{'longest' if at == '100' else f'{at}% to'} {tokens:,}" for at, tokens in quote.text_tokens.items()
     )
     rows = [
-        ("texts", f"{about}{quote.texts:,}, {quote.duplicates:.1%} duplicates"),
+        ("texts", f"{about}{quote.texts:,}, {quote.duplicates:.1%} duplicates within a block"),
         ("tokens", f"of a text: {of_texts}; {quote.truncated:.1%} of the texts are truncated"),
-        ("pairs", f"{about}{quote.pairs:,}, {quote.tokens:,} tokens, {quote.padding:.1%} padding"),
+        ("pairs", f"{about}{quote.pairs:,} to be scored, {quote.tokens:,} tokens, {quote.padding:.1%} padding"),
         ("teacher", f"{quote.engine}; {quote.pairs_per_second:,.0f} pairs/s in each of {quote.actors}"),
         ("time", _between(dataclasses.asdict(quote))),
     ]
@@ -108,16 +108,24 @@ def describe_quote(quote: Quote, price_per_hour: float | None) -> list[tuple[str
     if quote.rejected:
         rows.insert(3, ("rejected", f"{quote.rejected:.1%} of the texts that were tried could not be scored"))
     if price_per_hour is not None:
-        cost, low, high = (seconds / 3600 * price_per_hour for seconds in (quote.seconds, quote.low, quote.high))
-        rows.append(("cost", f"{_money(cost)} ({_money(low)} to {_money(high)}) at {price_per_hour:,.2f} an hour"))
+        cost, low, high = (_cost(seconds, price_per_hour) for seconds in (quote.seconds, quote.low, quote.high))
+        rows.append(("cost", f"{cost} ({low} to {high}) at {price_per_hour:,.2f} an hour"))
     return rows
+
+
+def _describe_outcome(quoted: dict[str, Any]) -> str:
+    """A quote beside what came of it; in money too where the quote was."""
+    seconds, price = quoted["actual_seconds"], quoted.get("price_per_hour")
+    cost = f" for {_cost(seconds, price)}, quoted at {_cost(quoted['seconds'], price)}" if price is not None else ""
+    return f"{_between(quoted)}, took {duration(seconds)}{cost}"
 
 
 def _between(quote: dict[str, Any]) -> str:
     return f"{duration(quote['seconds'])} ({duration(quote['low'])} to {duration(quote['high'])})"
 
 
-def _money(amount: float) -> str:
+def _cost(seconds: float, price_per_hour: float) -> str:
+    amount = seconds / 3600 * price_per_hour
     return f"{amount:,.2f}" if amount >= 1 else f"{amount:.2g}"
 
 

@@ -26,7 +26,7 @@ from raydistill.cli import main
 from raydistill.progress import Console
 from raydistill.resources import Request, make_plan
 from raydistill.specs import TeacherSpec
-from raydistill.stages.audit import choose_precision
+from raydistill.stages.audit import audit_and_note, choose_precision
 from raydistill.stages.cluster import free_nodes
 from raydistill.stages.label import engine_hint
 
@@ -103,6 +103,8 @@ def test_a_precision_that_passes_is_used_and_its_audit_kept(
     assert found["audit"]["seconds"] > 0
     said = console.stream.getvalue()
     assert re.search(r"quote +.*, took ", said)
+    assert re.search(r"audit  [\d,]+ pairs · ", said)
+    assert re.search(r"  time +start-up .* s, audit .* s, label .* s, shutdown .* s, total .* s\n", said)
     engine = f"{BACKEND} {PRECISION}"
     assert f"{engine} against fp32 on 20 texts" in said
     assert said.count(f"       {engine} runs the teacher\n") == 1
@@ -158,9 +160,10 @@ def test_a_precision_that_fails_gives_way_to_the_exact_one(
 @pytest.mark.parametrize(
     ("asked", "speedup", "used", "told"),
     [
-        ("int8", 0.9, "int8", "gains nothing here: --teacher-precision fp32 would give exact labels"),
+        ("int8", 1.0, "int8", "gains nothing here: --teacher-precision fp32 would give exact labels"),
+        ("int8", 0.2, "int8", "is slower than fp32 here: --teacher-precision fp32 would give exact labels"),
         ("int8", 1.3, "int8", ""),
-        ("auto", 0.9, "fp32", "gains nothing here: the teacher runs in fp32"),
+        ("auto", 1.0, "fp32", "gains nothing here: the teacher runs in fp32"),
         ("auto", 1.3, "bf16", ""),
     ],
 )
@@ -180,12 +183,12 @@ def test_a_precision_that_is_no_faster_is_used_where_it_was_asked_for_alone(
     monkeypatch.setattr("raydistill.stages.audit.wait_for", lambda *_: [audit])
     spec = TeacherSpec("teacher", ("a", "b"), "{}", precision=asked)
     plan = dataclasses.replace(make_plan(free_nodes(), Request()), teacher_gpus=1.0 if asked == "auto" else 0.0)
-    chosen = choose_precision(make_config(tmp_path), spec, lambda: ["a text"], plan, console)
+    chosen = choose_precision(make_config(tmp_path), spec, lambda: ["a text"], plan, console, pytest.fail)
     assert chosen["precision"] == used
     assert chosen["audit"]["passed"]
     said = console.stream.getvalue()
     assert told in said
-    assert bool(told) == ("gains nothing" in said)
+    assert bool(told) == (" here: " in said)
 
 
 def test_strict_stops_before_anything_is_labelled(
@@ -199,6 +202,24 @@ def test_strict_stops_before_anything_is_labelled(
     assert code == 2
     assert re.match(r"Error: .* below --min-agreement 0\.99.*--teacher-precision fp32", said.splitlines()[-1])
     assert not (tmp_path / "out" / "labels").exists()
+    found = json.loads((tmp_path / "out" / "run.json").read_text())["scoring"]
+    assert found["precision"] is None
+    assert found["audit"]["agreement"] < 0.99
+    code, said = label_by_command(dataclasses.replace(config, teacher_precision="fp32", teacher_backend="auto"))
+    assert code == 0, said  # as advised, in the same folder
+    assert scoring(tmp_path / "out") == {"precision": "fp32", "audit": None}
+
+
+def test_an_audit_notes_how_far_it_is(tiny_teacher_dir: Path, corpus_file: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr("raydistill.stages.audit.NOTE_SECONDS", 0.001)
+    noted: list[int] = []
+    notes = Mock(write=lambda name, value: noted.append(value))
+    spec = TeacherSpec(str(tiny_teacher_dir), ("sport", "money"), "{}", precision="fp32", backend="torch")
+    texts = [line for line in corpus_file.read_text().splitlines() if line.strip()] * 20
+    audit = audit_and_note(notes, spec, spec, texts, temperature=1.0, multi_label=False)
+    assert (audit.texts, audit.max_difference) == (len(texts), 0)
+    assert sorted(noted) == noted
+    assert len({pairs for pairs in noted if 0 < pairs <= 4 * len(texts)}) > 3
 
 
 def test_openvino_labels_as_pytorch_does_and_makes_a_damaged_export_anew(
@@ -237,16 +258,26 @@ def test_a_teacher_that_openvino_cannot_run_is_told_and_run_by_pytorch(
     teacher = {"teacher_name_or_path": str(save_classifier(tmp_path / "teacher", UNCONVERTED))}
     code, said = label_by_command(make_config(tmp_path / "out", teacher_backend="openvino", **teacher))
     assert code == 0, said
-    assert "torch fp32 runs the teacher (openvino cannot, and the log says why)\n" in said
+    fallback = "torch fp32 runs the teacher (OpenVINO cannot convert XLMForSequenceClassification (Conversion is failed"
+    assert said.count(fallback) == 1
+    code, said = label_by_command(make_config(tmp_path / "dry", teacher_backend="openvino", dry_run=True, **teacher))
+    assert code == 0, said
+    assert said.count(fallback) == 1
     asked_for_int8 = make_config(tmp_path / "int8", teacher_precision="int8", **teacher)
     code, said = label_by_command(asked_for_int8)
     assert code == 0, said
     told = r"--teacher-precision int8: OpenVINO cannot convert .*\. The teacher runs in fp32\n"
     assert re.search(told, said)
+    code, said = label_by_command(dataclasses.replace(asked_for_int8, output_dir=str(tmp_path / "dry8"), dry_run=True))
+    assert code == 0, said
+    assert re.search(told, said)
+    assert re.search(r"teacher +torch fp32; ", said)
     assert scoring(tmp_path / "int8") == {"precision": "fp32", "audit": None}
     code, said = label_by_command(dataclasses.replace(asked_for_int8, output_dir=str(tmp_path / "strict"), strict=True))
     assert code == 2
     assert said.splitlines()[-1].startswith("Error: --teacher-precision int8: OpenVINO cannot convert")
+    code, said = label_by_command(make_config(tmp_path / "strict", strict=True, **teacher))
+    assert code == 0, said  # as advised, in the same folder
 
 
 # The same through the command line
@@ -367,22 +398,23 @@ def test_what_is_not_installed_is_one_line_that_names_the_extra(
 
 
 @pytest.mark.parametrize(
-    ("missing", "engine", "options", "wanted"),
+    ("missing", "engine", "fallback", "options", "wanted"),
     [
-        (True, "torch fp32", {}, " (OpenVINO may be faster on this CPU: pip install 'raydistill[openvino]')"),
-        (False, "torch fp32", {}, ""),
-        (True, "openvino fp32", {}, ""),  # on the nodes it is there
-        (True, "torch fp32", {"use_gpu": True}, ""),
-        (True, "torch fp32", {"backend": "torch"}, ""),  # asked for, or best for small work
-        (False, "torch bf16", {"backend": "torch-compile"}, " (torch-compile cannot, and the log says why)"),
-        (False, "torch-compile bf16", {"backend": "torch-compile", "use_gpu": True}, ""),
+        (True, "torch fp32", "", {}, " (OpenVINO may be faster on this CPU: pip install 'raydistill[openvino]')"),
+        (False, "torch fp32", "", {}, ""),
+        (False, "torch fp32", "OpenVINO cannot", {}, ""),  # nobody asked for it
+        (True, "openvino fp32", "", {}, ""),  # on the nodes it is there
+        (True, "torch fp32", "", {"use_gpu": True}, ""),
+        (True, "torch fp32", "", {"backend": "torch"}, ""),  # asked for, or best for small work
+        (False, "torch bf16", "torch.compile cannot: no", {"backend": "torch-compile"}, " (torch.compile cannot: no)"),
+        (False, "torch-compile bf16", "", {"backend": "torch-compile", "use_gpu": True}, ""),
     ],
 )
 def test_another_engine_than_the_one_wanted_is_told(
-    missing: bool, engine: str, options: dict, wanted: str, monkeypatch: pytest.MonkeyPatch
+    missing: bool, engine: str, fallback: str, options: dict, wanted: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("raydistill.stages.label.openvino_installed", lambda precision="fp32": not missing)
-    assert engine_hint(engine, TeacherSpec("teacher", ("a", "b"), "{}", **options)) == wanted
+    assert engine_hint(engine, TeacherSpec("teacher", ("a", "b"), "{}", **options), fallback) == wanted
 
 
 def test_with_strict_a_teacher_that_openvino_cannot_run_is_one_line(

@@ -448,7 +448,7 @@ def test_dry_run_prints_the_plan_and_a_quote_that_the_run_bears_out_whichever_wa
     assert f"{texts} texts × 5 classes = {texts * 5} pairs, in 1 file" in said
     assert "1 node" in said
     assert "teacher actor" in said
-    assert f"{1 - corpus_counts.distinct / texts:.1%} duplicates" in said
+    assert f"{1 - corpus_counts.distinct / texts:.1%} duplicates within a block" in said
     assert "at 7.50 an hour" in said
     assert f"--teacher-max-length 999: the teacher reads {MAX_LENGTH} tokens at most" in said
     assert "--student" not in said
@@ -460,7 +460,7 @@ def test_dry_run_prints_the_plan_and_a_quote_that_the_run_bears_out_whichever_wa
     said = said_by("label", *flags)
     record = json.loads((tmp_path / "out" / "run.json").read_text())
     assert record["quote"]["actual_seconds"] == record["stages"]["label"]["seconds"]
-    assert re.search(r"quote +.*, took ", said)
+    assert re.search(r"quote +.*, took .* s for 0\.0\d+, quoted at 0\.0\d+\n", said)
 
     spelled = [token for flag, value in good.items() for token in ("--" + flag[2:].replace("-", "_"), value)]
     said = said_by("run", *spelled, "--multi_class", "--no_cuda", "--dry_run")
