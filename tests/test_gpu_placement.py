@@ -160,7 +160,7 @@ def test_a_gpu_that_pytorch_cannot_use_is_one_line_that_names_the_machine(
     spec = TeacherSpec(str(tiny_teacher_dir), CLASSES, "This is {}.")
     told = rf"the teacher cannot be tried on {re.escape(platform.node())} \(\w+: [^\n]+\)\. The log has more\.$"
     with pytest.raises(ModelError, match=told):
-        choose_precision(DistillConfig(), spec, lambda: ["a text"], plan, console)
+        choose_precision(DistillConfig(), spec, lambda: ["a text"], plan, console, pytest.fail)
     spec = dataclasses.replace(spec, precision="fp32")
     files, known = find_files([str(corpus)]), store.known_texts([])
     with pytest.raises(ModelError, match=told):

@@ -17,6 +17,7 @@ import torch
 import torch.distributed as dist
 from ray.train import Checkpoint
 from transformers import TrainerCallback
+from transformers.integrations import TensorBoardCallback
 from transformers.trainer_utils import get_last_checkpoint
 
 from raydistill.run_dir import BEST, TRAINER
@@ -43,6 +44,22 @@ class KeepTime(TrainerCallback):
         )
 
     on_step_end = on_epoch_end = on_evaluate = on_save = _turn_to_what_is_next
+
+
+class KeepEvents(TensorBoardCallback):
+    """TensorBoard's events of a training and of the evaluation after it, in one file.
+
+    Trainer would begin a new one for that and leave it open; and tensorboardX names files by the second, so that of a
+    short training none would be left.
+    """
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Nothing: see `close`."""
+
+    def close(self) -> None:
+        """See that they are on disk."""
+        if self.tb_writer:
+            self.tb_writer.close()
 
 
 class ReportCheckpoints(TrainerCallback):

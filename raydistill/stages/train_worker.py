@@ -31,7 +31,15 @@ from raydistill.scratch import scratch_folder
 from raydistill.seals import seal
 from raydistill.specs import ModelSpec
 from raydistill.stages.checkpoints import remove_unlisted
-from raydistill.stages.train_callbacks import KeepPace, KeepTime, ReportCheckpoints, SeedUpdates, TellBoard, link
+from raydistill.stages.train_callbacks import (
+    KeepEvents,
+    KeepPace,
+    KeepTime,
+    ReportCheckpoints,
+    SeedUpdates,
+    TellBoard,
+    link,
+)
 from raydistill.stages.train_task import TRAIN, TrainTask
 from raydistill.stopwatch import Stopwatch
 from raydistill.student import Batch, DistillationTrainer, EpochStream, expect_finite, load_student
@@ -71,6 +79,8 @@ def train_worker(task: TrainTask, watch: Stopwatch) -> None:
         callbacks: list[TrainerCallback] = [pace, SeedUpdates(rank), ReportCheckpoints(rank), KeepTime(watch)]
         first_epoch = 0 if trained else _epoch(checkpoint)
         trainer = _make_trainer(task, student, arguments, first_epoch, rank, world, watch, told, callbacks)
+        if trainer.pop_callback(TensorBoardCallback):
+            trainer.add_callback(KeepEvents())
         model: Any = trainer.model
         if arguments.do_train and not trained:
             with _full_disk_told(folder):
@@ -92,7 +102,9 @@ def train_worker(task: TrainTask, watch: Stopwatch) -> None:
             _hand_over(finished, rank, result)  # before an evaluation that may run out of memory
             watch.turn("evaluation")
             figures = {name.removeprefix("eval_"): value for name, value in trainer.evaluate().items()}
-            _end_events(trainer)
+        events: Any = trainer.pop_callback(KeepEvents)
+        if events:
+            events.close()
         _hand_over(finished, rank, result | {"figures": figures, "seconds": watch.read()})
 
 
@@ -189,13 +201,6 @@ def _share_updates(arguments: TrainingArguments, texts: int, planned: int, worke
 def read_result(checkpoint: Path) -> dict[str, Any]:
     """What came of training: `updates`, and once the student is evaluated `figures` and `seconds`."""
     return json.loads((checkpoint / RESULT).read_text())
-
-
-def _end_events(trainer: DistillationTrainer) -> None:
-    """See that TensorBoard's are on disk: Trainer begins a new file for an evaluation after training, and leaves it."""
-    events: Any = trainer.pop_callback(TensorBoardCallback)
-    if events and events.tb_writer:
-        events.tb_writer.close()
 
 
 def _hand_over(finished: Path, rank: int, result: dict[str, Any]) -> None:

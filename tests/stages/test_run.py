@@ -123,7 +123,8 @@ def test_workers_of_a_private_ray_are_forks_and_draw_random_numbers_of_their_own
 
 
 def test_events_for_tensorboard_are_kept(finished: DistillResult) -> None:
-    events = b"".join(path.read_bytes() for path in Path(finished.output_dir, "runs").glob("events.out.tfevents.*"))
+    (file,) = Path(finished.output_dir, "runs").glob("events.out.tfevents.*")
+    events = file.read_bytes()
     assert b"train/train_loss" in events
     assert b"eval/agreement" in events
 
