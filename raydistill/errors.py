@@ -25,6 +25,10 @@ class ConfigError(RaydistillError):
     """An option is unknown, of the wrong type, or out of range."""
 
 
+class DivergedError(ConfigError):
+    """A training has come to weights that are no numbers."""
+
+
 class CorpusError(RaydistillError):
     """The corpus or the class names cannot be read as asked."""
 

@@ -18,7 +18,7 @@ names: a student is trained in this form.
 
 from __future__ import annotations
 
-from functools import partial
+from types import MethodType
 from typing import Any
 
 import torch
@@ -228,10 +228,12 @@ def _stand_ins(model: Any) -> list[tuple[nn.Module, str, Any]]:
         return []
     if kind == "distilbert":
         layer = body.transformer.layer[-1]
-        return [(layer, "forward", partial(first_token_layer, layer))]
+        return [(layer, "forward", MethodType(first_token_layer, layer))]
     if kind == "bart":
         layer = body.decoder.layers[-1]
-        narrow = partial(last_token_layer, layer)
-        return [(layer, "forward", narrow), (model, "forward", partial(last_token_logits, model))]
+        if body.decoder.layerdrop:  # a layer that is left out at times narrows nothing then
+            return []
+        narrow = MethodType(last_token_layer, layer)
+        return [(layer, "forward", narrow), (model, "forward", MethodType(last_token_logits, model))]
     layer = body.encoder.layer[-1]
     return [(layer, "attention", FirstTokenAttention(layer.attention))]

@@ -253,10 +253,13 @@ def _was_stopped(config: DistillConfig, products: Sequence[str], folder: Folder)
 
 
 def _is_begun(product: str, folder: Folder, record: dict[str, Any]) -> bool:
-    """Whether there is anything of a product: one was written to a label store, or a training has come to something."""
+    """Whether there is anything of a product: of the student also where its labels are gone."""
+    if "published" in record:
+        return True
     if product == LABELS_PRODUCT:
-        return folder.child(LABELS).is_there()
-    return "published" in record or any(name != ROWS for name in folder.child(CHECKPOINTS).folders())
+        labels = folder.child(LABELS)
+        return labels.is_there() and bool(LabelStore(labels.path).parts())
+    return any(name != ROWS for name in folder.child(CHECKPOINTS).folders())
 
 
 def _table(record: dict[str, Any], name: str) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch.utils.data import DataLoader, IterableDataset
 from transformers import Trainer
 
-from raydistill.errors import ConfigError
+from raydistill.errors import DivergedError
 from raydistill.metrics import batch_sums, figures, sums_size
 from raydistill.pairs import budget_batches
 from raydistill.pretrained import (
@@ -103,9 +103,9 @@ def student_probabilities(logits: torch.Tensor, *, multi_label: bool) -> torch.T
 
 
 def expect_finite(model: Any) -> None:
-    """Raise ConfigError where a training has diverged, so that weights are no numbers any more."""
+    """Raise DivergedError where weights are no numbers any more."""
     if not all(bool(weights.isfinite().all()) for weights in model.parameters()):
-        raise ConfigError(
+        raise DivergedError(
             "the training has diverged: weights of the student are not finite. Try a lower --learning-rate, or more "
             "--warmup-steps."
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -34,6 +35,7 @@ CPU_TOKEN_BUDGET = 2048
 # bf16, and a small one is four times as fast on an H100 as with 4,096 tokens.
 PACKED_TOKENS = 2048
 WARM_UP = 8  # texts
+NO_MEMORY = re.compile(r"out of memory|can't allocate memory|ALLOC_FAILED", re.IGNORECASE)
 # A pair that alone is too much for the memory is tried again, for others may have taken that for a moment; so often
 # until some texts have been scored.
 MEMORY_WAITS, MEMORY_WAIT_SECONDS = 2, 2.0
@@ -213,7 +215,7 @@ class Teacher:
                 if len(pending) > self.engine.ahead:
                     collect()
         except Exception as error:
-            if not isinstance(error, self.engine.memory_error) and not self._failed:
+            if not self._is_for_memory(error) and not self._failed:
                 self._failed = True  # once will do: each of many texts may fail
                 logger.warning("a batch failed", exc_info=True)
             fault = error.with_traceback(None)  # which would keep the activations alive
@@ -229,14 +231,14 @@ class Teacher:
         self.engine.recover()
         left = np.concatenate(failed)
         if len(failed[0]) == 1:
-            if isinstance(fault, self.engine.memory_error) and self._waits:
+            if self._is_for_memory(fault) and self._waits:
                 self._waits -= 1
                 time.sleep(MEMORY_WAIT_SECONDS)
                 return left
             text = int(left[0]) // num_classes
             faults[text] = fault
             return worthwhile(left)
-        if not isinstance(fault, self.engine.memory_error):
+        if not self._is_for_memory(fault):
             for half in np.array_split(failed.pop(0), 2):
                 failed.append(self._score_pairs(tokenized, lengths, worthwhile(half), logits, effort, faults))
             return worthwhile(np.concatenate(failed))
@@ -244,6 +246,11 @@ class Teacher:
         self._halvings += 1
         logger.warning("a batch failed (%s): %d tokens a batch from here on", first_line(fault), self.token_budget)
         return left
+
+    def _is_for_memory(self, error: Exception) -> bool:
+        """Whether a batch failed for want of memory, which CPUs and cuBLAS tell of in words alone."""
+        told = isinstance(error, RuntimeError) and NO_MEMORY.search(str(error))
+        return isinstance(error, self.engine.memory_error) or bool(told)
 
 
 def probe_batches(encoder: PairEncoder) -> list[Inputs]:

@@ -145,10 +145,11 @@ def _expect_trainable(arguments: TrainingArguments) -> None:
 
     weights = torch.nn.Linear(1, 1)
     try:
-        Trainer.get_optimizer_cls_and_kwargs(arguments, cast(Any, weights))
+        if not arguments.optim_target_modules:  # which are looked up in the student itself
+            Trainer.get_optimizer_cls_and_kwargs(arguments, cast(Any, weights))
         get_scheduler(
             arguments.lr_scheduler_type,
-            torch.optim.SGD(weights.parameters()),
+            torch.optim.SGD(weights.parameters(), lr=arguments.learning_rate),
             num_warmup_steps=0,
             num_training_steps=1,
             scheduler_specific_kwargs=dict(cast(Any, arguments.lr_scheduler_kwargs) or {}),
@@ -160,9 +161,9 @@ def _expect_trainable(arguments: TrainingArguments) -> None:
 
 
 def expect_metric(arguments: TrainingArguments, class_names: Sequence[str], *, multi_label: bool) -> None:
-    """Raise ConfigError where a checkpoint is to be chosen by a figure that there is not."""
+    """Raise ConfigError where evaluations are to be compared by a figure that there is not."""
     metric = arguments.metric_for_best_model
-    if metric is None or (arguments.save_strategy != "best" and not arguments.load_best_model_at_end):
+    if metric is None or not evaluates_midway(arguments):
         return
     found = [*figures(np.zeros(sums_size(len(class_names), multi_label)), class_names, multi_label=multi_label), "loss"]
     if metric.removeprefix("eval_") not in found:

@@ -109,8 +109,8 @@ def in_shards(t: Path, original: str, *, missing: bool = False) -> str:
 
 
 def used(good: dict, **labelling: Any) -> Path:
-    """The output directory of a run of the good options that has labelled nothing yet."""
-    from raydistill.label_store import LabelStore
+    """The output directory of a run of the good options that has begun to label."""
+    from raydistill.label_store import SCHEMA, LabelStore
     from raydistill.stages.checks import check_models
 
     config = collect_config({name[2:].replace("-", "_"): value for name, value in good.items()}, [])
@@ -122,6 +122,7 @@ def used(good: dict, **labelling: Any) -> Path:
     store.folder.create()
     made_with = check_models(config, ("label",), read_class_names(config.class_names_file)).labelling
     store.write_record({"labelling": made_with | labelling, "scoring": {}, "complete": None})
+    store.write_part(SCHEMA.empty_table())
     return Path(run_dir.folder.path)
 
 

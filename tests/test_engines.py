@@ -288,6 +288,8 @@ def test_without_openvino_the_cpu_is_asked_itself(family_dirs, monkeypatch):
     found = [torch_engine.cpu_emulates(precision) for precision in ("fp32", "bf16")]
     assert found == [False, openvino_engine.lacks("bf16")]
     monkeypatch.setattr("raydistill.engines.load.openvino_installed", lambda: False)
+    for precision in ("auto", "fp32", "int8"):
+        expect_native(request(family_dirs["bert"], precision=precision))
     for emulates in (False, True):
         monkeypatch.setattr(torch_engine, "cpu_emulates", lambda precision, found=emulates: found)
         error = pytest.raises(ConfigError, match="fp16: this machine's CPU") if emulates else contextlib.nullcontext()
@@ -594,6 +596,21 @@ def test_a_compiled_teacher_gives_the_same_logits_for_batches_of_any_shape(famil
     plain = load_engine(request(family_dirs["roberta"], backend="torch"), 0, batches[:2])
     for batch in batches:
         np.testing.assert_allclose(engine.logits(batch), plain.logits(batch), atol=1e-5)
+
+
+def test_of_a_narrowed_bart_what_is_compiled_is_what_runs(family_dirs, monkeypatch):
+    monkeypatch.setattr(torch, "compile", lambda module, **_: module)
+    batches = batches_of(family_dirs["bart"])
+    engine = load_engine(request(family_dirs["bart"], backend="torch-compile"), 1, batches)
+    assert engine_name(engine) == "torch-compile fp32"
+    assert engine.model.forward.__self__ is engine.model
+
+
+def test_a_bart_that_leaves_layers_out_at_random_is_trained_whole(tmp_path):
+    model = AutoModelForSequenceClassification.from_pretrained(
+        save_classifier(tmp_path / "bart", "bart", decoder_layerdrop=0.5)
+    )
+    assert not narrow_last_layer(model.eval())
 
 
 def test_what_cannot_be_compiled_runs_as_it_is_or_is_an_error_with_strict(family_dirs, monkeypatch):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from raydistill.errors import RunDirError
 from raydistill.files import Folder
 from raydistill.label_store import LabelStore
 from raydistill.run_dir import RunDir
+from raydistill.stages.label_stage import held_record
 
 BOTH = ("labels", "student")
 
@@ -28,9 +30,10 @@ def begun(path, products=BOTH, *, made=False, **changes):
     run_dir = RunDir.claim(config, products)
     run_dir.folder.create()
     run_dir.begin(config, products)
-    for product, folder in {"labels": "labels", "student": "checkpoints/checkpoint_1"}.items():
+    for product, file in {"labels": "labels/part.parquet", "student": "checkpoints/checkpoint_1/x"}.items():
         if made and product in products:
-            (path / folder).mkdir(parents=True, exist_ok=True)
+            (path / file).parent.mkdir(parents=True, exist_ok=True)
+            (path / file).touch()
     return run_dir
 
 
@@ -206,10 +209,22 @@ def test_a_student_that_has_come_to_nothing_may_be_trained_with_other_options(tm
 def test_where_no_label_was_begun_they_may_be_made_with_other_options(tmp_path):
     begun(tmp_path, teacher_precision="int8")
     other = config_for(tmp_path, teacher_precision="fp32", hypothesis_template="About {}.")
-    RunDir.claim(other, BOTH).begin(other, BOTH)
+    labelled(tmp_path, scoring={"precision": "int8"})  # as far as its record
+    run_dir = RunDir.claim(other, BOTH)
+    run_dir.begin(other, BOTH)
     assert record_of(tmp_path)["made_with"]["labels"]["hypothesis_template"] == "About {}."
-    labelled(tmp_path)
+    store = LabelStore(run_dir.labels_path)
+    assert held_record(store, run_dir) == {}
+    (tmp_path / "labels" / "part.parquet").touch()
+    assert held_record(store, run_dir)["scoring"] == {"precision": "int8"}
     assert "--hypothesis-template was About {}., now" in claim_error(config_for(tmp_path))
+
+
+def test_a_student_is_not_made_anew_from_other_labels_where_its_own_are_gone(tmp_path, model):
+    begun(tmp_path / "out", made=True).publish(model)
+    shutil.rmtree(tmp_path / "out" / "labels")
+    RunDir.claim(config_for(tmp_path / "out"), BOTH)
+    assert "--hypothesis-template" in claim_error(config_for(tmp_path / "out", hypothesis_template="About {}."))
 
 
 CHANGES_LABELS = {"hypothesis_template": "About {}.", "teacher_max_length": 9, "text_column": "body"}
@@ -330,9 +345,8 @@ def test_overwriting_for_training_keeps_the_labels(model, tmp_path):
 
 def test_overwriting_for_training_keeps_what_is_known_of_the_labels(tmp_path):
     facts = {"labelling": {"teacher": "t"}, "scoring": {"precision": "fp32"}, "counts": {"texts": 3}}
-    run_dir = begun(tmp_path)
+    run_dir = begun(tmp_path, made=True)
     run_dir.update(stages={"label": {"finished": True}, "train": {"finished": True}}, figures={"loss": 1}, **facts)
-    (tmp_path / "labels").mkdir()
     begun(tmp_path, ["student"], overwrite_output_dir=True, temperature=2)
     record = record_of(tmp_path)
     assert {name: record[name] for name in facts} == facts

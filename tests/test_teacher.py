@@ -235,11 +235,11 @@ def test_a_logit_that_nobody_reads_may_be_anything(tiny_teacher):
 # Memory
 
 
-def refuse_rows_above(rows, seen):
+def refuse_rows_above(rows, seen, error=torch.OutOfMemoryError("CUDA out of memory")):  # noqa: B008
     def check(inputs):
         seen.append(len(inputs["input_ids"]))
         if seen[-1] > rows:
-            raise torch.OutOfMemoryError("CUDA out of memory")
+            raise error
 
     return check
 
@@ -269,6 +269,16 @@ def test_when_memory_runs_out_the_budget_is_halved_and_tried_again_with_the_next
     for _ in range(2):
         tiny_teacher.score(texts)
         assert tiny_teacher.token_budget == 16 * MAX_LENGTH
+
+
+@pytest.mark.parametrize(
+    "told", ["[enforce fail] DefaultCPUAllocator: can't allocate memory", "CUDA error: CUBLAS_STATUS_ALLOC_FAILED"]
+)
+def test_want_of_memory_is_known_by_its_words_too(told, tiny_teacher):
+    tiny_teacher.token_budget = 16 * MAX_LENGTH
+    tiny_teacher.engine.model = Wrapped(tiny_teacher.engine.model, refuse_rows_above(8, [], RuntimeError(told)))
+    tiny_teacher.score(["a " * 100] * 20)
+    assert tiny_teacher.token_budget == 8 * MAX_LENGTH
 
 
 def test_memory_that_others_have_taken_for_a_moment_costs_no_text(tiny_teacher, tiny_teacher_dir, monkeypatch):

@@ -16,8 +16,10 @@ from raydistill.config_file import read_config_file
 from raydistill.errors import ConfigError
 from raydistill.training_arguments import (
     DEFAULTS,
+    checked_arguments,
     count_updates,
     evaluates_midway,
+    expect_metric,
     field_names,
     share_update,
     training_arguments,
@@ -270,3 +272,23 @@ def test_updates_are_counted_as_trainer_does(texts, workers, given_, updates):
 )
 def test_an_evaluation_before_the_end_is_foreseen(given_, midway):
     assert evaluates_midway(arguments(given_)) is midway
+
+
+def test_a_schedule_is_tried_with_the_learning_rate_that_is_given():
+    polynomial = {"lr_scheduler_type": "polynomial", "lr_scheduler_kwargs": {"lr_end": 5e-4}}
+    assert checked_arguments({**polynomial, "learning_rate": 1e-2})
+    with pytest.raises(ConfigError, match="lr_end"):
+        checked_arguments({**polynomial, "learning_rate": 1e-5})
+
+
+def test_what_an_optimizer_looks_up_in_the_student_is_left_to_that():
+    assert checked_arguments({"optim": "galore_adamw", "optim_target_modules": ["query"]})
+
+
+@pytest.mark.parametrize("more", [{}, {"save_strategy": "no"}])
+def test_a_figure_that_there_is_not_is_an_error_where_the_student_is_evaluated_midway(more):
+    options = {"metric_for_best_model": "agrement", **more}
+    expect_metric(checked_arguments(options), ("a", "b"), multi_label=False)
+    midway = checked_arguments({**options, "eval_strategy": "steps", "eval_steps": 5})
+    with pytest.raises(ConfigError, match="--metric-for-best-model agrement: there is no such figure, but agreement"):
+        expect_metric(midway, ("a", "b"), multi_label=False)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import functools
+import gc
 import hashlib
 import importlib.metadata
 import json
@@ -109,6 +110,7 @@ class ExportedTeacher:
             if where not in speeds:
                 longest = [max((batch for batch, _ in self._check()), key=lambda batch: batch["input_ids"].size)]
                 speeds[where] = [round(tokens_per_second(engine, longest), 1) for engine in (own, rival())]
+                gc.collect()  # a narrowed rival may hold itself
                 with contextlib.suppress(RunDirError):
                     Folder(str(self.folder)).write(speeds_file.name, json.dumps(speeds).encode())
         own_speed, rival_speed = speeds[where]

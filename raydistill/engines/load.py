@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 from collections.abc import Sequence
 from functools import partial
+from types import MethodType
 
 import numpy as np
 import numpy.typing as npt
@@ -84,7 +86,7 @@ def load_engine(spec: TeacherSpec, pad_token_id: int, batches: Sequence[Inputs])
             raise EngineError(f"{option}: {first_line(error)}.") from None
         logger.warning("PyTorch runs the teacher", exc_info=True)
         in_pytorch = in_torch()
-        in_pytorch.fallback = first_line(error)
+        in_pytorch.fallback = first_line(error) if asked else ""
         return in_pytorch
     return engine if asked or entry.beats(engine, in_torch, spec.threads) else in_torch()
 
@@ -115,6 +117,8 @@ def compiled_engine(engine: TorchEngine, batches: Sequence[Inputs], *, strict: b
         # Layer by layer, for nearly all are one program: that takes seconds where the whole model takes a minute. And
         # one for batches of any shape: they are sorted by length, so nearly each has its own.
         model = compile_regions(engine.model, dynamic=True)
+        if "forward" in vars(model):  # of a narrowed one, bound to what was not compiled
+            model.forward = MethodType(model.forward.__func__, model)
         compiled = TorchEngine(model, packing=engine.packing, compiled=True)
         wanted = [engine.logits(batch) for batch in batches]
         _expect_same(compiled, batches, wanted, SAME_WEIGHTS[engine.precision])
@@ -140,6 +144,7 @@ def _exported_engine(
 ) -> tuple[ExportedTeacher, Engine]:
     def fill(entry: ExportedTeacher) -> None:
         entry.write(torch_engine.load_exact(spec, pad_token_id), batches, precision)
+        gc.collect()  # a narrowed model may hold itself
 
     entry = exported_teacher(spec.fingerprint, precision, fill)
     try:

@@ -1,7 +1,7 @@
 """OpenVINO: on CPUs faster than PyTorch, in fp32 by fused layers, and in bf16 and int8 where the CPU has them.
 
-The model is traced and converted once and kept in a cache (`exported.py`); from there it loads in about a second,
-without its weights being read by PyTorch.
+The model is traced and converted once and kept in a cache (`exported.py`); from there it loads in about a second (of a
+large one some more, as its checksums are looked at), without its weights being read by PyTorch.
 """
 
 from __future__ import annotations

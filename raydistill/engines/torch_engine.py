@@ -36,7 +36,7 @@ def cpu_emulates(precision: str) -> bool:
             taken.append(time.perf_counter() - started)
         return min(taken)
 
-    return precision != EXACT and seconds(DTYPES[precision]) > EMULATED * seconds(DTYPES[EXACT])
+    return precision in ("bf16", "fp16") and seconds(DTYPES[precision]) > EMULATED * seconds(DTYPES[EXACT])
 
 
 class TorchEngine:

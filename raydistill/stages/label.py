@@ -162,7 +162,7 @@ def label_corpus(
 
 def engine_hint(engine: str, spec: TeacherSpec, fallback: str) -> str:
     """Why it is not the engine asked for; or what may be faster than the one that `auto` has taken."""
-    if spec.backend != "auto" and fallback:
+    if fallback:
         return f" ({fallback})"
     if spec.use_gpu or spec.backend != "auto" or not engine.startswith("torch") or openvino_installed():
         return ""

@@ -194,10 +194,11 @@ class LabelStage:
 
 
 def held_record(store: LabelStore, run_dir: RunDir) -> dict[str, Any]:
-    """What a label store says of itself, or, if that is damaged or gone, `run.json` of it; nothing where nothing is."""
+    """What a label store says of its labels, or, if that is damaged or gone, `run.json` of it; nothing of no labels."""
     torn: DamagedError | None = None
     try:
-        if record := store.record():
+        record = store.record()
+        if record and (record.get("complete") or store.parts()):
             return record
     except DamagedError as error:
         torn = error

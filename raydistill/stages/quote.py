@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -145,6 +146,7 @@ def probe_teacher(
     load = time.monotonic() - imported
     if load < QUICK_LOAD_SECONDS and not spec.use_gpu:  # part may have been an export, which the run will find made
         del teacher
+        gc.collect()  # a narrowed one may hold itself
         again = time.monotonic()
         teacher = Teacher.load(spec)
         load = min(load, time.monotonic() - again)

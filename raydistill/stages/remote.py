@@ -93,5 +93,4 @@ def _work_there(work: Callable[[Console, Chatter], T], screen: Any, columns: int
 
 def _show(console: Console, text: str) -> None:
     if text:
-        console.stream.write(text)
-        console.stream.flush()
+        console.write(text)

@@ -24,7 +24,7 @@ from raydistill.run_dir import BEST, TRAINER
 from raydistill.seals import seal
 from raydistill.stages.board import POLL_SECONDS, Board
 from raydistill.stopwatch import Stopwatch
-from raydistill.student import Batch
+from raydistill.student import Batch, expect_finite
 
 AGREE_SECONDS, MOST_UPDATES = 1.0, 64  # between times that workers ask the first one what it wants
 
@@ -68,7 +68,8 @@ class ReportCheckpoints(TrainerCallback):
     def __init__(self, rank: int) -> None:
         self.rank = rank
 
-    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+    def on_save(self, args: Any, state: Any, control: Any, **more: Any) -> None:
+        expect_finite(more["model"])  # nothing will come of it any more
         metrics = {"epoch": int(state.epoch), "updates": state.global_step}
         if self.rank:
             ray.train.report(metrics, checkpoint=None)

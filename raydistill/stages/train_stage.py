@@ -6,7 +6,7 @@ import contextlib
 import time
 from typing import Any
 
-from raydistill.errors import RunDirError, counted
+from raydistill.errors import DivergedError, RunDirError, counted
 from raydistill.files import Folder
 from raydistill.label_store import LabelStore
 from raydistill.progress import Console
@@ -44,10 +44,14 @@ def run_train_stage(
         workers = _workers_to_go_on_with(earlier, identity, spec, run_dir, console) or workers
         begun = {"labels": identity, "workers": workers, "revision": spec.revision, "finished": False}
         run_dir.update(stages={TRAIN: begun})
-        with console.stage("train", "steps") as progress:
-            student = train_student(
-                training, store, labels["texts"], plan, folder, progress, begun_with=workers, tolerance=tolerance
-            )
+        try:
+            with console.stage("train", "steps") as progress:
+                student = train_student(
+                    training, store, labels["texts"], plan, folder, progress, begun_with=workers, tolerance=tolerance
+                )
+        except DivergedError:
+            folder.delete_tree(CHECKPOINTS)  # from which it would diverge again; so other options may be tried
+            raise
         run_dir.publish(student.model)
         seconds = round(progress.seconds, 3)
         finished = {

@@ -254,6 +254,20 @@ def test_other_options_in_the_same_directory_are_refused_and_listed(
         distill(make_config(Path("out"), save_strategy="epoch", **MODELS, temperature=2.0, learning_rate=0.1))
 
 
+@pytest.mark.parametrize("strategy", ["no", "epoch"])
+def test_after_a_training_that_diverges_one_with_the_options_that_are_advised_may_follow(
+    strategy: str, tmp_path: Path, make_config: MakeConfig
+) -> None:
+    config = make_config(tmp_path / "out", save_strategy=strategy, learning_rate=1e38)
+    with pytest.raises(RaydistillError, match=r"the training has diverged: .* Try a lower --learning-rate"):
+        distill(config)
+    record = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert (record["stages"]["train"]["finished"], record["stages"]["label"]["finished"]) == (False, True)
+    result = distill(make_config(tmp_path / "out", save_strategy=strategy))
+    assert "label" not in result.seconds
+    assert result.figures["loss"] < 5
+
+
 def test_a_second_run_in_the_same_directory_is_refused(tmp_path: Path, make_config: MakeConfig) -> None:
     (tmp_path / "out").mkdir()
     with (
