@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from raydistill import progress
 from raydistill.progress import Console, duration
+from raydistill.stages.remote import show
 
 
 @pytest.fixture
@@ -252,6 +253,16 @@ def test_work_goes_on_when_nobody_reads_any_more():
         with console.stage("label", "texts") as progress:
             progress.update(1)
         console.say("two")
+
+
+def test_what_a_run_behind_a_client_says_may_go_unread():
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, "w", encoding="utf-8") as stream:
+        show(Console(stream), "label  starting\n")
+    shown = Console(io.StringIO())
+    show(shown, "label  starting\n")
+    assert shown.stream.getvalue() == "label  starting\n"
 
 
 def test_what_is_said_cannot_command_the_terminal():

@@ -48,14 +48,14 @@ def run_behind_client(address: str | None, work: Callable[[Console, Chatter], T]
             ready: list[Any] = []
             while not ready:
                 ready, _ = ray.wait([result], timeout=POLL_SECONDS)
-                _show(console, ray.get(screen.take.remote()))
+                show(console, ray.get(screen.take.remote()))
             return ray.get(result)
         except BaseException:
             ray.cancel(result)
             raise
         finally:
             with contextlib.suppress(RayError):  # the cluster may be gone, and says so itself
-                _show(console, ray.get(screen.take.remote()))
+                show(console, ray.get(screen.take.remote()))
 
 
 class Screen:
@@ -91,6 +91,7 @@ def _work_there(work: Callable[[Console, Chatter], T], screen: Any, columns: int
         return work(Console(cast(TextIO, RemoteStream(screen)), columns), chatter)
 
 
-def _show(console: Console, text: str) -> None:
+def show(console: Console, text: str) -> None:
+    """Print what a remote console has said."""
     if text:
         console.write(text)
