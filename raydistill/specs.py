@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -30,6 +31,7 @@ class TeacherSpec(ModelSpec):
 
     `fingerprint` is what `pretrained.fingerprint` says of its weights: the name of its export in each node's cache;
     `parameters` are the weights beside the embeddings, to judge its cost by.
+    `work`: what it is loaded for, pairs times parameters: little does not pay for a better engine.
     `strict`: a backend that was asked for and cannot run the teacher is an error.
     """
 
@@ -41,6 +43,7 @@ class TeacherSpec(ModelSpec):
     backend: str = "auto"
     fingerprint: str | None = None
     parameters: int = 0
+    work: float = math.inf
     strict: bool = False
     entailment_id: int | None = None
     contradiction_id: int | None = None

@@ -13,9 +13,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from raydistill.engines.budget import measured_budget
+from raydistill.engines.budget import CPU_LEAST, cpu_budget, measured_budget
+from raydistill.engines.cache import remembered
 from raydistill.engines.engine import Engine, Inputs, PendingLogits, engine_name
 from raydistill.engines.load import load_engine
+from raydistill.engines.offers import MEASURING_PAYS
 from raydistill.errors import first_line
 from raydistill.nli import make_encoder, nli_label_ids, teacher_config
 from raydistill.pairs import Ints, PairEncoder, TokenizedTexts, budget_batches
@@ -27,10 +29,6 @@ logger = logging.getLogger(__name__)
 
 Scores = tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], dict[int, Exception]]
 
-# A GPU's budget is measured, in a second; a CPU would take minutes with a large teacher, and gain little. On a CPU a
-# small batch stays in the cache: with teachers of 22M and 110M parameters 2,048 tokens were within 10 %
-# or so of the best for PyTorch and OpenVINO alike, and 16,000 up to 1.3 times slower.
-CPU_TOKEN_BUDGET = 2048
 # What a pair of the batch size stands for where nothing is padded: 32 of them take some 2 GB with a large teacher in
 # bf16, and a small one is four times as fast on an H100 as with 4,096 tokens.
 PACKED_TOKENS = 2048
@@ -63,24 +61,17 @@ class Teacher:
     @classmethod
     def load(cls, spec: TeacherSpec) -> Teacher:
         """Load by name. Raises ModelError for what is not an NLI classifier or cannot be found, and ConfigError."""
-        if spec.threads:
-            torch.set_num_threads(spec.threads)
         config = teacher_config(spec)
         entailment_id, contradiction_id = nli_label_ids(config.label2id, config.num_labels, spec)
         tokenizer = load_tokenizer(spec)
         encoder = make_encoder(tokenizer, skeleton(config, spec), spec)
         engine = load_engine(spec, tokenizer.pad_token_id, probe_batches(encoder))
-        most = spec.batch_size * (PACKED_TOKENS if engine.packs else encoder.max_length)
         return cls(
             engine,
             encoder,
             entailment_id=entailment_id,
             contradiction_id=contradiction_id,
-            token_budget=(
-                measured_budget(engine, partial(long_batch, encoder), most)
-                if spec.use_gpu
-                else min(most, CPU_TOKEN_BUDGET)
-            ),
+            token_budget=token_budget(engine, encoder, spec),
         )
 
     def score(
@@ -251,6 +242,19 @@ class Teacher:
         """Whether a batch failed for want of memory, which CPUs and cuBLAS tell of in words alone."""
         told = isinstance(error, RuntimeError) and NO_MEMORY.search(str(error))
         return isinstance(error, self.engine.memory_error) or bool(told)
+
+
+def token_budget(engine: Engine, encoder: PairEncoder, spec: TeacherSpec) -> int:
+    """Tokens of a batch: measured on a GPU, in a second; on a CPU once, where there is much to do."""
+    most = spec.batch_size * (PACKED_TOKENS if engine.packs else encoder.max_length)
+    batch_of = partial(long_batch, encoder)
+    if spec.use_gpu:
+        return measured_budget(engine, batch_of, most)
+    if spec.work < MEASURING_PAYS:
+        return min(most, CPU_LEAST)
+    question = f"tokens of a batch of {engine_name(engine)}, {most} at most, with {torch.get_num_threads()} threads"
+    budget: int = remembered(spec.fingerprint, question, lambda: cpu_budget(engine, batch_of, most))
+    return budget
 
 
 def probe_batches(encoder: PairEncoder) -> list[Inputs]:

@@ -245,14 +245,16 @@ def _verify_sample(record: dict[str, Any], made_with: dict[str, Any], sample: Sa
         **trust,
     )
     spec = pinned(named, "the teacher")
-    found = describe_teacher(spec)["teacher_fingerprint"]
+    described = describe_teacher(spec)
+    found = described["teacher_fingerprint"]
     if found != labelling["teacher_fingerprint"]:
         if labelling.get("trust_remote_code") and not spec.trust_remote_code:
             raise ValueError(f"{labelling['teacher']}: ran its own code, which --trust-remote-code allows here as well")
         raise ValueError(f"{labelling['teacher']}: is another one now: its fingerprint is {found}")
     if sample.rows is None:
         raise ValueError("there are no rows to score again")
-    teacher = Teacher.load(spec)
+    work = described["teacher_parameters"] * len(sample.keys) * len(spec.class_names)
+    teacher = Teacher.load(dataclasses.replace(spec, work=work))
     logits = teacher.score(sample.rows["text"].to_pylist())
     held = [logits_matrix(sample.rows[name], len(spec.class_names)) for name in ("entailment", "contradiction")]
     off = share_off(np.stack(logits), np.stack(held))

@@ -1,4 +1,4 @@
-"""The token budget that a GPU is measured for."""
+"""The token budget that a device is measured for."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ import time
 import numpy as np
 import pytest
 
-from raydistill.engines.budget import LEAST, measured_budget
+from raydistill.engines.budget import CPU_LEAST, LEAST, cpu_budget, measured_budget
 from raydistill.engines.torch_engine import TorchEngine
 from raydistill.pairs import PairEncoder
-from raydistill.teacher import long_batch
+from raydistill.specs import TeacherSpec
+from raydistill.teacher import Teacher, long_batch
 
 
 class Timed:
@@ -75,6 +76,35 @@ def test_the_bound_is_kept_and_a_device_without_any_room_is_left_to_scoring():
     assert measured_budget(Timed(0.01, 0), tokens, 3 * LEAST // 2) == 3 * LEAST // 2
     assert measured_budget(Timed(0.01, 0), tokens, LEAST // 4) == LEAST // 4
     assert measured_budget(Timed(0, 0, memory=1), tokens, 8 * LEAST) == LEAST
+
+
+def test_on_a_cpu_the_usual_budget_stays_unless_a_larger_one_gains_much():
+    most = 8 * CPU_LEAST
+    assert cpu_budget(Timed(each_batch=0.02, each_token=0), tokens, most) == most
+    assert cpu_budget(Timed(each_batch=0.002, each_token=2e-5), tokens, most) == CPU_LEAST  # a twentieth to gain
+    assert cpu_budget(Timed(each_batch=0.02, each_token=0), tokens, CPU_LEAST // 2) == CPU_LEAST // 2
+
+
+def test_a_cpu_that_takes_its_time_for_a_batch_is_not_kept_from_work():
+    device = Timed(each_batch=0, each_token=1e-4)
+    assert cpu_budget(device, tokens, 8 * CPU_LEAST) == CPU_LEAST
+    assert device.tried == [CPU_LEAST // 4]
+
+
+@pytest.mark.parametrize(("work", "times"), [(1e12, 1), (9e11, 0)])
+def test_a_teacher_on_a_cpu_is_measured_once_where_there_is_much_to_do(work, times, tiny_teacher_dir, monkeypatch):
+    measured = []
+
+    def budget(engine, batch_of, most):
+        measured.append(most)
+        return most // 2
+
+    monkeypatch.setattr("raydistill.teacher.cpu_budget", budget)
+    spec = TeacherSpec(str(tiny_teacher_dir), ("sport",), "{}", backend="torch", fingerprint=str(work), work=work)
+    found = [Teacher.load(spec).token_budget for _ in range(2)]
+    most = spec.batch_size * Teacher.load(spec).encoder.max_length
+    assert measured == [most] * times
+    assert found == [most // 2 if times else min(most, CPU_LEAST)] * 2
 
 
 @pytest.mark.parametrize("budget", [10, 1000, 5000])

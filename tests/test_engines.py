@@ -21,6 +21,7 @@ from transformers import (
     DebertaConfig,
 )
 
+from raydistill.engines import cache as cached
 from raydistill.engines import exported, openvino_engine, packed, torch_engine
 from raydistill.engines.engine import engine_name
 from raydistill.engines.load import expect_native, load_engine
@@ -242,11 +243,76 @@ def test_auto_takes_what_was_measured_faster_and_measures_once(own, rival, name,
         measured.append(engine_name(engine))
         return {"openvino fp32": own, "torch fp32": rival}[engine_name(engine)]
 
-    monkeypatch.setattr(exported, "tokens_per_second", speed)
+    monkeypatch.setattr("raydistill.engines.load.tokens_per_second", speed)
     for _ in range(2):
         engine = load(request(family_dirs["bert"], backend="auto"), batches_of(family_dirs["bert"]))
         assert engine_name(engine) == name
     assert measured == ["openvino fp32", "torch fp32"]
+
+
+@pytest.mark.parametrize(("work", "name"), [(9e9, "torch fp32"), (1e10, "openvino fp32")])
+def test_little_work_does_not_pay_for_an_export(work, name, family_dirs, cache, monkeypatch):
+    monkeypatch.setattr("raydistill.engines.load.tokens_per_second", lambda engine, *_: engine.backend == "openvino")
+    engine = load(request(family_dirs["bert"], backend="auto", work=work), batches_of(family_dirs["bert"]))
+    assert engine_name(engine) == name
+    assert cache.exists() == (name == "openvino fp32")
+    assert (
+        engine_name(load(request(family_dirs["bert"], work=work), batches_of(family_dirs["bert"]))) == "openvino fp32"
+    )
+
+
+@pytest.mark.parametrize("backend", ["torch", "openvino", "auto"])
+@pytest.mark.parametrize(
+    ("faster", "cores", "work", "used", "times"),
+    [
+        (1, 1, 1e12, 1, 2),
+        (2, 1, 1e12, 2, 2),
+        (1, 2, 1e12, 2, 0),  # a core for each
+        (1, 1, 9e11, 2, 0),
+    ],
+)
+def test_where_cores_have_two_threads_each_it_is_measured_once_how_many_to_use(
+    backend, faster, cores, work, used, times, family_dirs, cache, monkeypatch
+):
+    measured, before = [], torch.get_num_threads()
+
+    def speed(engine, *_):
+        measured.append(threads_of(engine))
+        return 2.0 * (measured[-1] == faster) + (engine.backend == "torch")
+
+    monkeypatch.setattr("raydistill.engines.load.tokens_per_second", speed)
+    monkeypatch.setattr("psutil.cpu_count", lambda logical=True: cores)
+    wanted = request(family_dirs["bert"], backend=backend, threads=2, work=work)
+    try:
+        for _ in range(2):
+            engine = load(wanted, batches_of(family_dirs["bert"]))
+            assert threads_of(engine) == used
+        if backend != "auto":  # which compares engines besides
+            assert measured == [2, 1][:times]
+    finally:
+        torch.set_num_threads(before)
+
+
+def threads_of(engine):
+    if engine.backend == "torch":
+        return torch.get_num_threads()
+    return engine._request.get_compiled_model().get_property("INFERENCE_NUM_THREADS")
+
+
+def test_what_was_measured_is_measured_anew_where_the_note_of_it_is_damaged_or_cannot_be_written(cache, monkeypatch):
+    answers = iter(range(10))
+
+    def ask(fingerprint="a teacher", question="how fast"):
+        return cached.remembered(fingerprint, question, lambda: next(answers))
+
+    assert [ask(), ask(), ask(question="how slow"), ask("another"), ask()] == [0, 0, 1, 2, 0]
+    assert [ask(None), ask(None)] == [3, 4]
+    for file, content in zip(sorted((cache.parent / "speeds").glob("*.json")), ("{", "{}", "5"), strict=True):
+        file.write_text(content)
+    assert sorted([ask(), ask(question="how slow"), ask("another")]) == [5, 6, 7]
+    known = ask()
+    monkeypatch.setattr(cached.Folder, "write", lambda *_: refuse_in_words())
+    assert [ask(question="how else"), ask(question="how else"), ask()] == [8, 9, known]
 
 
 def test_without_openvino_auto_is_pytorch(family_dirs, cache, monkeypatch):
@@ -389,9 +455,10 @@ def test_a_cache_that_is_only_read_is_used_if_the_teacher_is_there(family_dirs, 
     def refused(*_):
         raise OSError(30, "Read-only file system")
 
-    monkeypatch.setattr(exported, "_locked", refused)
-    monkeypatch.setattr(exported.Folder, "write", lambda *_: refuse_in_words())
-    monkeypatch.setattr(exported, "tokens_per_second", lambda engine, *_: engine.backend == "openvino")
+    for module in (exported, cached):
+        monkeypatch.setattr(module, "locked", refused)
+    monkeypatch.setattr(cached.Folder, "write", lambda *_: refuse_in_words())
+    monkeypatch.setattr("raydistill.engines.load.tokens_per_second", lambda engine, *_: engine.backend == "openvino")
     make = exported.convert
     monkeypatch.setattr(exported, "convert", lambda *_: pytest.fail("it was converted again"))
     for backend in ("openvino", "auto"):
@@ -412,7 +479,7 @@ def refuse_in_words():
 
 def test_what_is_made_for_one_process_leaves_nothing_behind(family_dirs, tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    monkeypatch.setattr(exported, "tokens_per_second", lambda engine, *_: engine.backend == "openvino")
+    monkeypatch.setattr("raydistill.engines.load.tokens_per_second", lambda engine, *_: engine.backend == "openvino")
     engine = load(request(family_dirs["bert"], fingerprint=None, backend="auto"), batches_of(family_dirs["bert"]))
     assert engine_name(engine) == "openvino fp32"
     del engine
@@ -469,11 +536,11 @@ def test_what_a_killed_export_has_left_is_swept(family_dirs, cache):
 def test_the_cache_lies_where_the_environment_says(monkeypatch):
     monkeypatch.delenv("RAYDISTILL_CACHE", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", "/somewhere")
-    assert str(exported.cache_folder()) == "/somewhere/raydistill"
+    assert str(cached.cache_folder()) == "/somewhere/raydistill"
     monkeypatch.delenv("XDG_CACHE_HOME")
-    assert exported.cache_folder().parts[-2:] == (".cache", "raydistill")
+    assert cached.cache_folder().parts[-2:] == (".cache", "raydistill")
     monkeypatch.setenv("RAYDISTILL_CACHE", "/elsewhere")
-    assert str(exported.cache_folder()) == "/elsewhere"
+    assert str(cached.cache_folder()) == "/elsewhere"
 
 
 def test_importing_openvino_sends_nothing(family_dirs, cache):

@@ -18,11 +18,12 @@ import torch
 from shapes import CHOICES, native_engines, teacher_of_shape
 from tables import at_least_one, benchmark_parser, publish
 
+from raydistill.engines.budget import CPU_LEAST
 from raydistill.specs import TeacherSpec
 from raydistill.stages.demo import CLASSES, TEMPLATE, demo_documents, prepare_demo
-from raydistill.teacher import CPU_TOKEN_BUDGET, Teacher
+from raydistill.teacher import Teacher
 
-BUDGETS = [512, 1024, CPU_TOKEN_BUDGET, 4096, 8192, 16384]
+BUDGETS = [512, 1024, CPU_LEAST, 4096, 8192, 16384]
 
 
 def main() -> None:
@@ -60,7 +61,7 @@ def main() -> None:
                         took.append(time.perf_counter() - started)
                 row = {"engine": f"{backend} {precision}", "texts": profile}
                 for budget, took in seconds.items():
-                    ratios = [used / own for used, own in zip(seconds[CPU_TOKEN_BUDGET], took, strict=True)]
+                    ratios = [used / own for used, own in zip(seconds[CPU_LEAST], took, strict=True)]
                     row[f"{budget:,}"] = f"{statistics.median(ratios):.2f} ({min(ratios):.2f}–{max(ratios):.2f})"
                 rows.append(row)
     publish(rows, arguments, seconds=rounds)

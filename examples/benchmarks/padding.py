@@ -14,12 +14,12 @@ import numpy as np
 from shapes import of_mixed_length
 from tables import benchmark_parser, publish
 
+from raydistill.engines.budget import CPU_LEAST
 from raydistill.nli import make_hypotheses
 from raydistill.pairs import PairEncoder, budget_batches
 from raydistill.pretrained import load_tokenizer
 from raydistill.specs import ModelSpec
 from raydistill.stages.demo import CLASSES, TEMPLATE, demo_documents, prepare_demo
-from raydistill.teacher import CPU_TOKEN_BUDGET
 
 BLOCKS = (16, 64, 256, 1024, 4096)  # texts
 MAX_LENGTH, BATCH_SIZE = 512, 32
@@ -52,7 +52,7 @@ def main() -> None:
     documents = demo_documents()
     mixed = of_mixed_length(documents)
     encoder = PairEncoder(tokenizer, make_hypotheses(TEMPLATE, CLASSES), MAX_LENGTH)
-    budgets = {"CPU": CPU_TOKEN_BUDGET, "GPU": BATCH_SIZE * MAX_LENGTH}
+    budgets = {"CPU": CPU_LEAST, "GPU": BATCH_SIZE * MAX_LENGTH}
     names = [f"{block:,} texts, {device}" for device in budgets for block in BLOCKS]
     rows = []
     for name, texts in {"first sentences": sentences, "whole documents": documents, "10 to 1,000 words": mixed}.items():

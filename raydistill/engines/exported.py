@@ -2,21 +2,14 @@
 
 An entry is a folder named after everything its content depends on. It is made aside and renamed, under a lock, so a
 kill leaves nothing half-made. It holds the converted model, a few batches with the logits that PyTorch gave for them,
-checksums, which every load is checked against, and what was measured: which engine is the faster one on which CPU.
+and checksums, which every load is checked against.
 """
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
-import functools
-import gc
-import hashlib
-import importlib.metadata
 import json
 import logging
 import os
-import platform
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -25,25 +18,19 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from raydistill.engines.engine import TOLERANCE, Engine, Inputs, engine_name, share_off, tokens_per_second
+from raydistill.engines.cache import cache_folder, cache_key, locked
+from raydistill.engines.engine import TOLERANCE, Inputs, share_off
 from raydistill.engines.openvino_engine import OpenVinoEngine, convert
 from raydistill.engines.torch_engine import TorchEngine
-from raydistill.errors import ModelError, RunDirError, first_line
+from raydistill.errors import ModelError, first_line
 from raydistill.files import Folder, parse_record
 from raydistill.scratch import scratch_folder
 
 logger = logging.getLogger(__name__)
 
 VERSION = 2  # of what an entry holds
-CACHE_VARIABLE = "RAYDISTILL_CACHE"
 LOGITS = "logits"
-SUMS = "sums.json"  # checksums of the other files, but for what is measured later
-
-
-def cache_folder() -> Path:
-    """`$RAYDISTILL_CACHE`, or `raydistill` in the user's cache folder."""
-    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(os.environ.get(CACHE_VARIABLE) or f"{base}/raydistill").expanduser()
+SUMS = "sums.json"  # checksums of the other files
 
 
 class ExportedTeacher:
@@ -96,30 +83,9 @@ class ExportedTeacher:
                 raise ModelError(f"as converted by OpenVINO its logits are off by {off:.2g} of their size.")
         return engine
 
-    def beats(self, own: Engine, rival: Callable[[], Engine], threads: int | None) -> bool:
-        """Whether this engine is faster than another one on this CPU: measured once, then remembered."""
-        speeds_file = self.folder / "speeds.json"
-        where = f"{engine_name(own)}, {threads or os.cpu_count()} threads of {_cpu_name()}"
-        with contextlib.ExitStack() as stack:
-            with contextlib.suppress(OSError):  # of a cache that may only be read
-                stack.enter_context(_locked(self.folder))
-            try:
-                speeds = parse_record(speeds_file.read_bytes())
-            except (OSError, ValueError):
-                speeds = {}
-            if where not in speeds:
-                longest = [max((batch for batch, _ in self._check()), key=lambda batch: batch["input_ids"].size)]
-                speeds[where] = [round(tokens_per_second(engine, longest), 1) for engine in (own, rival())]
-                gc.collect()  # a narrowed rival may hold itself
-                with contextlib.suppress(RunDirError):
-                    Folder(str(self.folder)).write(speeds_file.name, json.dumps(speeds).encode())
-        own_speed, rival_speed = speeds[where]
-        logger.info("%s: %s tokens a second, PyTorch %s", where, own_speed, rival_speed)
-        return own_speed > rival_speed
-
     def discard(self) -> None:
         """Remove it, as it was when it was loaded, for it is damaged: nobody meets a half of it. Raises OSError."""
-        with _locked(self.folder):
+        with locked(self.folder):
             if self._loaded is not None and self._inode() == self._loaded:  # else another process has made it anew
                 aside = self._aside()
                 self.folder.rename(aside)
@@ -161,12 +127,13 @@ def exported_teacher(
         OSError: no disk has room for it.
     """
     if fingerprint:
-        entry = ExportedTeacher(cache_folder() / "teachers" / _key(fingerprint, precision))
+        weights = "int8" if precision == "int8" else "exact"
+        entry = ExportedTeacher(cache_folder() / "teachers" / cache_key(VERSION, fingerprint, weights))
         try:
             if entry.folder.exists():  # then whole; and the cache may be one that is only read
                 return entry
             entry.folder.parent.mkdir(parents=True, exist_ok=True)
-            with _locked(entry.folder):
+            with locked(entry.folder):
                 if not entry.folder.exists():
                     _fill_aside(entry, fill)
             return entry
@@ -177,14 +144,6 @@ def exported_teacher(
     entry.folder.mkdir()
     fill(entry)
     return entry
-
-
-@contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """One process at a time; the lock ends with the process, whatever becomes of it."""
-    with folder.with_name(f"{folder.name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 def _fill_aside(entry: ExportedTeacher, fill: Callable[[ExportedTeacher], None]) -> None:
@@ -198,18 +157,3 @@ def _fill_aside(entry: ExportedTeacher, fill: Callable[[ExportedTeacher], None])
     except BaseException:
         shutil.rmtree(aside.folder, ignore_errors=True)
         raise
-
-
-def _key(fingerprint: str, precision: str) -> str:
-    weights, packages = ("int8", ("nncf",)) if precision == "int8" else ("exact", ())
-    versions = [importlib.metadata.version(name) for name in ("openvino", "transformers", "torch", *packages)]
-    return hashlib.blake2b(json.dumps([VERSION, fingerprint, weights, versions]).encode(), digest_size=16).hexdigest()
-
-
-@functools.cache
-def _cpu_name() -> str:
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()

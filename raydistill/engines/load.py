@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 import logging
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Sequence
 from functools import partial
 from types import MethodType
 
 import numpy as np
 import numpy.typing as npt
+import psutil
 import torch
 from accelerate.utils import compile_regions
 
 from raydistill.engines import openvino_engine, torch_engine
-from raydistill.engines.engine import EXACT, TOLERANCE, Engine, Inputs, share_off
+from raydistill.engines.cache import remembered
+from raydistill.engines.engine import EXACT, TOLERANCE, Engine, Inputs, engine_name, share_off, tokens_per_second
 from raydistill.engines.exported import ExportedTeacher, exported_teacher
-from raydistill.engines.offers import check_backend, openvino_installed
+from raydistill.engines.offers import EXPORT_PAYS, MEASURING_PAYS, check_backend, openvino_installed
 from raydistill.engines.packed import Packing, take_packed, take_padded
 from raydistill.engines.torch_engine import TorchEngine
 from raydistill.errors import ConfigError, EngineError, ModelError, first_line
@@ -65,21 +69,48 @@ def load_engine(spec: TeacherSpec, pad_token_id: int, batches: Sequence[Inputs])
         EngineError: the teacher cannot be converted, and int8 was asked for, or another backend with `strict`.
     """
     check_backend(spec.backend, spec.precision, use_gpu=spec.use_gpu)
-    precision = resolve_precision(spec.precision, use_gpu=spec.use_gpu)
-    in_torch = partial(TorchEngine.load, spec, precision, pad_token_id=pad_token_id, use_gpu=spec.use_gpu)
-    if spec.use_gpu or spec.backend == "torch-compile":
-        in_pytorch = in_torch()
-        if spec.use_gpu and precision != EXACT:
-            in_pytorch = packed_engine(in_pytorch, batches)
-        compiles = spec.backend == "torch-compile"
-        return compiled_engine(in_pytorch, batches, strict=spec.strict) if compiles else in_pytorch
+    find = _gpu_engine if spec.use_gpu else _cpu_engine
+
+    def load(threads: int | None) -> Engine:
+        if threads:
+            torch.set_num_threads(threads)
+        return find(dataclasses.replace(spec, threads=threads), pad_token_id, batches)
+
+    return load(_fastest_threads(spec, load, batches))
+
+
+def _fastest_threads(spec: TeacherSpec, load: Callable[[int | None], Engine], batches: Sequence[Inputs]) -> int | None:
+    """How many threads of those given: where cores have two each, one for each core may be as fast, or faster."""
+    cores = psutil.cpu_count(logical=False)
+    if spec.use_gpu or spec.work < MEASURING_PAYS or not (spec.threads and cores and spec.threads > cores):
+        return spec.threads
+    choices = [spec.threads, cores]
+    question = f"tokens/s of {spec.backend} {spec.precision} with {spec.threads} and {cores} threads"
+    rates = remembered(spec.fingerprint, question, lambda: [_rate(load(threads), batches) for threads in choices])
+    return choices[int(np.argmax(rates))]
+
+
+def _gpu_engine(spec: TeacherSpec, pad_token_id: int, batches: Sequence[Inputs]) -> Engine:
+    precision = resolve_precision(spec.precision, use_gpu=True)
+    engine = TorchEngine.load(spec, precision, pad_token_id=pad_token_id, use_gpu=True)
+    if precision != EXACT:
+        engine = packed_engine(engine, batches)
+    return compiled_engine(engine, batches, strict=spec.strict) if spec.backend == "torch-compile" else engine
+
+
+def _cpu_engine(spec: TeacherSpec, pad_token_id: int, batches: Sequence[Inputs]) -> Engine:
+    precision = resolve_precision(spec.precision, use_gpu=False)
+    in_torch = partial(TorchEngine.load, spec, precision, pad_token_id=pad_token_id, use_gpu=False)
+    if spec.backend == "torch-compile":
+        return compiled_engine(in_torch(), batches, strict=spec.strict)
     asked = spec.backend == "openvino" or precision == "int8"
-    if spec.backend == "torch" or not openvino_installed(precision):
+    pays = asked or spec.work >= EXPORT_PAYS
+    if spec.backend == "torch" or not pays or not openvino_installed(precision):
         return in_torch()
     try:
         if openvino_engine.lacks(precision):  # labels that were begun elsewhere are gone on with, however slowly
             raise ModelError(f"OpenVINO cannot compute in {precision} on this CPU.")
-        entry, engine = _exported_engine(spec, precision, pad_token_id, batches)
+        engine = _exported_engine(spec, precision, pad_token_id, batches)
     except (ModelError, OSError) as error:
         if precision == "int8" or (asked and spec.strict):
             option = "--teacher-precision int8" if precision == "int8" else "--teacher-backend openvino"
@@ -88,7 +119,17 @@ def load_engine(spec: TeacherSpec, pad_token_id: int, batches: Sequence[Inputs])
         in_pytorch = in_torch()
         in_pytorch.fallback = first_line(error) if asked else ""
         return in_pytorch
-    return engine if asked or entry.beats(engine, in_torch, spec.threads) else in_torch()
+    if asked:
+        return engine
+    question = f"tokens/s of {engine_name(engine)} and torch with {spec.threads or os.cpu_count()} threads"
+    own, rival = remembered(spec.fingerprint, question, lambda: [_rate(engine, batches), _rate(in_torch(), batches)])
+    gc.collect()  # a narrowed rival may hold itself
+    return engine if own > rival else in_torch()
+
+
+def _rate(engine: Engine, batches: Sequence[Inputs]) -> float:
+    """Tokens per second of the longest batch."""
+    return round(tokens_per_second(engine, [max(batches, key=lambda batch: batch["input_ids"].size)]), 1)
 
 
 def packed_engine(engine: TorchEngine, batches: Sequence[Inputs]) -> TorchEngine:
@@ -139,16 +180,14 @@ def _expect_same(
         raise ModelError(f"its logits are then off by {np.max(off):.2g} of their size")
 
 
-def _exported_engine(
-    spec: TeacherSpec, precision: str, pad_token_id: int, batches: Sequence[Inputs]
-) -> tuple[ExportedTeacher, Engine]:
+def _exported_engine(spec: TeacherSpec, precision: str, pad_token_id: int, batches: Sequence[Inputs]) -> Engine:
     def fill(entry: ExportedTeacher) -> None:
         entry.write(torch_engine.load_exact(spec, pad_token_id), batches, precision)
         gc.collect()  # a narrowed model may hold itself
 
     entry = exported_teacher(spec.fingerprint, precision, fill)
     try:
-        return entry, entry.load(precision, spec.threads)
+        return entry.load(precision, spec.threads)
     except Exception as error:  # whatever a damaged file may raise
         logger.warning("%s: made anew (%s)", entry.folder, first_line(error))
     try:
@@ -158,6 +197,6 @@ def _exported_engine(
         fingerprint = None
     entry = exported_teacher(fingerprint, precision, fill)
     try:
-        return entry, entry.load(precision, spec.threads)
+        return entry.load(precision, spec.threads)
     except Exception as error:
         raise ModelError(f"OpenVINO cannot run the converted teacher ({first_line(error)}).") from None

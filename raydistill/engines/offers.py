@@ -6,6 +6,10 @@ import importlib.util
 
 from raydistill.errors import ConfigError
 
+# Pairs times parameters, from which on a faster engine is worth the seconds that exporting a teacher takes, and from
+# which on what suits a CPU is worth those of measuring it.
+EXPORT_PAYS, MEASURING_PAYS = 1e10, 1e12
+
 
 def openvino_installed(precision: str = "fp32") -> bool:
     """Whether OpenVINO, and what else a number format needs, is there."""

@@ -15,7 +15,7 @@ from ray.data import ActorPoolStrategy
 
 from raydistill.corpus import make_splits
 from raydistill.corpus_files import CorpusFile
-from raydistill.engines.offers import openvino_installed
+from raydistill.engines.offers import EXPORT_PAYS, openvino_installed
 from raydistill.label_store import LabelStore
 from raydistill.progress import Console, Progress
 from raydistill.rejected import set_aside
@@ -164,7 +164,8 @@ def engine_hint(engine: str, spec: TeacherSpec, fallback: str) -> str:
     """Why it is not the engine asked for; or what may be faster than the one that `auto` has taken."""
     if fallback:
         return f" ({fallback})"
-    if spec.use_gpu or spec.backend != "auto" or not engine.startswith("torch") or openvino_installed():
+    known = spec.use_gpu or spec.backend != "auto" or spec.work < EXPORT_PAYS or openvino_installed()
+    if known or not engine.startswith("torch"):
         return ""
     return " (OpenVINO may be faster on this CPU: pip install 'raydistill[openvino]')"
 

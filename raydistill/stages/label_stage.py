@@ -24,9 +24,6 @@ from raydistill.specs import TeacherSpec
 from raydistill.stages.checks import LABEL, Models, no_text, store_counts, tolerance_of
 from raydistill.stages.summary import describe_quote
 
-# Pairs times parameters, from which on a faster engine is worth the seconds that exporting a teacher takes.
-EXPORT_PAYS = 1e10
-
 
 @dataclasses.dataclass(frozen=True)
 class LabelStage:
@@ -48,9 +45,7 @@ class LabelStage:
         """The teacher as workers load it."""
         spec = self.models.teacher
         assert spec is not None
-        work = spec.parameters * self.texts[0] * len(spec.class_names)
-        small = spec.backend == "auto" and spec.precision != "int8" and work < EXPORT_PAYS
-        return dataclasses.replace(spec, backend="torch" if small else spec.backend)
+        return dataclasses.replace(spec, work=spec.parameters * self.texts[0] * len(spec.class_names))
 
     def quote(self, plan: Plan, console: Console) -> Quote | None:
         """Foretell what labelling would take; None where there is nothing to do. Raises RaydistillError."""

@@ -356,12 +356,13 @@ def test_a_pair_that_is_longer_than_a_batch_may_be_stands_alone(
 ) -> None:
     from tiny_models import make_tokenizer, save_classifier
 
-    from raydistill.teacher import CPU_TOKEN_BUDGET, Teacher
+    from raydistill.engines.budget import CPU_LEAST
+    from raydistill.teacher import Teacher
 
-    longest = 2 * CPU_TOKEN_BUDGET
+    longest = 2 * CPU_LEAST
     teacher = save_classifier(tmp_path / "long", max_position_embeddings=longest)
     make_tokenizer("bert", model_max_length=longest).save_pretrained(teacher)
-    texts = [" ".join(["rain"] * words) for words in (longest, CPU_TOKEN_BUDGET, 3, 2)]
+    texts = [" ".join(["rain"] * words) for words in (longest, CPU_LEAST, 3, 2)]
     (tmp_path / "corpus.txt").write_text("".join(f"{text}\n" for text in texts))
     code, said = label_by_command(
         make_config(tmp_path / "out", teacher_name_or_path=str(teacher), data_file=str(tmp_path / "corpus.txt"))
@@ -404,7 +405,8 @@ def test_what_is_not_installed_is_one_line_that_names_the_extra(
         (False, "torch fp32", "", {}, ""),
         (True, "openvino fp32", "", {}, ""),  # on the nodes it is there
         (True, "torch fp32", "", {"use_gpu": True}, ""),
-        (True, "torch fp32", "", {"backend": "torch"}, ""),  # asked for, or best for small work
+        (True, "torch fp32", "", {"backend": "torch"}, ""),
+        (True, "torch fp32", "", {"work": 9e9}, ""),  # best for small work
         (False, "torch bf16", "torch.compile cannot: no", {"backend": "torch-compile"}, " (torch.compile cannot: no)"),
         (False, "torch-compile bf16", "", {"backend": "torch-compile", "use_gpu": True}, ""),
     ],

@@ -1,0 +1,88 @@
+"""What is kept of teachers on each machine, in the user's cache folder."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import functools
+import hashlib
+import importlib.metadata
+import json
+import logging
+import os
+import platform
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from raydistill.errors import RunDirError
+from raydistill.files import Folder, parse_record
+
+logger = logging.getLogger(__name__)
+
+CACHE_VARIABLE, ANSWER = "RAYDISTILL_CACHE", "answer"
+
+
+def cache_folder() -> Path:
+    """`$RAYDISTILL_CACHE`, or `raydistill` in the user's cache folder."""
+    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(os.environ.get(CACHE_VARIABLE) or f"{base}/raydistill").expanduser()
+
+
+def cache_key(*facts: Any) -> str:
+    """A name for what is made by the present versions of these libraries from facts that JSON can hold."""
+    versions = [_version(name) for name in ("openvino", "nncf", "transformers", "torch")]
+    return hashlib.blake2b(json.dumps([facts, versions]).encode(), digest_size=16).hexdigest()
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """One process at a time; the lock ends with the process, whatever becomes of it. Raises OSError."""
+    with path.with_name(f"{path.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def remembered(fingerprint: str | None, question: str, measure: Callable[[], Any]) -> Any:
+    """What was measured of a teacher on this CPU: once, by one process, however many ask; read from then on.
+
+    Where the cache cannot be written, each process measures for itself.
+
+    Args:
+        fingerprint: of the teacher's weights; one that has none is measured each time.
+        question: what was measured, with all that the answer depends on but the CPU and the versions of libraries.
+        measure: gives what JSON can hold.
+    """
+    if fingerprint is None:
+        return measure()
+    question = f"{question}, on {_cpu_name()}"
+    file = cache_folder() / "speeds" / f"{cache_key(fingerprint, question)}.json"  # its own: measuring may ask another
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):  # of a cache that may only be read
+            file.parent.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(locked(file))
+        try:
+            answer = parse_record(file.read_bytes())[ANSWER]
+        except (OSError, ValueError, KeyError):
+            answer = measure()
+            with contextlib.suppress(RunDirError):
+                note = json.dumps({"question": question, ANSWER: answer})
+                Folder(str(file.parent)).write(file.name, note.encode())
+    logger.info("%s: %s", question, answer)
+    return answer
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+@functools.cache
+def _cpu_name() -> str:
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
