@@ -18,6 +18,7 @@ import psutil
 
 from raydistill.errors import RunDirError
 from raydistill.files import Folder, parse_record
+from raydistill.periodic import every
 from raydistill.stopping import end_run
 
 HEARTBEAT_SECONDS, DEAD_SECONDS = 10.0, 60.0
@@ -154,10 +155,11 @@ class Lock:
                 found[name] = owner, renewed
         return found
 
-    def keep(self, over: threading.Event) -> None:
-        """Renew the lock until it is over. If another has taken the folder while this process slept, end the run."""
+    def keep(self) -> Iterator[None]:
+        """At each step, renew the lock. If another has taken the folder while this process slept, end the run."""
         renewed = time.time()
-        while not over.wait(HEARTBEAT_SECONDS):
+        while True:
+            yield
             lost = False
             try:
                 self.folder.touch(self.name)
@@ -205,18 +207,13 @@ def hold(folder: Folder, say: Callable[[str], None], *, shared: bool = False) ->
         lock.expect_no_rival(time.time)
         yield
         return
-    over = threading.Event()
-    heartbeat = threading.Thread(target=lock.keep, args=(over,), daemon=True)
     try:
         lock.expect_no_rival(lock.write)
         if not shared:
             folder.sweep()
-        heartbeat.start()
-        yield
+        with every(HEARTBEAT_SECONDS, lock.keep()):
+            yield
     finally:
-        over.set()
-        if heartbeat.ident:
-            heartbeat.join()
         with contextlib.suppress(RunDirError):  # then it is seen to be dead later
             folder.delete(lock.name)
         if lock.fault:

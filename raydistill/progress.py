@@ -75,6 +75,7 @@ class Progress:
 
     Attributes:
         moved_at: when the stage last got on, by `time.monotonic`.
+        over: whether it has ended, however that was.
     """
 
     def __init__(self, console: Console, name: str, unit: str, total: int | None) -> None:
@@ -83,6 +84,7 @@ class Progress:
         self._first: tuple[float, dict[str, int]] | None = None  # time and amounts at the first update
         self._amounts, self._note, self._width = {unit: 0}, "", 0
         self._passed = self._to_pass = 0
+        self.over = False
 
     def __enter__(self) -> Progress:
         self._show("starting")
@@ -126,6 +128,7 @@ class Progress:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.over = True
         if kind is None:
             self._show(f"{self._amounts[self.unit]:,} {self.unit} · {duration(self.seconds)}", final=True)
         elif self._first:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import re
+import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -70,6 +71,18 @@ def test_a_cluster_that_does_not_answer_is_told_once_and_watched_again_when_it_d
         restarts[0] += 3
         wait_for_verdict(stop, "label: actors died 3 times")
     assert progress.console.stream.getvalue().count("has not answered for 0.1 s") == 2  # type: ignore[attr-defined]
+
+
+def test_of_a_stage_that_is_over_nothing_is_said(restarts: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    answer = threading.Event()
+    monkeypatch.setattr(watchdog, "job_actors", lambda: answer.wait(10))
+    monkeypatch.setattr(watchdog, "HEAD_SECONDS", 0.2)
+    console = Console(io.StringIO())
+    with console.stage("label", "texts", 100) as progress, watched(progress, Stop(print, 0), stall_seconds=60):
+        time.sleep(0.1)
+    time.sleep(0.4)
+    answer.set()
+    assert "has not answered" not in console.stream.getvalue()  # type: ignore[attr-defined]
 
 
 def wait(seconds: float, each: Callable[[], None] = lambda: None) -> None:

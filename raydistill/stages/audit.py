@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import threading
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -13,6 +11,7 @@ from raydistill.audit import Audit, audit_teacher
 from raydistill.config import DistillConfig
 from raydistill.engines.engine import EXACT
 from raydistill.errors import EngineError, ModelError
+from raydistill.periodic import every
 from raydistill.progress import Console
 from raydistill.resources import Plan
 from raydistill.specs import Effort, TeacherSpec
@@ -32,7 +31,7 @@ def choose_precision(
     console: Console,
     keep: Callable[[dict[str, Any]], None],
 ) -> dict[str, Any]:
-    """What to score with: `precision`, and under `audit` what was found of a reduced one.
+    """What to score with: `precision`, and under `audit` what was found of a reduced one, or what its `fault` is.
 
     Exact where that was asked for, and by default on a CPU. Anything else is first compared with the exact teacher on
     a sample of the corpus, where a teacher actor will run; below `min_agreement`, or where the teacher cannot run so,
@@ -71,7 +70,8 @@ def choose_precision(
         if config.strict:
             raise
         console.say(f"       {error} The teacher runs in fp32")
-        return {"precision": EXACT, "audit": None}
+        found = {"fault": str(error), "passed": False, "seconds": round(progress.seconds, 3)}
+        return {"precision": EXACT, "audit": found}
     console.say(f"       {audit}")
     used = passed = audit.agreement >= config.min_agreement
     found = dataclasses.asdict(audit) | {"passed": passed, "seconds": round(progress.seconds, 3)}
@@ -93,23 +93,11 @@ def choose_precision(
 def audit_and_note(notes: Notes, exact: TeacherSpec, reduced: TeacherSpec, texts: Sequence[str], **rule: Any) -> Audit:
     """As `audit_teacher`; meanwhile, how many pairs it has scored is to be read from the notes."""
     efforts = (Effort(), Effort())
-    with repeated(lambda: notes.write(SCORED, sum(effort.pairs for effort in efforts)), NOTE_SECONDS):
+
+    def note() -> Iterator[None]:
+        while True:
+            notes.write(SCORED, sum(effort.pairs for effort in efforts))
+            yield
+
+    with every(NOTE_SECONDS, note()):
         return audit_teacher(exact, reduced, texts, efforts=efforts, **rule)
-
-
-@contextlib.contextmanager
-def repeated(act: Callable[[], None], seconds: float) -> Iterator[None]:
-    """Do something every so many seconds, in a thread of its own."""
-    ended = threading.Event()
-
-    def repeat() -> None:
-        while not ended.wait(seconds):
-            act()
-
-    thread = threading.Thread(target=repeat, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        thread.join()

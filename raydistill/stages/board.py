@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import threading
 import uuid
 from collections.abc import Iterator
 from typing import Any
 
+from raydistill.periodic import every
 from raydistill.progress import Progress
 from raydistill.stages.notes import Notes, notes_on
 from raydistill.stopping import Stop
@@ -43,31 +43,26 @@ class Board:
 @contextlib.contextmanager
 def followed_board(progress: Progress, stop: Stop) -> Iterator[Board]:
     """A board, and a thread that shows on the console what is written there, and passes a wish to stop on."""
-    over = threading.Event()
-
-    def follow(board: Board) -> None:
-        said, evaluated = "", 0
-        while not over.wait(POLL_SECONDS):
-            if stop.asked:
-                board.ask_stop()
-            state = board.told()
-            if state.get("said", said) != said:
-                said = state["said"]
-                progress.console.say(f"       {said}")
-            if state.get("evaluated", evaluated) != evaluated:
-                evaluated = state["evaluated"]
-                progress.touch()
-            if "step" in state:
-                progress.total = state["steps"]
-                loss = f"loss {state['loss']:.3f}" if "loss" in state else ""
-                progress.update(state["step"], state.get("note", loss))
-
     with notes_on(f"training-{uuid.uuid4().hex}") as notes:
         board = Board(notes)
-        thread = threading.Thread(target=follow, args=(board,), daemon=True)
-        thread.start()
-        try:
+        with every(POLL_SECONDS, _follow(board, progress, stop), patience=4 * POLL_SECONDS):
             yield board
-        finally:
-            over.set()
-            thread.join(timeout=2)
+
+
+def _follow(board: Board, progress: Progress, stop: Stop) -> Iterator[None]:
+    said, evaluated = "", 0
+    while True:
+        yield
+        if stop.asked:
+            board.ask_stop()
+        state = board.told()
+        if state.get("said", said) != said:
+            said = state["said"]
+            progress.console.say(f"       {said}")
+        if state.get("evaluated", evaluated) != evaluated:
+            evaluated = state["evaluated"]
+            progress.touch()
+        if "step" in state:
+            progress.total = state["steps"]
+            loss = f"loss {state['loss']:.3f}" if "loss" in state else ""
+            progress.update(state["step"], state.get("note", loss))

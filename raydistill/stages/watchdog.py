@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 
 from raydistill.errors import FaultError
+from raydistill.periodic import every
 from raydistill.progress import Progress, duration
 from raydistill.stages.faults import job_actors
 from raydistill.stopping import Stop
@@ -34,33 +35,26 @@ def watched(
         most_restarts: how many actors may be started again while it makes none; None where others count them.
         found: how many reasons for that have been found; each is progress.
     """
-    over = threading.Event()
-    arguments = (progress, stop, over, stall_seconds, most_restarts, found)
-    thread = threading.Thread(target=_watch, args=arguments, daemon=True)
-    thread.start()
-    try:
+    steps = _watch(progress, stop, stall_seconds, most_restarts, found)
+    with every(LOOK_SECONDS, steps, patience=LOOK_SECONDS):
         yield
-    finally:
-        over.set()
-        thread.join(timeout=LOOK_SECONDS)
 
 
 def _watch(
     progress: Progress,
     stop: Stop,
-    over: threading.Event,
     stall_seconds: float,
     most_restarts: int | None,
     found: Callable[[], int],
-) -> None:
+) -> Iterator[None]:
     # What came before it is watched does not count: a large store takes its time to be read.
-    stood_since, known = time.monotonic(), 0
-    seen, silent = _looked(found)
-    before = _restarts(seen[0]) if seen else None
-    while not over.wait(LOOK_SECONDS):
-        told = silent
-        seen, silent = _looked(found)
-        if silent and not told and not over.is_set():
+    stood_since, known, silent = time.monotonic(), 0, False
+    before: int | None = None  # how many had been started again when it last made progress
+    while True:
+        told, (seen, silent) = silent, _looked(found)
+        if progress.over:  # looking takes its time
+            return
+        if silent and not told:
             progress.console.say(
                 f"       the head of the cluster has not answered for {HEAD_SECONDS:g} s: if it is gone, Ray ends this "
                 "process after a minute. The same command goes on, on this cluster or another"
@@ -95,6 +89,7 @@ def _watch(
                 )
             )
             return
+        yield
 
 
 def _looked(found: Callable[[], int]) -> tuple[tuple[list[dict], int] | None, bool]:

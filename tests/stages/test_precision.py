@@ -268,11 +268,14 @@ def test_a_teacher_that_openvino_cannot_run_is_told_and_run_by_pytorch(
     assert code == 0, said
     told = r"--teacher-precision int8: OpenVINO cannot convert .*\. The teacher runs in fp32\n"
     assert re.search(told, said)
+    assert re.search(r"  time +start-up .* s, audit .* s, label .* s, shutdown .* s, total .* s\n", said)
     code, said = label_by_command(dataclasses.replace(asked_for_int8, output_dir=str(tmp_path / "dry8"), dry_run=True))
     assert code == 0, said
     assert re.search(told, said)
     assert re.search(r"teacher +torch fp32; ", said)
-    assert scoring(tmp_path / "int8") == {"precision": "fp32", "audit": None}
+    chosen = scoring(tmp_path / "int8")
+    assert (chosen["precision"], chosen["audit"]["passed"]) == ("fp32", False)
+    assert chosen["audit"]["fault"].startswith("--teacher-precision int8: OpenVINO cannot convert")
     code, said = label_by_command(dataclasses.replace(asked_for_int8, output_dir=str(tmp_path / "strict"), strict=True))
     assert code == 2
     assert said.splitlines()[-1].startswith("Error: --teacher-precision int8: OpenVINO cannot convert")
