@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import errno
 import hashlib
 import io
 import json
 import os
-import re
 import shutil
 import tempfile
 import uuid
@@ -22,11 +20,9 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 import pyarrow.fs as pafs
 
-from raydistill.errors import RunDirError, first_line
+from raydistill.errors import RunDirError
 from raydistill.paths import is_uri, open_path
-
-FULL, REFUSED = (errno.ENOSPC, errno.EDQUOT), (errno.EROFS, errno.EACCES)
-OS_ERROR = re.compile(r"\b(?:os error|errno)[ :]+(\d+)", re.IGNORECASE)  # as libraries in Rust and C++ quote it
+from raydistill.refusals import reason, refusals
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +57,7 @@ class Folder:
                 raise pa.ArrowInvalid("it names no bucket")
         except (pa.ArrowInvalid, OSError, UnicodeError) as error:
             raise RunDirError(
-                f"{path}: cannot be a folder ({_reason(error)}). Give a path, or a URI such as s3://bucket/folder."
+                f"{path}: cannot be a folder ({reason(error)}). Give a path, or a URI such as s3://bucket/folder."
             ) from None
         self.local = self.root if isinstance(self.filesystem, pafs.LocalFileSystem) else None
         uri, question, settings = path.partition("?") if is_uri(path) else (self.root, "", "")
@@ -92,7 +88,7 @@ class Folder:
             if self.filesystem.get_file_info(self.root).type == pafs.FileType.File:
                 return "is a file. Give a folder"
         except (OSError, pa.ArrowInvalid) as error:
-            return f"cannot be reached ({_reason(error)}). Give a folder that can be"
+            return f"cannot be reached ({reason(error)}). Give a folder that can be"
         return _hindrance_on_disk(Path(self.local)) if self.local else None
 
     def create(self) -> None:
@@ -261,38 +257,6 @@ class Folder:
     def refusals(self, fault: str, name: str | None = None, *, but: type[OSError] | tuple[()] = ()) -> Any:
         """`refusals` of this folder, or of a file in it that has a name for people."""
         return refusals(self._uri if name is None or name.startswith(".") else self.where(name), fault, but=but)
-
-
-@contextlib.contextmanager
-def refusals(where: str, fault: str, *, but: type[OSError] | tuple[()] = ()) -> Iterator[None]:
-    """Raise what the system refuses within, `but` what passes as it is, as RunDirError."""
-    try:
-        yield
-    except but:
-        raise
-    except OSError as error:
-        mend = "Free some space there" if error.errno in FULL else "Mend that"
-        raise RunDirError(f"{where}: {fault} ({_reason(error)}). {mend}, and the same command goes on.") from error
-
-
-def disk_refusal(error: BaseException) -> RunDirError | None:
-    """What a disk that is full, or may not be written, says through a library; None for any other error."""
-    number = error.errno if isinstance(error, OSError) else None
-    if number is None and (said := OS_ERROR.search(str(error))):
-        number = int(said[1])
-    if number not in FULL + REFUSED:
-        return None
-    named = error.filename if isinstance(error, OSError) else None
-    where = named or f"the output directory, {tempfile.gettempdir()}, /dev/shm or a cache of a node"
-    reason = os.strerror(number).lower()
-    return RunDirError(f"{where}: {reason}. Mend that, and the same command goes on; the log says what was at work.")
-
-
-def _reason(error: Exception) -> str:
-    """What a system says, of an object store's long answer the heart."""
-    said = first_line(error)
-    heart = re.search(r"AWS Error .*?(?=; Details| \(Request ID|$)", said)
-    return heart[0] if heart else said
 
 
 def _hindrance_on_disk(path: Path) -> str | None:

@@ -4,7 +4,7 @@ A part holds one row for each distinct text of one block; `occurrences` says how
 so that training counts it as often. Parts are written whole or not at all, are never changed, and have their checksum
 in their name: a part that is there is good unless the disk has torn it, which its checksum tells, and a run that was
 killed keeps them. Where parts take the place of others, a plan says so first. A pass over the corpus ends with
-`correct_occurrences`, which sets right how often texts of earlier passes occur; then its record says `complete`.
+`occurrences.py`, which sets right how often texts of earlier passes occur; then its record says `complete`.
 """
 
 from __future__ import annotations
@@ -25,8 +25,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from raydistill.errors import DamagedError, RunDirError, first_line
-from raydistill.files import Folder, digest_of, parse_record, refusals
+from raydistill.files import Folder, digest_of, parse_record
 from raydistill.known_texts import Census, KnownTexts, take_census
+from raydistill.refusals import refusals
 
 RECORD, PLAN = "_labels.json", "_replace-"
 SOURCES = b"raydistill.replaces"  # in the metadata of a part
@@ -215,6 +216,11 @@ class LabelStore:
             self.folder.delete(source)
         self.folder.delete(f"{PLAN}{name}.json")
 
+    def mend_part(self, name: str, mended: Callable[[pa.Table], pa.Table]) -> None:
+        """Put one in the place of a part that has its row groups as a function mends them."""
+        made, _ = self._write_rows(map(mended, self.read_part(name)), [name])
+        self.end_replacement(made, [name])
+
     def finish_replacements(self) -> list[tuple[str, list[str]]]:
         """End or undo the replacements that a kill has interrupted. For when nobody ends any in the store.
 
@@ -303,57 +309,6 @@ class LabelStore:
         for name in parts:
             for table in self.read_part(name, ["text_id", "occurrences"]):
                 yield table["text_id"], table["occurrences"].to_numpy()
-
-    def correct_occurrences(
-        self,
-        parts: Sequence[str],
-        known: KnownTexts,
-        counted: npt.NDArray[np.int64],
-        moved: Callable[[], None] = lambda: None,
-    ) -> int:
-        """Make the store say what the corpus holds now, for texts that were known before this pass.
-
-        A text that is gone from the corpus gets 0 and is no longer trained on. Parts that need no change are not
-        touched; others are replaced, so a kill here is mended by the next pass.
-
-        Args:
-            parts: the parts that were there before this pass.
-            known: their texts.
-            counted: (len(known),) how often this pass met each.
-            moved: called whenever a part is done with.
-
-        Returns:
-            the number of texts that were set right.
-        """
-        wrong = known.occurrences != counted
-        if not wrong.any():
-            return 0
-        changed = KnownTexts(known.first[wrong], known.second[wrong], counted[wrong])
-        left, rows_left = changed.occurrences, np.zeros(len(changed), dtype=np.int64)
-        to_mend: list[str] = []
-        for name in parts:
-            moved()
-            for text_ids, _ in self._ids([name]):
-                at = changed.find(text_ids)
-                np.add.at(rows_left, at[at >= 0], 1)
-                if (at >= 0).any() and name not in to_mend[-1:]:
-                    to_mend.append(name)
-
-        def mended(table: pa.Table) -> pa.Table:
-            at = changed.find(table["text_id"])
-            occurrences = table["occurrences"].to_numpy().copy()
-            for row in np.flatnonzero(at >= 0):  # a text that stands in several parts is shared out among them
-                text = at[row]
-                occurrences[row] = -(-left[text] // rows_left[text])
-                left[text], rows_left[text] = left[text] - occurrences[row], rows_left[text] - 1
-            index = SCHEMA.get_field_index("occurrences")
-            return table.set_column(index, SCHEMA.field(index), pa.array(occurrences, pa.int64()))
-
-        for name in to_mend:
-            replaced, _ = self._write_rows(map(mended, self.read_part(name)), [name])
-            self.end_replacement(replaced, [name])
-            moved()
-        return len(changed)
 
 
 def _gathered(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:

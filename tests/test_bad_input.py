@@ -33,7 +33,8 @@ from safetensors.torch import load_file, save_file
 from tiny_models import save_classifier, save_encoder
 
 from raydistill.class_names import read_class_names
-from raydistill.cli import collect_config, main
+from raydistill.cli import main
+from raydistill.flags import collect_config
 from raydistill.run_dir import RunDir
 
 TEACHER, STUDENT = "--teacher-name-or-path", "--student-name-or-path"

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from raydistill.cli import collect_config, main, training_flags
+from raydistill.cli import main
 from raydistill.errors import ConfigError
+from raydistill.flags import collect_config, training_flags
 
 
 def written(path: Path, content: bytes | str) -> str:

@@ -22,6 +22,7 @@ from raydistill.errors import DamagedError, RunDirError
 from raydistill.files import Folder
 from raydistill.known_texts import BUCKET_IDS, KnownTexts, id_halves, take_census
 from raydistill.label_store import SCHEMA, LabelStore, logits_column, logits_matrix
+from raydistill.occurrences import correct_occurrences
 
 same_folder = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50)
 
@@ -366,7 +367,7 @@ def correct(store, corpus):
             counted[at] += times
     if new:
         store.write_part(part(new))
-    return store.correct_occurrences(earlier, known, counted)
+    return correct_occurrences(store, earlier, known, counted)
 
 
 def test_a_text_that_stands_more_often_counts_more_often(store):
@@ -442,7 +443,7 @@ def test_texts_whose_ids_share_their_first_half_are_counted_right(store):
             counted[at] += times
     for key, times in new:
         store.write_part(part({"b": times}).set_column(0, SCHEMA.field("text_id"), pa.array([key])))
-    store.correct_occurrences(earlier, known, counted)
+    correct_occurrences(store, earlier, known, counted)
     assert contents(store) == dict(zip(shared, [1, 2, 7], strict=True))
 
 

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from raydistill.cli import cli, collect_config
+from raydistill.cli import cli
 from raydistill.config import option_fields
+from raydistill.flags import collect_config
 from raydistill.option_values import flag
 
 ROOT = Path(__file__).parents[1]

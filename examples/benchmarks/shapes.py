@@ -20,6 +20,9 @@ LABELS = {0: "contradiction", 1: "neutral", 2: "entailment"}
 NAMES = {"id2label": LABELS, "label2id": {name: index for index, name in LABELS.items()}}
 MAX_LENGTH = 512
 SHAPES = {
+    "bert-tiny": BertConfig(
+        hidden_size=128, num_hidden_layers=2, num_attention_heads=2, intermediate_size=512, **NAMES
+    ),
     "bert-base": BertConfig(**NAMES),
     "bart-base": BartConfig(
         vocab_size=30522,

@@ -16,8 +16,8 @@ from ray.core.generated.gcs_pb2 import PlacementGroupTableData  # type: ignore[a
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 
 from raydistill.errors import FaultError, RaydistillError, RunDirError, first_line
-from raydistill.files import disk_refusal
 from raydistill.progress import duration
+from raydistill.refusals import disk_refusal
 
 END_SECONDS, LOOK_SECONDS = 10.0, 0.5
 TOO_OFTEN = "a process of the cluster died more often than --max-failures allows"

@@ -17,6 +17,7 @@ from raydistill.corpus import make_splits
 from raydistill.corpus_files import CorpusFile
 from raydistill.engines.offers import EXPORT_PAYS, openvino_installed
 from raydistill.label_store import LabelStore
+from raydistill.occurrences import correct_occurrences
 from raydistill.progress import Console, Progress
 from raydistill.rejected import set_aside
 from raydistill.resources import Plan
@@ -150,7 +151,7 @@ def label_corpus(
         merger.finish()
         for orphan in set(store.own_parts()) - set(earlier) - merger.parts:
             store.folder.delete(orphan)  # left by an actor that died after writing and did it again
-        store.correct_occurrences(earlier, known, counted, progress.touch)
+        correct_occurrences(store, earlier, known, counted, progress.touch)
         sizes, own = store.folder.sizes(".parquet"), set(store.own_parts())
         # Of earlier passes, and what has replaced such.
         merger.add_others({name: size for name, size in sizes.items() if name in own})
