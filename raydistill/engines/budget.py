@@ -13,7 +13,7 @@ logger = logging.getLogger(__name__)
 LEAST = 1024  # tokens; below that a GPU waits for its next kernel
 NEAR = 0.97  # of the best rate is as good: a smaller batch takes less memory, and pads less
 # A small batch stays in the cache of a CPU: on two cores, with teachers of 0.4M to 110M parameters in PyTorch and
-# OpenVINO, 2,048 tokens were within 10 % of the best, fewer never better, and 16,000 up to 1.3 times slower. More
+# OpenVINO, 2,048 tokens were within 10 % of the best, and fewer hardly better; 16,000 were up to 1.5 times slower. More
 # cores, or faster ones, may want more to share out: so larger batches are tried where one of 2,048 is soon done, and
 # taken where they gain more than two measurements of a CPU differ by.
 CPU_LEAST, CPU_NEAR, SOON_SECONDS = 2048, 0.9, 0.1
