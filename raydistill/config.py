@@ -171,7 +171,7 @@ class DistillConfig:
     teacher_batch_size: int = option(
         32,
         "Bounds the memory of a forward pass: at most this many pairs of full length, so more pairs when texts are "
-        "shorter; or of 2,048 tokens, on a GPU that is given pairs without padding. On a CPU a pass is small anyway.",
+        "shorter; or of 2,048 tokens, on a GPU that is given pairs without padding. On a CPU a pass is mostly smaller.",
         group=TEACHER,
         bounds=ONE_OR_MORE,
     )

@@ -23,9 +23,10 @@ def every(seconds: float, steps: Iterator[object], patience: float | None = None
                 return
 
     thread = threading.Thread(target=take, daemon=True)
-    thread.start()
     try:
+        thread.start()
         yield
     finally:
         over.set()
-        thread.join(patience)
+        if thread.ident:  # else it was not even started
+            thread.join(patience)

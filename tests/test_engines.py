@@ -8,7 +8,9 @@ import gc
 import itertools
 import multiprocessing
 import os
+import re
 import shutil
+import time
 
 import numpy as np
 import pytest
@@ -261,42 +263,36 @@ def test_little_work_does_not_pay_for_an_export(work, name, family_dirs, cache, 
     )
 
 
-@pytest.mark.parametrize("backend", ["torch", "openvino", "auto"])
 @pytest.mark.parametrize(
-    ("faster", "cores", "work", "used", "times"),
+    ("backend", "faster", "cores", "work", "used", "times"),
     [
-        (1, 1, 1e12, 1, 2),
-        (2, 1, 1e12, 2, 2),
-        (1, 2, 1e12, 2, 0),  # a core for each
-        (1, 1, 9e11, 2, 0),
+        ("torch", 1, 1, 1e12, 1, 2),
+        ("torch", 2, 1, 1e12, 2, 2),
+        ("torch", 1, 2, 1e12, 2, 0),  # a core for each
+        ("torch", 1, 1, 9e11, 2, 0),
+        ("openvino", 1, 1, 1e12, 2, 0),  # which sees to that itself
     ],
 )
-def test_where_cores_have_two_threads_each_it_is_measured_once_how_many_to_use(
+def test_where_cores_have_two_threads_each_it_is_measured_once_how_many_pytorch_is_to_use(
     backend, faster, cores, work, used, times, family_dirs, cache, monkeypatch
 ):
     measured, before = [], torch.get_num_threads()
 
     def speed(engine, *_):
-        measured.append(threads_of(engine))
-        return 2.0 * (measured[-1] == faster) + (engine.backend == "torch")
+        measured.append(torch.get_num_threads())
+        return float(measured[-1] == faster)
 
     monkeypatch.setattr("raydistill.engines.load.tokens_per_second", speed)
     monkeypatch.setattr("psutil.cpu_count", lambda logical=True: cores)
     wanted = request(family_dirs["bert"], backend=backend, threads=2, work=work)
     try:
         for _ in range(2):
-            engine = load(wanted, batches_of(family_dirs["bert"]))
-            assert threads_of(engine) == used
-        if backend != "auto":  # which compares engines besides
-            assert measured == [2, 1][:times]
+            torch.set_num_threads(3)
+            load(wanted, batches_of(family_dirs["bert"]))
+            assert torch.get_num_threads() == used
+        assert measured == [2, 1][:times]
     finally:
         torch.set_num_threads(before)
-
-
-def threads_of(engine):
-    if engine.backend == "torch":
-        return torch.get_num_threads()
-    return engine._request.get_compiled_model().get_property("INFERENCE_NUM_THREADS")
 
 
 def test_what_was_measured_is_measured_anew_where_the_note_of_it_is_damaged_or_cannot_be_written(cache, monkeypatch):
@@ -313,6 +309,47 @@ def test_what_was_measured_is_measured_anew_where_the_note_of_it_is_damaged_or_c
     known = ask()
     monkeypatch.setattr(cached.Folder, "write", lambda *_: refuse_in_words())
     assert [ask(question="how else"), ask(question="how else"), ask()] == [8, 9, known]
+
+
+def _ask_slowly(folder, measured):
+    os.environ["RAYDISTILL_CACHE"] = folder
+
+    def measure():
+        measured.put(os.getpid())
+        time.sleep(0.5)
+        return 7
+
+    assert cached.remembered("a teacher", "how fast", measure) == 7
+
+
+def test_of_processes_that_ask_together_one_measures(tmp_path):
+    context = multiprocessing.get_context("spawn")
+    measured = context.Queue()
+    processes = [context.Process(target=_ask_slowly, args=(str(tmp_path), measured)) for _ in range(3)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0, 0, 0]
+    assert measured.get(timeout=5)
+    assert measured.empty()
+
+
+def test_a_user_without_a_home_has_no_cache_and_is_told(family_dirs, monkeypatch, caplog):
+    for name in ("RAYDISTILL_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+
+    class Homeless(type(cached.Path())):
+        def expanduser(self):
+            raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(cached, "Path", Homeless)
+    monkeypatch.setattr("raydistill.engines.load.tokens_per_second", lambda engine, *_: engine.backend == "openvino")
+    engine = load(request(family_dirs["bert"], backend="auto"), batches_of(family_dirs["bert"]))
+    assert engine_name(engine) == "openvino fp32"
+    home = r"\(~/.cache/raydistill: Could not determine home directory. Set RAYDISTILL_CACHE\)"
+    assert re.search(f"the exported teacher cannot be kept {home}", caplog.text)
+    assert re.search(f"what is measured cannot be kept {home}", caplog.text)
 
 
 def test_without_openvino_auto_is_pytorch(family_dirs, cache, monkeypatch):
@@ -428,7 +465,7 @@ def test_a_cache_that_cannot_be_written_does_not_stop_the_teacher(family_dirs, t
     monkeypatch.setenv("RAYDISTILL_CACHE", str(tmp_path / "file" / "cache"))
     engine = load(request(family_dirs["bert"]), batches_of(family_dirs["bert"]))
     assert engine_name(engine) == "openvino fp32"
-    assert "cannot keep the exported teacher" in caplog.text
+    assert "the exported teacher cannot be kept" in caplog.text
 
 
 def test_of_two_that_find_an_export_damaged_the_second_keeps_what_the_first_has_made(family_dirs, cache):

@@ -74,14 +74,18 @@ def test_a_cluster_that_does_not_answer_is_told_once_and_watched_again_when_it_d
 
 
 def test_of_a_stage_that_is_over_nothing_is_said(restarts: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
-    answer = threading.Event()
-    monkeypatch.setattr(watchdog, "job_actors", lambda: answer.wait(10))
-    monkeypatch.setattr(watchdog, "HEAD_SECONDS", 0.2)
+    asked, looked = threading.Event(), threading.Event()
+
+    def answer() -> None:
+        asked.set()
+        looked.wait(1)
+
+    monkeypatch.setattr(watchdog, "job_actors", answer)
+    monkeypatch.setattr(watchdog, "HEAD_SECONDS", 0.5)
     console = Console(io.StringIO())
     with console.stage("label", "texts", 100) as progress, watched(progress, Stop(print, 0), stall_seconds=60):
-        time.sleep(0.1)
-    time.sleep(0.4)
-    answer.set()
+        assert asked.wait(10)
+    time.sleep(0.8)
     assert "has not answered" not in console.stream.getvalue()  # type: ignore[attr-defined]
 
 

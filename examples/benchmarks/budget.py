@@ -50,6 +50,7 @@ def main() -> None:
                 str(folder), tuple(CLASSES), TEMPLATE, backend=backend, precision=precision, threads=arguments.threads
             )
             teacher = Teacher.load(spec)
+            torch.set_num_threads(arguments.threads)  # of which a load may have taken fewer
             for profile, texts in profiles.items():
                 seconds = rounds[f"{backend} {precision}, {profile}"] = {budget: [] for budget in BUDGETS}
                 teacher.score(texts)

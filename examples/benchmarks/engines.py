@@ -143,6 +143,7 @@ def main() -> None:
             Teacher.load(dataclasses.replace(spec, backend=backend, precision=precision))
             for backend, precision in native_engines("cpu")
         ]
+        torch.set_num_threads(arguments.threads)  # of which a load may have taken fewer
         example = next(iter(inputs.values()))
         loaded = [
             *(teacher.engine for teacher in teachers),

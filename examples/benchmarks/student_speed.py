@@ -57,6 +57,7 @@ def methods(
     tokenizer = AutoTokenizer.from_pretrained(teacher)
     spec = TeacherSpec(teacher, tuple(names), TEMPLATE, threads=threads, fingerprint="benchmark")
     engine = Teacher.load(spec)
+    torch.set_num_threads(threads)  # of which a load may have taken fewer
     model, student_tokenizer = load_student(ModelSpec(student), names, multi_label=False)
     student_tokenizer.model_max_length = tokenizer.model_max_length
     classify = pipeline("text-classification", model=model.eval(), tokenizer=student_tokenizer, batch_size=32, top_k=1)

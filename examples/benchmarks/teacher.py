@@ -120,6 +120,7 @@ def main() -> None:
             f"{backend} {precision}": Teacher.load(dataclasses.replace(spec, backend=backend, precision=precision))
             for backend, precision in native_engines(device)
         }
+        torch.set_num_threads(arguments.threads)  # of which a load may have taken fewer
         entailment = engines["torch fp32"].label_ids[0]
         narrow = load_exact(spec, tokenizer.pad_token_id)
         rows: list[dict[str, Any]] = []

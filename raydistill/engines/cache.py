@@ -11,11 +11,11 @@ import json
 import logging
 import os
 import platform
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from raydistill.errors import RunDirError
+from raydistill.errors import RunDirError, first_line
 from raydistill.files import Folder, parse_record
 
 logger = logging.getLogger(__name__)
@@ -24,15 +24,18 @@ CACHE_VARIABLE, ANSWER = "RAYDISTILL_CACHE", "answer"
 
 
 def cache_folder() -> Path:
-    """`$RAYDISTILL_CACHE`, or `raydistill` in the user's cache folder."""
+    """`$RAYDISTILL_CACHE`, or `raydistill` in the user's cache folder. Raises OSError for a user without a home."""
     base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(os.environ.get(CACHE_VARIABLE) or f"{base}/raydistill").expanduser()
+    try:
+        return Path(os.environ.get(CACHE_VARIABLE) or f"{base}/raydistill").expanduser()
+    except RuntimeError as error:
+        raise OSError(f"{base}/raydistill: {error} Set {CACHE_VARIABLE}") from None
 
 
-def cache_key(*facts: Any) -> str:
-    """A name for what is made by the present versions of these libraries from facts that JSON can hold."""
-    versions = [_version(name) for name in ("openvino", "nncf", "transformers", "torch")]
-    return hashlib.blake2b(json.dumps([facts, versions]).encode(), digest_size=16).hexdigest()
+def cache_key(*facts: Any, packages: Sequence[str] = ("openvino", "transformers", "torch")) -> str:
+    """A name for what is made from facts that JSON can hold, by the present versions of some packages."""
+    versions = [_version(name) for name in packages]
+    return hashlib.blake2b(json.dumps([*facts, versions]).encode(), digest_size=16).hexdigest()
 
 
 @contextlib.contextmanager
@@ -56,20 +59,30 @@ def remembered(fingerprint: str | None, question: str, measure: Callable[[], Any
     if fingerprint is None:
         return measure()
     question = f"{question}, on {_cpu_name()}"
-    file = cache_folder() / "speeds" / f"{cache_key(fingerprint, question)}.json"  # its own: measuring may ask another
+    try:
+        file = cache_folder() / "speeds" / f"{cache_key(fingerprint, question)}.json"  # its own: measuring may ask more
+    except OSError as error:
+        logger.warning("what is measured cannot be kept (%s)", first_line(error))
+        return measure()
     with contextlib.ExitStack() as stack:
         with contextlib.suppress(OSError):  # of a cache that may only be read
             file.parent.mkdir(parents=True, exist_ok=True)
             stack.enter_context(locked(file))
-        try:
-            answer = parse_record(file.read_bytes())[ANSWER]
-        except (OSError, ValueError, KeyError):
-            answer = measure()
-            with contextlib.suppress(RunDirError):
-                note = json.dumps({"question": question, ANSWER: answer})
-                Folder(str(file.parent)).write(file.name, note.encode())
-    logger.info("%s: %s", question, answer)
-    return answer
+        note = _read(file)
+        if ANSWER not in note:
+            note = {"question": question, ANSWER: measure()}
+            try:
+                Folder(str(file.parent)).write(file.name, json.dumps(note).encode())
+            except RunDirError as error:
+                logger.warning("what is measured cannot be kept (%s)", first_line(error))
+    logger.info("%s: %s", question, note[ANSWER])
+    return note[ANSWER]
+
+
+def _read(file: Path) -> dict[str, Any]:
+    with contextlib.suppress(OSError, ValueError):  # not there, or damaged
+        return parse_record(file.read_bytes())
+    return {}
 
 
 def _version(package: str) -> str | None:

@@ -127,9 +127,10 @@ def exported_teacher(
         OSError: no disk has room for it.
     """
     if fingerprint:
-        weights = "int8" if precision == "int8" else "exact"
-        entry = ExportedTeacher(cache_folder() / "teachers" / cache_key(VERSION, fingerprint, weights))
+        weights, more = ("int8", ["nncf"]) if precision == "int8" else ("exact", [])
+        key = cache_key(VERSION, fingerprint, weights, packages=("openvino", "transformers", "torch", *more))
         try:
+            entry = ExportedTeacher(cache_folder() / "teachers" / key)
             if entry.folder.exists():  # then whole; and the cache may be one that is only read
                 return entry
             entry.folder.parent.mkdir(parents=True, exist_ok=True)
@@ -138,7 +139,7 @@ def exported_teacher(
                     _fill_aside(entry, fill)
             return entry
         except OSError as error:
-            logger.warning("%s: cannot keep the exported teacher (%s)", cache_folder(), first_line(error))
+            logger.warning("the exported teacher cannot be kept (%s)", first_line(error))
     temporary = scratch_folder()
     entry = ExportedTeacher(Path(temporary.name, "teacher"), kept_alive=temporary)  # with room for a lock beside it
     entry.folder.mkdir()

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 import gc
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from types import MethodType
 
@@ -69,25 +68,32 @@ def load_engine(spec: TeacherSpec, pad_token_id: int, batches: Sequence[Inputs])
         EngineError: the teacher cannot be converted, and int8 was asked for, or another backend with `strict`.
     """
     check_backend(spec.backend, spec.precision, use_gpu=spec.use_gpu)
-    find = _gpu_engine if spec.use_gpu else _cpu_engine
-
-    def load(threads: int | None) -> Engine:
-        if threads:
-            torch.set_num_threads(threads)
-        return find(dataclasses.replace(spec, threads=threads), pad_token_id, batches)
-
-    return load(_fastest_threads(spec, load, batches))
-
-
-def _fastest_threads(spec: TeacherSpec, load: Callable[[int | None], Engine], batches: Sequence[Inputs]) -> int | None:
-    """How many threads of those given: where cores have two each, one for each core may be as fast, or faster."""
+    if spec.threads:
+        torch.set_num_threads(spec.threads)
+    if spec.use_gpu:
+        return _gpu_engine(spec, pad_token_id, batches)
+    engine = _cpu_engine(spec, pad_token_id, batches)
     cores = psutil.cpu_count(logical=False)
-    if spec.use_gpu or spec.work < MEASURING_PAYS or not (spec.threads and cores and spec.threads > cores):
-        return spec.threads
-    choices = [spec.threads, cores]
-    question = f"tokens/s of {spec.backend} {spec.precision} with {spec.threads} and {cores} threads"
-    rates = remembered(spec.fingerprint, question, lambda: [_rate(load(threads), batches) for threads in choices])
-    return choices[int(np.argmax(rates))]
+    if isinstance(engine, TorchEngine) and spec.threads and cores and spec.threads > cores:
+        _settle_threads(engine, spec, cores, batches)  # OpenVINO sees to that itself
+    return engine
+
+
+def _settle_threads(engine: TorchEngine, spec: TeacherSpec, cores: int, batches: Sequence[Inputs]) -> None:
+    """Where cores have two threads each, one for each core may do better than one for each CPU that Ray counts."""
+    if spec.work < MEASURING_PAYS:
+        return
+    choices = [spec.threads or 0, cores]
+
+    def rates() -> list[float]:
+        found = []
+        for threads in choices:
+            torch.set_num_threads(threads)
+            found.append(_rate(engine, batches))
+        return found
+
+    question = f"tokens/s of {engine_name(engine)} with {choices[0]} and {cores} threads"
+    torch.set_num_threads(choices[int(np.argmax(remembered(spec.fingerprint, question, rates)))])
 
 
 def _gpu_engine(spec: TeacherSpec, pad_token_id: int, batches: Sequence[Inputs]) -> Engine:
