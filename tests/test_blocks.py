@@ -13,7 +13,13 @@ from raydistill.corpus_files import CorpusFile, find_files
 from raydistill.resources import Node, Request, make_plan
 from raydistill.specs import TeacherSpec
 from raydistill.stages.ingest import read_blocks, unpack
-from raydistill.stages.label import LARGEST_BLOCK_BYTES, MOST_BLOCKS, SMALLEST_BLOCK_BYTES, block_bytes
+from raydistill.stages.label import (
+    LARGEST_BLOCK_BYTES,
+    MOST_BLOCKS,
+    SMALLEST_BLOCK_BYTES,
+    SMALLEST_SHARE_BYTES,
+    block_bytes,
+)
 
 CPU = make_plan([Node(2)], Request())
 GPUS = make_plan([Node(64, 8)] * 8, Request())
@@ -32,7 +38,10 @@ def test_a_block_is_some_seconds_of_work():
     )
     assert block_bytes(corpus_of(10**10), dataclasses.replace(SPEC, parameters=600_000_000), GPUS, 10) == size // 2
     assert block_bytes(corpus_of(10**10), SPEC, GPUS, 5) == size // 2
-    assert SMALLEST_BLOCK_BYTES <= block_bytes(corpus_of(10**9), SPEC, CPU, 10) < size / 100
+    slow = [block_bytes(corpus_of(10**8), SPEC, CPU, seconds) for seconds in (30, 60, 1)]
+    assert slow[1] == pytest.approx(2 * slow[0], abs=2)  # of a large teacher on a CPU too
+    assert slow[0] < size / 100
+    assert slow[2] == SMALLEST_BLOCK_BYTES
 
 
 @given(st.integers(2, 10**15), st.integers(1, 10**12), st.sampled_from([CPU, GPUS]))
@@ -40,7 +49,7 @@ def test_every_actor_gets_several_and_the_driver_not_too_many(size, parameters, 
     spec = dataclasses.replace(SPEC, parameters=parameters)
     block = block_bytes(corpus_of(size), spec, plan, 10)
     assert SMALLEST_BLOCK_BYTES <= block <= LARGEST_BLOCK_BYTES
-    if size >= 8 * plan.teacher_actors_max * SMALLEST_BLOCK_BYTES:
+    if size >= 8 * plan.teacher_actors_max * SMALLEST_SHARE_BYTES:
         assert size // block >= 8 * plan.teacher_actors_max - 1
     if size <= MOST_BLOCKS * LARGEST_BLOCK_BYTES:
         assert size / block <= MOST_BLOCKS + 8 * plan.teacher_actors_max + 2

@@ -49,6 +49,7 @@ class OtherEngine:
     memory_error: type[Exception] = MemoryError
     ahead: int = 0
     packs: bool = False
+    fallback: str = ""
 
     def start(self, inputs: Inputs) -> PendingLogits:
         """Computed at once."""

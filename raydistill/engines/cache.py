@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import platform
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,20 @@ from raydistill.files import Folder, parse_record
 logger = logging.getLogger(__name__)
 
 CACHE_VARIABLE, ANSWER = "RAYDISTILL_CACHE", "answer"
+
+
+class Once:
+    """Counts the seconds that this process has spent on what those who come after find done."""
+
+    seconds = 0.0
+
+    @classmethod
+    @contextlib.contextmanager
+    def counted(cls) -> Iterator[None]:
+        """Count what the block takes, unless it raises."""
+        started = time.perf_counter()
+        yield
+        cls.seconds += time.perf_counter() - started
 
 
 def cache_folder() -> Path:
@@ -65,6 +80,7 @@ def remembered(fingerprint: str | None, question: str, measure: Callable[[], Any
         logger.warning("what is measured cannot be kept (%s)", first_line(error))
         return measure()
     with contextlib.ExitStack() as stack:
+        stack.enter_context(Once.counted())  # others' measuring is waited for
         with contextlib.suppress(OSError):  # of a cache that may only be read
             file.parent.mkdir(parents=True, exist_ok=True)
             stack.enter_context(locked(file))

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from raydistill.engines.cache import cache_folder, cache_key, locked
+from raydistill.engines.cache import Once, cache_folder, cache_key, locked
 from raydistill.engines.engine import TOLERANCE, Inputs, share_off
 from raydistill.engines.openvino_engine import OpenVinoEngine, convert
 from raydistill.engines.torch_engine import TorchEngine
@@ -134,7 +134,7 @@ def exported_teacher(
             if entry.folder.exists():  # then whole; and the cache may be one that is only read
                 return entry
             entry.folder.parent.mkdir(parents=True, exist_ok=True)
-            with locked(entry.folder):
+            with Once.counted(), locked(entry.folder):
                 if not entry.folder.exists():
                     _fill_aside(entry, fill)
             return entry

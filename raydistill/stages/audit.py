@@ -67,10 +67,11 @@ def choose_precision(
             audit: Audit = wait_for([ref], 60 * config.stall_timeout, "audit", look)[0]
             progress.update(pairs)
     except EngineError as error:
+        found = {"fault": str(error), "passed": False, "seconds": round(progress.seconds, 3)}
         if config.strict:
+            keep(found)
             raise
         console.say(f"       {error} The teacher runs in fp32")
-        found = {"fault": str(error), "passed": False, "seconds": round(progress.seconds, 3)}
         return {"precision": EXACT, "audit": found}
     console.say(f"       {audit}")
     used = passed = audit.agreement >= config.min_agreement

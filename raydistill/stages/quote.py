@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import gc
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -26,7 +25,8 @@ from raydistill.stages.teacher_actor import as_planned, teacher_task
 
 LARGEST_STRETCH_BYTES = 256 << 10
 PROBES = 8  # teachers at a time: more tell nothing new
-PROBE_SECONDS, CHUNK_SECONDS, QUICK_LOAD_SECONDS = 15.0, 1.0, 8.0
+PROBE_SECONDS, CHUNK_SECONDS = 15.0, 1.0
+SHORT = 64  # characters
 STAGE_SECONDS = 2.5  # what Ray Data takes to start, and the last block to be written
 
 
@@ -121,7 +121,7 @@ def _probes(
 def probe_teacher(
     spec: TeacherSpec, samples: Sequence[Sequence[str]], number: int, *, begun: bool
 ) -> tuple[Probe, Work | None, float]:
-    """Load the teacher and score texts of the sample, some at a time, for `PROBE_SECONDS` at most.
+    """Load the teacher and score texts of the sample, some at a time, for some `PROBE_SECONDS`.
 
     Args:
         samples: the new texts of each stretch.
@@ -136,34 +136,33 @@ def probe_teacher(
         ModelError, ConfigError.
     """
     began = time.monotonic()
+    from raydistill.engines.cache import Once
     from raydistill.engines.load import expect_native  # here, so that the driver need not load torch
     from raydistill.teacher import Teacher
 
     if not begun:
         expect_native(spec)
-    imported = time.monotonic()
+    imported, done_once = time.monotonic(), Once.seconds
     teacher = Teacher.load(spec)
-    load = time.monotonic() - imported
-    if load < QUICK_LOAD_SECONDS and not spec.use_gpu:  # part may have been an export, which the run will find made
-        del teacher
-        gc.collect()  # a narrowed one may hold itself
-        again = time.monotonic()
-        teacher = Teacher.load(spec)
-        load = min(load, time.monotonic() - again)
+    load = time.monotonic() - imported - (Once.seconds - done_once)  # what the run will find done takes no time there
     texts = [text for sample in samples for text in sample]
     order = np.random.default_rng(number).permutation(len(texts))
 
     def seconds(effort: Effort) -> float:  # a GPU's next block is tokenised beside its work
         return max(effort.tokenize_seconds, effort.forward_seconds) if spec.use_gpu else effort.busy_seconds
 
-    # A large teacher on a CPU takes many seconds for one text: that comes first, and more as the time allows.
+    # The first pass compiles and fills caches; the second tells how much can be scored in the time: a large teacher on
+    # a CPU takes many seconds for one text, which is cut then. More follow as the time allows.
     efforts: list[Effort] = []
     at, size, rejected = 0, 1, 0
+    for _ in range(2):
+        short = Effort()
+        teacher.score_some([texts[order[0]][:SHORT]], short)
     until = time.monotonic() + PROBE_SECONDS
-    teacher.warm_up([texts[i] for i in order[:1]])
     while at < len(order) and (time.monotonic() < until or (not efforts and at < SYSTEMATIC)):
         effort = Effort()
-        chunk = [texts[i] for i in order[at : at + size]]
+        room = max(SHORT, int(SHORT / max(seconds(short), 1e-6) * (until - time.monotonic())))
+        chunk = [texts[i][:room] for i in order[at : at + size]]
         *_, faults = teacher.score_some(chunk, effort)
         efforts += [effort] if effort.pairs else []
         rejected += len(faults)
