@@ -310,34 +310,60 @@ def test_a_cache_that_cannot_be_written_is_done_without(
 FULL_CACHE = 'mount -t tmpfs -o size=40k none "$RAYDISTILL_CACHE" && exec "$@"'
 
 
+@pytest.fixture
+def label_in_a_process(tiny_teacher_dir: Path, class_names_file: Path, corpus_file: Path) -> Callable[..., Any]:
+    """`raydistill label` of a backend, in a process that may be given a command to run within, and an environment."""
+
+    def run(backend: str, out: Path, *flags: str, within: tuple[str, ...] = (), **environment: str) -> Any:
+        options = {
+            "data-file": corpus_file,
+            "class-names-file": class_names_file,
+            "output-dir": out,
+            "teacher-name-or-path": tiny_teacher_dir,
+            "hypothesis-template": "This text is about {}.",
+            "teacher-backend": backend,
+        }
+        given = [f"--{name}={value}" for name, value in options.items()]
+        return subprocess.run(
+            [*within, sys.executable, "-m", "raydistill", "label", *given, *flags],
+            env=os.environ | environment,
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+
+    return run
+
+
 @pytest.mark.slow  # one that cannot be written, in the suite, is done without in the same way
 @needs_mounts
 def test_a_cache_that_is_full_is_done_without(
-    tmp_path: Path, tiny_teacher_dir: Path, class_names_file: Path, corpus_file: Path, exact: Path
+    tmp_path: Path, label_in_a_process: Callable[..., Any], exact: Path
 ) -> None:
     cache, out = tmp_path / "cache", tmp_path / "out"
     cache.mkdir()
-    options = {
-        "data-file": corpus_file,
-        "class-names-file": class_names_file,
-        "output-dir": out,
-        "teacher-name-or-path": tiny_teacher_dir,
-        "hypothesis-template": "This text is about {}.",
-        "teacher-backend": "openvino",
-    }
-    command = [sys.executable, "-m", "raydistill", "label", *(f"--{name}={value}" for name, value in options.items())]
-    done = subprocess.run(
-        ["unshare", "-rm", "sh", "-c", FULL_CACHE, "sh", *command],
-        env=os.environ | {"RAYDISTILL_CACHE": str(cache)},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    within = ("unshare", "-rm", "sh", "-c", FULL_CACHE, "sh")
+    done = label_in_a_process("openvino", out, within=within, RAYDISTILL_CACHE=str(cache))
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
     assert "openvino fp32 runs the teacher" in done.stderr
     assert "the exported teacher cannot be kept" in (out / "raydistill.log").read_text()
     np.testing.assert_allclose(entailment(out), entailment(exact), atol=1e-5)
+
+
+def test_a_teacher_that_cannot_be_compiled_is_told_and_stops_a_strict_run(
+    tmp_path: Path, label_in_a_process: Callable[..., Any], exact: Path
+) -> None:
+    out, without = tmp_path / "out", {"CXX": "/nowhere/c++", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "inductor")}
+    done = label_in_a_process("torch-compile", out, **without)
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stderr.count("torch fp32 runs the teacher (torch.compile cannot: ") == 1
+    np.testing.assert_allclose(entailment(out), entailment(exact), atol=1e-5)
+    done = label_in_a_process("torch-compile", tmp_path / "strict", "--strict", **without)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.splitlines()[-1].startswith("Error: --teacher-backend torch-compile: ")
+    assert not list((tmp_path / "strict" / "labels").glob("*.parquet"))
 
 
 def test_a_number_format_that_the_cpu_only_emulates_is_one_line(

@@ -1,0 +1,50 @@
+"""The benchmarks run, on next to nothing: what they measure then means nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+FOLDER = Path(__file__).parent.parent / "examples" / "benchmarks"
+LITTLE = {
+    "budget.py": "--shape bert-tiny --rounds 1 --documents 1 --sentences 4",
+    "durability.py": "--texts 200 --rounds 1",
+    "engines.py": "--rounds 1 --agreement-texts 8",
+    "first_token.py": "--pairs 1 --tokens 16 --rounds 1",
+    "memory.py": "--sizes 100 200",
+    "overhead.py": "--texts 50 --rounds 1",
+    "padding.py": "",
+    "quote.py": "--scale 0.02",
+    "ray_overhead.py": "--texts 400 --rounds 1",
+    "scale.py": "--texts 1000 2000 --gpus 2 4",
+    "sharing.py": "--shape bert-tiny --processes 1",
+    "student_speed.py": "--texts 4 --rounds 1 --classes 2",
+    "teacher.py": "--rounds 1 --documents 1 --sentences 4 --agreement-texts 8",
+    "tokenizing.py": "--texts 100 --rounds 1",
+    "training.py": "--texts 64 --epochs 1 --max-length 16 --rounds 1",
+}
+UNTRIED = {"chaos.py", "parity.py", "resume.py"}  # minutes each; the first is run by test_chaos.py
+PARTS = {"plain_trainer.py", "seed_method.py", "shapes.py", "tables.py"}
+
+
+def test_every_script_is_known_here():
+    assert {path.name for path in FOLDER.glob("*.py")} == LITTLE.keys() | UNTRIED | PARTS
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("script", LITTLE)
+def test_a_benchmark_prints_its_table_and_keeps_what_it_was_made_of(script: str, tmp_path: Path) -> None:
+    kept = tmp_path / "figures.json"
+    command = [sys.executable, str(FOLDER / script), *LITTLE[script].split(), "--json", str(kept)]
+    environment = {name: value for name, value in os.environ.items() if name != "CUDA_VISIBLE_DEVICES"}  # fake GPUs
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "\n| --- |" in done.stdout
+    figures = json.loads(kept.read_text())
+    assert figures["rows"]
+    assert figures["machine"]
