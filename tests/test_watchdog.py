@@ -57,8 +57,10 @@ def test_a_cluster_that_does_not_answer_is_told_once_and_watched_again_when_it_d
     monkeypatch.setattr(watchdog, "HEAD_SECONDS", 0.1)
     stop = Stop(progress.console.say, 0)
     with watched(progress, stop, stall_seconds=60, most_restarts=2):
+        silent[0] = True  # so that nobody looks between the two
         restarts[0] = 7  # in days, and all of it got on
         progress.update(1)
+        silent[0] = False
         for number in range(2):
             wait(0.1)
             silent[0] = True
@@ -74,11 +76,11 @@ def test_a_cluster_that_does_not_answer_is_told_once_and_watched_again_when_it_d
 
 
 def test_of_a_stage_that_is_over_nothing_is_said(restarts: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
-    asked, looked = threading.Event(), threading.Event()
+    asked = threading.Event()
 
     def answer() -> None:
         asked.set()
-        looked.wait(1)
+        time.sleep(1)
 
     monkeypatch.setattr(watchdog, "job_actors", answer)
     monkeypatch.setattr(watchdog, "HEAD_SECONDS", 0.5)

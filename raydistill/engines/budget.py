@@ -12,7 +12,7 @@ logger = logging.getLogger(__name__)
 
 LEAST = 1024  # tokens; below that a GPU waits for its next kernel
 NEAR = 0.97  # of the best rate is as good: a smaller batch takes less memory, and pads less
-# A small batch stays in the cache of a CPU: on two cores, with teachers of 0.4M to 110M parameters in PyTorch and
+# A small batch stays in the cache of a CPU: on two cores, with teachers of 0.4M and 22M parameters in PyTorch and
 # OpenVINO, 2,048 tokens were within 10 % of the best, and fewer hardly better; 16,000 were up to 1.5 times slower. More
 # cores, or faster ones, may want more to share out: so larger batches are tried where one of 2,048 is soon done, and
 # taken where they gain more than two measurements of a CPU differ by.
@@ -26,12 +26,15 @@ def cpu_budget(engine: Engine, batch_of: Callable[[int], Inputs], most: int) -> 
     def rate(tokens: int, rounds: int) -> float:
         return tokens_per_second(engine, [batch_of(tokens)], rounds)
 
-    for tokens in (least // 4, least):  # a large teacher takes seconds for either
-        if tokens / rate(tokens, rounds=1) > SOON_SECONDS:
-            return least
-    found = measured_budget(engine, batch_of, most, least, CPU_NEAR)
-    # Once more, for another process may have had the CPU for a while: what is found is kept for good.
-    return found if found == least or CPU_NEAR * rate(found, rounds=3) > rate(least, rounds=3) else least
+    try:
+        for tokens in (least // 4, least):  # a large teacher takes seconds for either
+            if tokens / rate(tokens, rounds=1) > SOON_SECONDS:
+                return least
+        found = measured_budget(engine, batch_of, most, least, CPU_NEAR)
+        # Once more, for another process may have had the CPU for a while: what is found is kept for good.
+        return found if found == least or CPU_NEAR * rate(found, rounds=3) > rate(least, rounds=3) else least
+    except engine.memory_error:
+        return least  # not even that fits; scoring halves it until one does
 
 
 def measured_budget(

@@ -22,6 +22,7 @@ from raydistill.files import Folder, parse_record
 logger = logging.getLogger(__name__)
 
 CACHE_VARIABLE, ANSWER = "RAYDISTILL_CACHE", "answer"
+LIBRARIES = ("openvino", "transformers", "torch")
 
 
 class Once:
@@ -30,24 +31,26 @@ class Once:
     seconds = 0.0
 
     @classmethod
-    @contextlib.contextmanager
-    def counted(cls) -> Iterator[None]:
-        """Count what the block takes, unless it raises."""
-        started = time.perf_counter()
-        yield
-        cls.seconds += time.perf_counter() - started
+    def begin(cls) -> Callable[[], None]:
+        """Begin such a thing; what comes back is to be called when it is kept. One may be part of another."""
+        before, started = cls.seconds, time.perf_counter()
+
+        def kept() -> None:
+            cls.seconds = before + time.perf_counter() - started
+
+        return kept
 
 
 def cache_folder() -> Path:
     """`$RAYDISTILL_CACHE`, or `raydistill` in the user's cache folder. Raises OSError for a user without a home."""
-    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    path = os.environ.get(CACHE_VARIABLE) or f"{os.environ.get('XDG_CACHE_HOME') or '~/.cache'}/raydistill"
     try:
-        return Path(os.environ.get(CACHE_VARIABLE) or f"{base}/raydistill").expanduser()
+        return Path(path).expanduser()
     except RuntimeError as error:
-        raise OSError(f"{base}/raydistill: {error} Set {CACHE_VARIABLE}") from None
+        raise OSError(f"{path}: {error} Set {CACHE_VARIABLE} to a folder") from None
 
 
-def cache_key(*facts: Any, packages: Sequence[str] = ("openvino", "transformers", "torch")) -> str:
+def cache_key(*facts: Any, packages: Sequence[str] = LIBRARIES) -> str:
     """A name for what is made from facts that JSON can hold, by the present versions of some packages."""
     versions = [_version(name) for name in packages]
     return hashlib.blake2b(json.dumps([*facts, versions]).encode(), digest_size=16).hexdigest()
@@ -79,8 +82,8 @@ def remembered(fingerprint: str | None, question: str, measure: Callable[[], Any
     except OSError as error:
         logger.warning("what is measured cannot be kept (%s)", first_line(error))
         return measure()
+    kept = Once.begin()  # others' measuring is waited for
     with contextlib.ExitStack() as stack:
-        stack.enter_context(Once.counted())  # others' measuring is waited for
         with contextlib.suppress(OSError):  # of a cache that may only be read
             file.parent.mkdir(parents=True, exist_ok=True)
             stack.enter_context(locked(file))
@@ -89,8 +92,11 @@ def remembered(fingerprint: str | None, question: str, measure: Callable[[], Any
             note = {"question": question, ANSWER: measure()}
             try:
                 Folder(str(file.parent)).write(file.name, json.dumps(note).encode())
+                kept()
             except RunDirError as error:
                 logger.warning("what is measured cannot be kept (%s)", first_line(error))
+        else:
+            kept()
     logger.info("%s: %s", question, note[ANSWER])
     return note[ANSWER]
 

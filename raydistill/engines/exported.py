@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from raydistill.engines.cache import Once, cache_folder, cache_key, locked
+from raydistill.engines.cache import LIBRARIES, Once, cache_folder, cache_key, locked
 from raydistill.engines.engine import TOLERANCE, Inputs, share_off
 from raydistill.engines.openvino_engine import OpenVinoEngine, convert
 from raydistill.engines.torch_engine import TorchEngine
@@ -128,15 +128,17 @@ def exported_teacher(
     """
     if fingerprint:
         weights, more = ("int8", ["nncf"]) if precision == "int8" else ("exact", [])
-        key = cache_key(VERSION, fingerprint, weights, packages=("openvino", "transformers", "torch", *more))
+        key = cache_key(VERSION, fingerprint, weights, packages=(*LIBRARIES, *more))
         try:
             entry = ExportedTeacher(cache_folder() / "teachers" / key)
             if entry.folder.exists():  # then whole; and the cache may be one that is only read
                 return entry
             entry.folder.parent.mkdir(parents=True, exist_ok=True)
-            with Once.counted(), locked(entry.folder):
+            kept = Once.begin()
+            with locked(entry.folder):
                 if not entry.folder.exists():
                     _fill_aside(entry, fill)
+            kept()
             return entry
         except OSError as error:
             logger.warning("the exported teacher cannot be kept (%s)", first_line(error))

@@ -72,18 +72,20 @@ def load_engine(spec: TeacherSpec, pad_token_id: int, batches: Sequence[Inputs])
         torch.set_num_threads(spec.threads)
     if spec.use_gpu:
         return _gpu_engine(spec, pad_token_id, batches)
-    engine = _cpu_engine(spec, pad_token_id, batches)
+    return _cpu_engine(spec, pad_token_id, batches)
+
+
+def _torch_engine(spec: TeacherSpec, precision: str, pad_token_id: int, batches: Sequence[Inputs]) -> TorchEngine:
+    """PyTorch on a CPU, with as many threads as are fastest.
+
+    Where cores have two threads each, one for each core may do better than one for each CPU that Ray counts. OpenVINO
+    sees to that itself.
+    """
+    engine = TorchEngine.load(spec, precision, pad_token_id=pad_token_id, use_gpu=False)
     cores = psutil.cpu_count(logical=False)
-    if isinstance(engine, TorchEngine) and spec.threads and cores and spec.threads > cores:
-        _settle_threads(engine, spec, cores, batches)  # OpenVINO sees to that itself
-    return engine
-
-
-def _settle_threads(engine: TorchEngine, spec: TeacherSpec, cores: int, batches: Sequence[Inputs]) -> None:
-    """Where cores have two threads each, one for each core may do better than one for each CPU that Ray counts."""
-    if spec.work < MEASURING_PAYS:
-        return
-    choices = [spec.threads or 0, cores]
+    if spec.work < MEASURING_PAYS or not (spec.threads and cores and spec.threads > cores):
+        return engine
+    choices = [spec.threads, cores]
 
     def rates() -> list[float]:
         found = []
@@ -94,6 +96,7 @@ def _settle_threads(engine: TorchEngine, spec: TeacherSpec, cores: int, batches:
 
     question = f"tokens/s of {engine_name(engine)} with {choices[0]} and {cores} threads"
     torch.set_num_threads(choices[int(np.argmax(remembered(spec.fingerprint, question, rates)))])
+    return engine
 
 
 def _gpu_engine(spec: TeacherSpec, pad_token_id: int, batches: Sequence[Inputs]) -> Engine:
@@ -106,7 +109,7 @@ def _gpu_engine(spec: TeacherSpec, pad_token_id: int, batches: Sequence[Inputs])
 
 def _cpu_engine(spec: TeacherSpec, pad_token_id: int, batches: Sequence[Inputs]) -> Engine:
     precision = resolve_precision(spec.precision, use_gpu=False)
-    in_torch = partial(TorchEngine.load, spec, precision, pad_token_id=pad_token_id, use_gpu=False)
+    in_torch = partial(_torch_engine, spec, precision, pad_token_id, batches)
     if spec.backend == "torch-compile":
         return compiled_engine(in_torch(), batches, strict=spec.strict)
     asked = spec.backend == "openvino" or precision == "int8"

@@ -212,7 +212,7 @@ def block_bytes(files: Sequence[CorpusFile], spec: TeacherSpec, plan: Plan, seco
     rate = plan.teacher_gpus * GPU_FLOPS if plan.teacher_gpus else plan.teacher_threads * CORE_FLOPS
     flops_per_byte = 2 * max(spec.parameters, LEAST_PARAMETERS) * len(spec.class_names) / BYTES_PER_TOKEN
     corpus = sum(file.likely_bytes for file in files)
-    wanted = max(int(seconds * rate / flops_per_byte), corpus // MOST_BLOCKS)
+    wanted = max(int(seconds * rate / flops_per_byte), -(-corpus // MOST_BLOCKS))
     share = max(corpus // (BLOCKS_PER_ACTOR * plan.teacher_actors_max), SMALLEST_SHARE_BYTES)
     return max(min(wanted, share, LARGEST_BLOCK_BYTES), SMALLEST_BLOCK_BYTES)
 

@@ -151,17 +151,16 @@ def probe_teacher(
     def seconds(effort: Effort) -> float:  # a GPU's next block is tokenised beside its work
         return max(effort.tokenize_seconds, effort.forward_seconds) if spec.use_gpu else effort.busy_seconds
 
-    # The first pass compiles and fills caches; the second tells how much can be scored in the time: a large teacher on
-    # a CPU takes many seconds for one text, which is cut then. More follow as the time allows.
+    # The first pass compiles and fills caches; the second tells how long a text may be to be scored in the time, for a
+    # large teacher on a CPU takes many seconds for one. More follow as the time allows.
     efforts: list[Effort] = []
     at, size, rejected = 0, 1, 0
-    for _ in range(2):
-        short = Effort()
-        teacher.score_some([texts[order[0]][:SHORT]], short)
-    until = time.monotonic() + PROBE_SECONDS
+    teacher.score_some([texts[order[0]][:SHORT]], Effort())
+    until, short = time.monotonic() + PROBE_SECONDS, Effort()
+    teacher.score_some([texts[order[0]][:SHORT]], short)
+    room = max(SHORT, int(SHORT / seconds(short) * PROBE_SECONDS)) if short.pairs else SHORT
     while at < len(order) and (time.monotonic() < until or (not efforts and at < SYSTEMATIC)):
         effort = Effort()
-        room = max(SHORT, int(SHORT / max(seconds(short), 1e-6) * (until - time.monotonic())))
         chunk = [texts[i][:room] for i in order[at : at + size]]
         *_, faults = teacher.score_some(chunk, effort)
         efforts += [effort] if effort.pairs else []

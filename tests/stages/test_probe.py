@@ -33,20 +33,20 @@ def test_of_a_slow_teacher_no_more_is_scored_than_the_time_allows(
     def slow(self: Teacher, texts: Sequence[str], effort: Effort) -> Any:
         before = effort.padded_tokens
         found = plain(self, texts, effort)
-        seconds = 0.004 * (effort.padded_tokens - before)
+        seconds = 0.01 * (effort.padded_tokens - before)
         time.sleep(seconds)
         effort.forward_seconds += seconds
         return found
 
     monkeypatch.setattr(Teacher, "score_some", slow)
     monkeypatch.setattr(quote, "PROBE_SECONDS", 0.4)
-    whole = 3 * 64  # tokens of one text: 0.8 seconds
+    whole = 3 * 64  # tokens of one text: 1.9 seconds
     found = probe(tiny_teacher_dir, [LONG] * 9)
     assert found.texts >= 1
-    assert sum(found.seconds) < 0.8
+    assert sum(found.seconds) < 1.6
     assert found.padded_tokens[0] < whole
-    monkeypatch.setattr(quote, "PROBE_SECONDS", 10.0)
-    assert probe(tiny_teacher_dir, [LONG] * 3).padded_tokens[0] == whole
+    monkeypatch.setattr(quote, "PROBE_SECONDS", 15.0)
+    assert probe(tiny_teacher_dir, [LONG]).padded_tokens[0] == whole
 
 
 def test_what_is_done_once_on_each_machine_is_not_of_the_start(
