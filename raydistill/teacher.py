@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 import time
 from collections import deque
@@ -11,7 +12,6 @@ from functools import partial
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from raydistill.engines.budget import CPU_LEAST, cpu_budget, measured_budget
 from raydistill.engines.cache import remembered
@@ -252,7 +252,8 @@ def token_budget(engine: Engine, encoder: PairEncoder, spec: TeacherSpec) -> int
         return measured_budget(engine, batch_of, most)
     if spec.work < MEASURING_PAYS:
         return min(most, CPU_LEAST)
-    question = f"tokens of a batch of {engine_name(engine)}, {most} at most, with {torch.get_num_threads()} threads"
+    threads = spec.threads or os.cpu_count()
+    question = f"tokens of a batch of {engine_name(engine)}, {most} at most, with {threads} threads"
     budget: int = remembered(spec.fingerprint, question, lambda: cpu_budget(engine, batch_of, most))
     return budget
 
