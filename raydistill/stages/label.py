@@ -37,7 +37,7 @@ SPLIT_BYTES = 64 << 20
 # that a core or a GPU may be expected to reach. A block of few texts pads more; one of many takes memory.
 CORE_FLOPS, GPU_FLOPS, BYTES_PER_TOKEN = 1e11, 1.5e14, 4.5
 LEAST_PARAMETERS = 1_000_000  # a smaller model costs no less: it is not the products that take its time
-SMALLEST_BLOCK_BYTES, LARGEST_BLOCK_BYTES = 4 << 10, 16 << 20  # some 30 sentences, or two documents
+SMALLEST_BLOCK_BYTES, LARGEST_BLOCK_BYTES = 8 << 10, 16 << 20  # some 60 sentences, or four documents
 # With fewer, some actors idle at the end; but a small corpus is not cut into smaller ones for that.
 BLOCKS_PER_ACTOR, SMALLEST_SHARE_BYTES = 8, 16 << 10
 MOST_BLOCKS = 100_000  # while they are not too large: of each the driver keeps some kilobytes until the end
