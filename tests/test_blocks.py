@@ -16,7 +16,6 @@ from raydistill.stages.ingest import read_blocks, unpack
 from raydistill.stages.label import (
     LARGEST_BLOCK_BYTES,
     MOST_BLOCKS,
-    SMALLEST_BLOCK_BYTES,
     SMALLEST_SHARE_BYTES,
     block_bytes,
 )
@@ -38,17 +37,16 @@ def test_a_block_is_some_seconds_of_work():
     )
     assert block_bytes(corpus_of(10**10), dataclasses.replace(SPEC, parameters=600_000_000), GPUS, 10) == size // 2
     assert block_bytes(corpus_of(10**10), SPEC, GPUS, 5) == size // 2
-    slow = [block_bytes(corpus_of(10**8), SPEC, CPU, seconds) for seconds in (30, 60, 1)]
-    assert slow[1] == pytest.approx(2 * slow[0], abs=2)  # of a large teacher on a CPU too
-    assert slow[0] < size / 100
-    assert slow[2] == SMALLEST_BLOCK_BYTES
+    slow = [block_bytes(corpus_of(10**8), SPEC, CPU, seconds) for seconds in (10, 20)]
+    assert slow[1] == pytest.approx(2 * slow[0], abs=2)
+    assert 1500 < slow[0] < 3000  # of a large teacher on two cores too, at some five pairs a second
 
 
 @given(st.integers(2, 10**15), st.integers(1, 10**12), st.sampled_from([CPU, GPUS]))
 def test_every_actor_gets_several_and_the_driver_not_too_many(size, parameters, plan):
     spec = dataclasses.replace(SPEC, parameters=parameters)
     block = block_bytes(corpus_of(size), spec, plan, 10)
-    assert SMALLEST_BLOCK_BYTES <= block <= LARGEST_BLOCK_BYTES
+    assert 0 < block <= LARGEST_BLOCK_BYTES
     if size >= 8 * plan.teacher_actors_max * SMALLEST_SHARE_BYTES:
         assert size // block >= 8 * plan.teacher_actors_max - 1
     if size <= MOST_BLOCKS * LARGEST_BLOCK_BYTES:

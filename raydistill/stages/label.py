@@ -34,10 +34,10 @@ from raydistill.stopping import Stop, orderly_stop
 
 SPLIT_BYTES = 64 << 20
 # A block is the unit of progress and of what a crash costs, so it is measured in an actor's work, by the rate
-# that a core or a GPU may be expected to reach. A block of few texts pads more; one of many takes memory.
-CORE_FLOPS, GPU_FLOPS, BYTES_PER_TOKEN = 1e11, 1.5e14, 4.5
+# that a core or a GPU may be expected to reach: of the slowest teachers, a single text. A large one takes memory.
+CORE_FLOPS, GPU_FLOPS, BYTES_PER_TOKEN = 7e10, 1.5e14, 4.5
 LEAST_PARAMETERS = 1_000_000  # a smaller model costs no less: it is not the products that take its time
-SMALLEST_BLOCK_BYTES, LARGEST_BLOCK_BYTES = 8 << 10, 16 << 20  # some 60 sentences, or four documents
+LARGEST_BLOCK_BYTES = 16 << 20
 # With fewer, some actors idle at the end; but a small corpus is not cut into smaller ones for that.
 BLOCKS_PER_ACTOR, SMALLEST_SHARE_BYTES = 8, 16 << 10
 MOST_BLOCKS = 100_000  # while they are not too large: of each the driver keeps some kilobytes until the end
@@ -214,7 +214,7 @@ def block_bytes(files: Sequence[CorpusFile], spec: TeacherSpec, plan: Plan, seco
     corpus = sum(file.likely_bytes for file in files)
     wanted = max(int(seconds * rate / flops_per_byte), -(-corpus // MOST_BLOCKS))
     share = max(corpus // (BLOCKS_PER_ACTOR * plan.teacher_actors_max), SMALLEST_SHARE_BYTES)
-    return max(min(wanted, share, LARGEST_BLOCK_BYTES), SMALLEST_BLOCK_BYTES)
+    return min(wanted, share, LARGEST_BLOCK_BYTES)
 
 
 def _receipts(

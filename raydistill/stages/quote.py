@@ -23,7 +23,7 @@ from raydistill.stages.faults import our_errors, wait_for
 from raydistill.stages.label import block_bytes, engine_hint
 from raydistill.stages.teacher_actor import as_planned, teacher_task
 
-LARGEST_STRETCH_BYTES = 256 << 10
+SMALLEST_STRETCH_BYTES, LARGEST_STRETCH_BYTES = 8 << 10, 256 << 10
 PROBES = 8  # teachers at a time: more tell nothing new
 PROBE_SECONDS, CHUNK_SECONDS = 15.0, 1.0
 SHORT = 64  # characters
@@ -54,7 +54,8 @@ def quote_labelling(
     """
     size = block_bytes(files, spec, plan, tolerance.block_seconds)
     stretches, samples, read = [], [], 0
-    for lines in read_stretches(files, text_column, min(size, LARGEST_STRETCH_BYTES)):
+    stretch = min(max(size, SMALLEST_STRETCH_BYTES), LARGEST_STRETCH_BYTES)
+    for lines in read_stretches(files, text_column, stretch):
         read += sum(map(line_bytes, lines))
         counted = Counter(lines)
         blanks = counted.pop("", 0)
