@@ -82,7 +82,7 @@ class Tolerance:
     grace_seconds: what a stop leaves to what is under way.
     """
 
-    block_seconds: float = 10.0
+    block_seconds: float = 5.0
     checkpoint_seconds: float = 600.0
     max_failures: int = 3
     stall_seconds: float = 1800.0

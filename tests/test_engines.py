@@ -28,6 +28,7 @@ from raydistill.engines import exported, openvino_engine, packed, torch_engine
 from raydistill.engines.engine import engine_name
 from raydistill.engines.load import expect_native, load_engine
 from raydistill.engines.offers import check_backend
+from raydistill.engines.openvino_engine import OpenVinoEngine
 from raydistill.engines.torch_engine import TorchEngine
 from raydistill.errors import ConfigError, ModelError, RunDirError
 from raydistill.first_token import narrow_last_layer
@@ -553,6 +554,32 @@ def test_a_disk_without_room_leaves_pytorch(family_dirs, cache, monkeypatch, cap
     assert engine_name(engine) == "torch fp32"
     assert "No space left on device" in caplog.text
     assert entries(cache) == []
+
+
+@pytest.mark.parametrize(
+    ("found", "said"),
+    [
+        (lambda logits: logits + 1, "its logits are off by"),
+        (lambda logits: refuse_the_shape(), "OpenVINO cannot run the converted teacher"),
+    ],
+)
+def test_a_teacher_that_is_only_right_for_the_shape_it_was_traced_with_is_not_kept(
+    found, said, family_dirs, cache, monkeypatch, caplog
+):
+    batches, right = batches_of(family_dirs["bert"]), OpenVinoEngine.logits
+
+    def logits(self, inputs):
+        as_traced = inputs["input_ids"].shape == batches[0]["input_ids"].shape
+        return right(self, inputs) if as_traced else found(right(self, inputs))
+
+    monkeypatch.setattr(OpenVinoEngine, "logits", logits)
+    assert engine_name(load(request(family_dirs["bert"]), batches)) == "torch fp32"
+    assert said in caplog.text
+    assert entries(cache) == []
+
+
+def refuse_the_shape():
+    raise RuntimeError("a shape that is not the traced one")
 
 
 def _load_and_count(folder, exports):

@@ -21,7 +21,7 @@ from raydistill.pretrained import load_tokenizer
 from raydistill.specs import ModelSpec
 from raydistill.stages.demo import CLASSES, TEMPLATE, demo_documents, prepare_demo
 
-BLOCKS = (16, 64, 256, 1024, 4096)  # texts
+BLOCKS = (8, 16, 64, 256, 1024)  # texts
 MAX_LENGTH, BATCH_SIZE = 512, 32
 TEXTS = 8192
 
