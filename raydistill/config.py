@@ -306,8 +306,8 @@ class DistillConfig:
     )
     block_seconds: float = option(
         Tolerance.block_seconds,
-        "Seconds of a teacher actor's work in a block, about: what the loss of an actor costs. Short ones pad more and "
-        "cost more reading and writing.",
+        "Seconds of a teacher actor's work in a block, about: what the loss of an actor costs. Short ones cost more "
+        "reading and writing; of more than a hundred actors they are longer.",
         group=FAULTS,
         bounds=Bounds("between 0.01 and 3600", lambda seconds: 0.01 <= seconds <= 3600),
     )

@@ -22,8 +22,8 @@ from raydistill.errors import ModelError, shown
 Ints = npt.NDArray[np.int64]
 ENCODED = 1024  # texts tokenised at a time: a tokenizer's encodings take several kilobytes each
 PROBE = "A probe, of some words."
-# What a batch costs beside its tokens is some 16 to 64 of them with teachers of 11 to 300 million parameters on a CPU,
-# where a budget is 2,048; on a GPU more, as a budget is.
+# A batch costs as much as such a share of the budget, beside its own tokens: on a CPU 32 of 2,048, where teachers of 11
+# to 300 million parameters are fastest with 16 to 64. A device that needs larger batches has larger budgets.
 BATCH_SHARE = 64
 
 
@@ -198,7 +198,7 @@ class PairEncoder:
         }
 
 
-def budget_batches(lengths: Ints, token_budget: int) -> Iterator[Ints]:
+def budget_batches(lengths: Ints, token_budget: int, *, padded: bool = True) -> Iterator[Ints]:
     """Group pairs so that like lengths stand together and no batch, padded to its longest, exceeds a budget.
 
     A batch ends before that where the pairs after it would be padded for more than another batch costs.
@@ -208,17 +208,19 @@ def budget_batches(lengths: Ints, token_budget: int) -> Iterator[Ints]:
     Args:
         lengths: (P,) tokens of each pair.
         token_budget: rows times width of a padded batch; one pair alone may exceed it.
+        padded: whether padding is computed; where it is not, each batch is as large as the budget has it.
 
     Yields:
         (B,) int64 indices; together each index once.
     """
     order = np.argsort(-lengths, kind="stable")
+    cost = token_budget / BATCH_SHARE if padded else np.inf
     at = 0
     while at < len(order):
         longest = lengths[order[at]]
         batch = order[at : at + max(1, int(token_budget // max(longest, 1)))]
         # What it saves to end before each: all from there on are padded to so much more than that one's length.
-        while (saved := (longest - lengths[batch]) * np.arange(len(batch), 0, -1)).max() > token_budget / BATCH_SHARE:
+        while (saved := (longest - lengths[batch]) * np.arange(len(batch), 0, -1)).max() > cost:
             batch = batch[: saved.argmax()]
         yield batch
         at += len(batch)

@@ -22,7 +22,7 @@ SURE = 2.0  # standard errors on either side
 
 @dataclasses.dataclass(frozen=True)
 class Stretch:
-    """Some texts that stand together in the corpus, as in a block.
+    """Some texts that stand together in the corpus, as in a block, or in some small ones.
 
     Attributes:
         texts: how many, blank ones left out, each as often as it stands there.

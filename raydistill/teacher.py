@@ -183,7 +183,8 @@ class Teacher:
         """
         num_classes = len(self.encoder.hypotheses)
         done, fault = 0, None
-        batches = [waiting[batch] for batch in budget_batches(lengths[waiting], self.token_budget)]
+        found = budget_batches(lengths[waiting], self.token_budget, padded=not self.engine.packs)
+        batches = [waiting[batch] for batch in found]
         pending: deque[tuple[Ints, PendingLogits]] = deque()
         failed: list[Ints] = []
 

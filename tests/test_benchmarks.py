@@ -12,6 +12,7 @@ import pytest
 
 FOLDER = Path(__file__).parent.parent / "examples" / "benchmarks"
 LITTLE = {
+    "batches.py": "--shape bert-tiny --rounds 1 --blocks 2 --least 4",
     "budget.py": "--shape bert-tiny --rounds 1 --documents 1 --sentences 4",
     "durability.py": "--texts 200 --rounds 1",
     "engines.py": "--rounds 1 --agreement-texts 8",

@@ -42,6 +42,13 @@ def test_a_block_is_some_seconds_of_work():
     assert 1500 < slow[0] < 3000  # of a large teacher on two cores too, at some five pairs a second
 
 
+def test_of_very_many_actors_blocks_are_longer():
+    plans = [make_plan([Node(64, 8)] * nodes, Request()) for nodes in (2, 10, 100)]
+    few, some, many = (block_bytes(corpus_of(10**11), SPEC, plan, 5) for plan in plans)
+    assert few == some  # of 80 GPUs
+    assert many == pytest.approx(800 / 20 / 5 * few, abs=8)
+
+
 @given(st.integers(2, 10**15), st.integers(1, 10**12), st.sampled_from([CPU, GPUS]))
 def test_every_actor_gets_several_and_the_driver_not_too_many(size, parameters, plan):
     spec = dataclasses.replace(SPEC, parameters=parameters)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from raydistill.engines.budget import CPU_LEAST, LEAST, cpu_budget, measured_budget
+from raydistill.engines.engine import tokens_per_second
 from raydistill.engines.torch_engine import TorchEngine
 from raydistill.pairs import PairEncoder
 from raydistill.specs import TeacherSpec
@@ -55,6 +56,22 @@ def test_what_does_not_fit_is_not_chosen_and_its_memory_given_back():
     device = Timed(each_batch=0.05, each_token=0, memory=4 * LEAST)
     assert measured_budget(device, tokens, 64 * LEAST) == 4 * LEAST
     assert device.released == 1
+
+
+class Counted(Timed):
+    """A device that keeps every batch it was given."""
+
+    def logits(self, inputs):
+        self.tried.append(inputs["input_ids"].size)
+        return super().logits(inputs)
+
+
+@pytest.mark.parametrize(("each_batch", "passes"), [(0.001, 4), (0.06, 2)])
+def test_a_rate_is_of_several_rounds_but_what_takes_long_is_not_repeated(each_batch, passes, monkeypatch):
+    monkeypatch.setattr("raydistill.engines.engine.LONG_SECONDS", 0.1)
+    device = Counted(each_batch, each_token=0)
+    assert 0 < tokens_per_second(device, [tokens(100)]) <= 100 / each_batch
+    assert device.tried == [100] * passes
 
 
 class Limited(Timed):

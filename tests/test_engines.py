@@ -253,10 +253,19 @@ def test_auto_takes_what_was_measured_faster_and_measures_once(own, rival, name,
     assert measured == ["openvino fp32", "torch fp32"]
 
 
-@pytest.mark.parametrize(("work", "name"), [(9e9, "torch fp32"), (1e10, "openvino fp32")])
-def test_little_work_does_not_pay_for_an_export(work, name, family_dirs, cache, monkeypatch):
+@pytest.mark.parametrize(
+    ("work", "parameters", "name"),
+    [
+        (9e9, 10**6, "torch fp32"),
+        (1e10, 10**6, "openvino fp32"),
+        (9e10, 10**8, "torch fp32"),  # 900 pairs: of a large teacher little
+        (1e11, 10**8, "openvino fp32"),
+    ],
+)
+def test_little_work_does_not_pay_for_an_export(work, parameters, name, family_dirs, cache, monkeypatch):
     monkeypatch.setattr("raydistill.engines.load.tokens_per_second", lambda engine, *_: engine.backend == "openvino")
-    engine = load(request(family_dirs["bert"], backend="auto", work=work), batches_of(family_dirs["bert"]))
+    spec = request(family_dirs["bert"], backend="auto", work=work, parameters=parameters)
+    engine = load(spec, batches_of(family_dirs["bert"]))
     assert engine_name(engine) == name
     assert cache.exists() == (name == "openvino fp32")
     assert (
@@ -560,6 +569,7 @@ def test_a_disk_without_room_leaves_pytorch(family_dirs, cache, monkeypatch, cap
     ("found", "said"),
     [
         (lambda logits: logits + 1, "its logits are off by"),
+        (lambda logits: logits[:1], "OpenVINO cannot run the converted teacher"),
         (lambda logits: refuse_the_shape(), "OpenVINO cannot run the converted teacher"),
     ],
 )

@@ -60,7 +60,7 @@ def test_a_full_disk_is_one_line_and_with_more_space_the_run_goes_on(
         "student_name_or_path": str(tiny_student_dir),
         "teacher_max_length": 64,
         "student_max_length": 32,
-        "block_seconds": 0.02,
+        "block_seconds": 0.08,
         "save_steps": 5,
         "save_total_limit": 8,  # so that they fill it
     }

@@ -106,7 +106,7 @@ def test_every_gpu_gets_its_actors_and_tokenising_goes_on_beside_them(
     plan = make_plan(free_nodes(), Request(teacher_gpus_per_actor=gpus_per_actor, teacher_cpus_per_actor=0.05))
     assert (plan.teacher_actors_min, plan.teacher_actors_max) == (actors, actors)
     spec = TeacherSpec(
-        str(tiny_teacher_dir), CLASSES, "This is {}.", fingerprint=str(diary), parameters=10**13, precision="fp32"
+        str(tiny_teacher_dir), CLASSES, "This is {}.", fingerprint=str(diary), parameters=10**11, precision="fp32"
     )
     store = LabelStore(str(tmp_path / "labels"))
     store.folder.create()

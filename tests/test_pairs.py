@@ -220,6 +220,14 @@ def test_few_texts_are_padded_little_and_many_make_large_batches(texts, padding,
     assert len(found) < batches
 
 
+@given(LENGTHS, st.integers(1, 1000))
+def test_where_no_padding_is_computed_every_batch_is_full(lengths, budget):
+    batches = list(budget_batches(lengths, budget, padded=False))
+    assert sorted(int(index) for batch in batches for index in batch) == list(range(len(lengths)))
+    for batch in batches[:-1]:
+        assert (len(batch) + 1) * lengths[batch].max() > budget
+
+
 def test_one_thread_may_tokenise_while_another_encodes():
     # Padding and truncation are settings of the tokenizer itself, which both threads share.
     encoder = PairEncoder(make_tokenizer("bert"), HYPOTHESES, 64)

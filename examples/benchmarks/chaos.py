@@ -354,7 +354,7 @@ def main() -> int:
             "trust_remote_code": True,
             "student_name_or_path": str(save_encoder(folder / "student")),
             "address": "auto",
-            "block_seconds": 0.05,
+            "block_seconds": 0.25,
             "train_workers": "1:2",
             "max_failures": 20,
             "num_train_epochs": arguments.epochs,

@@ -15,6 +15,7 @@ EXACT = "fp32"  # the number format that every other one is held against
 # How far logits may lie from what they should be, as a share of the largest: machines and engines round otherwise, and
 # a reduced precision more so. What is damaged, or another model, is off by its whole size.
 TOLERANCE = {EXACT: 1e-3, "bf16": 0.2, "fp16": 0.2, "int8": 0.3}
+LONG_SECONDS = 2.0  # of measuring
 
 
 class Engine(Protocol):
@@ -51,7 +52,13 @@ class Engine(Protocol):
 
 
 def share_off(found: npt.NDArray[np.float32], wanted: npt.NDArray[np.float32]) -> float:
-    """The largest difference of logits of one shape, as a share of the largest, or of 1 if that is smaller."""
+    """The largest difference of logits, as a share of the largest, or of 1 if that is smaller.
+
+    Raises:
+        ValueError: they are not of one shape.
+    """
+    if found.shape != wanted.shape:
+        raise ValueError(f"logits of shape {found.shape} where {wanted.shape} was to be expected")
     return float(np.abs(found - wanted).max() / max(1.0, float(np.abs(wanted).max())))
 
 
@@ -61,12 +68,14 @@ def engine_name(engine: Engine) -> str:
 
 
 def tokens_per_second(engine: Engine, batches: Sequence[Inputs], rounds: int = 3) -> float:
-    """The best of a few rounds over some batches, after one to warm up."""
+    """The best of a few rounds over some batches, after one to warm up; of one that takes its time, no more."""
     tokens = sum(next(iter(batch.values())).size for batch in batches)
-    seconds = []
+    seconds: list[float] = []
     for _ in range(rounds + 1):
         started = time.perf_counter()
         for batch in batches:
             engine.logits(batch)
         seconds.append(time.perf_counter() - started)
+        if sum(seconds[1:]) > LONG_SECONDS:
+            break
     return tokens / min(seconds[1:])

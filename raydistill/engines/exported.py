@@ -51,21 +51,24 @@ class ExportedTeacher:
         """The converted model; its weights lie beside it."""
         return self.folder / "model.xml"
 
-    def write(self, model: Any, batches: Sequence[Inputs], precision: str) -> None:
+    def write(self, model: Any, batches: Sequence[Inputs], precision: str, threads: int | None) -> None:
         """Convert a PyTorch classifier in fp32 on the CPU, and see that others than the first batch can be run.
 
         Raises:
             ModelError, OSError.
         """
         exact, names = TorchEngine(model), list(batches[0])
+        first, *others = (exact.logits(batch) for batch in batches)
         convert(model, batches[0], precision, self.model)
         try:
-            engine = OpenVinoEngine(self.model, names, precision if precision == "int8" else EXACT, None)
-            for batch in batches[1:]:
-                _expect_like(engine, batch, exact.logits(batch))
-        except RuntimeError as error:
+            engine = OpenVinoEngine(self.model, names, precision if precision == "int8" else EXACT, threads)
+            for batch, wanted in zip(batches[1:], others, strict=True):
+                _expect_like(engine, batch, wanted)
+        except ModelError:
+            raise
+        except Exception as error:  # whatever a model that is right for one shape alone may raise
             raise ModelError(f"OpenVINO cannot run the converted teacher ({first_line(error)}).") from error
-        check: dict[str, Any] = {**batches[0], LOGITS: exact.logits(batches[0])}
+        check: dict[str, Any] = {**batches[0], LOGITS: first}
         np.savez(self.folder / "check.npz", **check)
         (self.folder / "inputs.json").write_text(json.dumps(names))
         (self.folder / SUMS).write_text(json.dumps({file.name: _checksum(file) for file in self.folder.iterdir()}))

@@ -19,7 +19,7 @@ from raydistill.engines import openvino_engine, torch_engine
 from raydistill.engines.cache import remembered
 from raydistill.engines.engine import EXACT, TOLERANCE, Engine, Inputs, engine_name, share_off, tokens_per_second
 from raydistill.engines.exported import ExportedTeacher, exported_teacher
-from raydistill.engines.offers import EXPORT_PAYS, MEASURING_PAYS, check_backend, openvino_installed
+from raydistill.engines.offers import MEASURING_PAYS, check_backend, export_pays, openvino_installed
 from raydistill.engines.packed import Packing, take_packed, take_padded
 from raydistill.engines.torch_engine import TorchEngine
 from raydistill.errors import ConfigError, EngineError, ModelError, first_line
@@ -113,8 +113,7 @@ def _cpu_engine(spec: TeacherSpec, pad_token_id: int, batches: Sequence[Inputs])
     if spec.backend == "torch-compile":
         return compiled_engine(in_torch(), batches, strict=spec.strict)
     asked = spec.backend == "openvino" or precision == "int8"
-    pays = asked or spec.work >= EXPORT_PAYS
-    if spec.backend == "torch" or not pays or not openvino_installed(precision):
+    if spec.backend == "torch" or not (asked or export_pays(spec)) or not openvino_installed(precision):
         return in_torch()
     try:
         if openvino_engine.lacks(precision):  # labels that were begun elsewhere are gone on with, however slowly
@@ -191,7 +190,7 @@ def _expect_same(
 
 def _exported_engine(spec: TeacherSpec, precision: str, pad_token_id: int, batches: Sequence[Inputs]) -> Engine:
     def fill(entry: ExportedTeacher) -> None:
-        entry.write(torch_engine.load_exact(spec, pad_token_id), batches, precision)
+        entry.write(torch_engine.load_exact(spec, pad_token_id), batches, precision, spec.threads)
         gc.collect()  # a narrowed model may hold itself
 
     entry = exported_teacher(spec.fingerprint, precision, fill)

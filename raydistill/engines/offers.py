@@ -5,16 +5,22 @@ from __future__ import annotations
 import importlib.util
 
 from raydistill.errors import ConfigError
+from raydistill.specs import TeacherSpec
 
-# Pairs times parameters, from which on a faster engine is worth the seconds that exporting a teacher takes, and from
-# which on what suits a CPU is worth those of measuring it.
-EXPORT_PAYS, MEASURING_PAYS = 1e10, 1e12
+# Work is pairs times parameters. Exporting a teacher takes some seconds, and of a large one as long as hundreds of its
+# pairs: it pays from so much work and so many pairs on. To measure what suits a CPU pays from so much work on.
+EXPORT_PAYS, EXPORT_PAIRS, MEASURING_PAYS = 1e10, 1000, 1e12
 
 
 def openvino_installed(precision: str = "fp32") -> bool:
     """Whether OpenVINO, and what else a number format needs, is there."""
     needed = ["openvino", *(["nncf"] if precision == "int8" else [])]
     return all(importlib.util.find_spec(name) for name in needed)
+
+
+def export_pays(spec: TeacherSpec) -> bool:
+    """Whether there is work enough for an exported teacher, where none was asked for."""
+    return spec.work >= max(EXPORT_PAYS, EXPORT_PAIRS * spec.parameters)
 
 
 def check_backend(backend: str, precision: str, *, use_gpu: bool) -> None:

@@ -15,7 +15,7 @@ from ray.data import ActorPoolStrategy
 
 from raydistill.corpus import make_splits
 from raydistill.corpus_files import CorpusFile
-from raydistill.engines.offers import EXPORT_PAYS, openvino_installed
+from raydistill.engines.offers import export_pays, openvino_installed
 from raydistill.label_store import LabelStore
 from raydistill.occurrences import correct_occurrences
 from raydistill.progress import Console, Progress
@@ -34,13 +34,14 @@ from raydistill.stopping import Stop, orderly_stop
 
 SPLIT_BYTES = 64 << 20
 # A block is the unit of progress and of what a crash costs, so it is measured in an actor's work, by the rate
-# that a core or a GPU may be expected to reach: of the slowest teachers, a single text. A large one takes memory.
+# that a core or a GPU may be expected to reach: of the slowest teachers, a single text. A large block takes memory.
 CORE_FLOPS, GPU_FLOPS, BYTES_PER_TOKEN = 7e10, 1.5e14, 4.5
 LEAST_PARAMETERS = 1_000_000  # a smaller model costs no less: it is not the products that take its time
 LARGEST_BLOCK_BYTES = 16 << 20
 # With fewer, some actors idle at the end; but a small corpus is not cut into smaller ones for that.
 BLOCKS_PER_ACTOR, SMALLEST_SHARE_BYTES = 8, 16 << 10
 MOST_BLOCKS = 100_000  # while they are not too large: of each the driver keeps some kilobytes until the end
+BLOCKS_PER_SECOND = 20  # of all actors: a driver on two cores, with all other tasks beside it, passes on 40
 
 
 @dataclasses.dataclass
@@ -166,7 +167,7 @@ def engine_hint(engine: str, spec: TeacherSpec, fallback: str) -> str:
     """Why it is not the engine asked for; or what may be faster than the one that `auto` has taken."""
     if fallback:
         return f" ({fallback})"
-    known = spec.use_gpu or spec.backend != "auto" or spec.work < EXPORT_PAYS or openvino_installed()
+    known = spec.use_gpu or spec.backend != "auto" or not export_pays(spec) or openvino_installed()
     if known or not engine.startswith("torch"):
         return ""
     return " (OpenVINO may be faster on this CPU: pip install 'raydistill[openvino]')"
@@ -208,10 +209,11 @@ def _show(counts: Counts, passed: int, to_pass: int, progress: Progress) -> None
 
 
 def block_bytes(files: Sequence[CorpusFile], spec: TeacherSpec, plan: Plan, seconds: float) -> int:
-    """Bytes of text in a block: so many seconds of work, but every actor gets several; more in a large corpus."""
+    """Bytes of text in a block: so many seconds of work, but every actor gets several; more where all is large."""
     rate = plan.teacher_gpus * GPU_FLOPS if plan.teacher_gpus else plan.teacher_threads * CORE_FLOPS
     flops_per_byte = 2 * max(spec.parameters, LEAST_PARAMETERS) * len(spec.class_names) / BYTES_PER_TOKEN
     corpus = sum(file.likely_bytes for file in files)
+    seconds = max(seconds, plan.teacher_actors_max / BLOCKS_PER_SECOND)
     wanted = max(int(seconds * rate / flops_per_byte), -(-corpus // MOST_BLOCKS))
     share = max(corpus // (BLOCKS_PER_ACTOR * plan.teacher_actors_max), SMALLEST_SHARE_BYTES)
     return min(wanted, share, LARGEST_BLOCK_BYTES)

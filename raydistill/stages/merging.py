@@ -11,11 +11,14 @@ import ray
 from raydistill.label_store import LabelStore
 
 CLOSE_SECONDS = 30.0
+# Of a slow teacher a block is some texts, or one: so many parts are merged, however little they hold. What has become a
+# tenth of a file then waits for the rest of it: else all would be written again and again.
+MOST_TINY, TINY = 1000, 0.1
 logger = logging.getLogger(__name__)
 
 
 class Merger:
-    """Merges parts in tasks of its own, as soon as there are enough for a file of the size wanted.
+    """Merges parts in tasks of its own, as soon as there are enough for a file of the size wanted, or very many.
 
     A merge that fails leaves its parts as they were. Close it, so that none goes on behind.
 
@@ -38,7 +41,6 @@ class Merger:
         self._end: Any = remote(end_replacement)
         self.parts: set[str] = set()
         self._small: dict[str, int] = {}
-        self._small_bytes = 0
         self._running: dict[Any, _Step] = {}
 
     def add(self, name: str, size: int) -> None:
@@ -75,11 +77,16 @@ class Merger:
         if size >= self._target // 2:
             return
         self._small[name] = size
-        self._small_bytes += size
-        if self._small_bytes >= self._target:
-            names = list(self._small)
-            self._running[self._merge.remote(self._store, names)] = _Step(names)
-            self._small, self._small_bytes = {}, 0
+        tiny = [name for name, its_size in self._small.items() if its_size < TINY * self._target]
+        if sum(self._small.values()) >= self._target:
+            self._begin(list(self._small))
+        elif len(tiny) >= MOST_TINY:
+            self._begin(tiny)
+
+    def _begin(self, names: list[str]) -> None:
+        for name in names:
+            del self._small[name]
+        self._running[self._merge.remote(self._store, names)] = _Step(names)
 
     def _gather(self, timeout: float | None) -> None:
         """Take in what has been merged."""

@@ -36,7 +36,7 @@ def options(tmp_path_factory: pytest.TempPathFactory) -> dict:
     corpus.write_text("".join([*texts, *texts[:TWICE], *["\n"] * BLANKS]))
     return {
         "data_file": str(corpus),
-        "block_seconds": 0.01,
+        "block_seconds": 0.08,
         "cpus_per_train_worker": 1.0,
         "num_train_epochs": 1,
         "save_steps": 10,

@@ -26,9 +26,9 @@ from raydistill.resources import Request, make_plan
 from raydistill.specs import TeacherSpec, Tolerance
 from raydistill.stages.cluster import free_nodes
 from raydistill.stages.label import label_corpus
-from raydistill.stages.merging import Merger
+from raydistill.stages.merging import TINY, Merger
 
-SPEC = TeacherSpec("", ("sport", "politics"), "This is {}.", parameters=10**9, backend="torch", precision="fp32")
+SPEC = TeacherSpec("", ("sport", "politics"), "This is {}.", parameters=10**8, backend="torch", precision="fp32")
 
 
 def held(store: LabelStore) -> dict[str, int]:
@@ -83,6 +83,19 @@ def test_a_pass_merges_what_it_writes_and_what_lay_there(
     assert len(names) < len(sizes)  # of twice as many
     assert all(map(store.is_whole, names))
     assert label(store, corpus, tiny_teacher_dir, console, target) == 0
+
+
+@pytest.mark.parametrize(("tiny", "left"), [(1000, 2), (1.5, 4)])
+def test_very_many_parts_are_merged_however_small_but_not_again_and_again(
+    tiny: float, left: int, store: LabelStore, small_parts: dict[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("raydistill.stages.merging.MOST_TINY", 3)
+    sizes = store.folder.sizes()
+    merger = Merger(store, round(tiny * max(sizes.values()) / TINY), 0.1)
+    merger.add_others(sizes)
+    merger.finish()
+    assert (len(sizes), len(store.parts()), len(merger.parts)) == (12, left, left)
+    assert held(store) == small_parts
 
 
 class MergesSilently(LabelStore):
