@@ -66,7 +66,7 @@ class Counted(Timed):
         return super().logits(inputs)
 
 
-@pytest.mark.parametrize(("each_batch", "passes"), [(0.001, 4), (0.06, 2)])
+@pytest.mark.parametrize(("each_batch", "passes"), [(0.001, 4), (0.12, 2)])
 def test_a_rate_is_of_several_rounds_but_what_takes_long_is_not_repeated(each_batch, passes, monkeypatch):
     monkeypatch.setattr("raydistill.engines.engine.LONG_SECONDS", 0.1)
     device = Counted(each_batch, each_token=0)
