@@ -307,7 +307,7 @@ class DistillConfig:
     block_seconds: float = option(
         Tolerance.block_seconds,
         "Seconds of a teacher actor's work in a block, about: what the loss of an actor costs. Short ones cost more "
-        "reading and writing; of more than a hundred actors they are longer.",
+        "reading and writing, so there are twenty a second of all actors at the most.",
         group=FAULTS,
         bounds=Bounds("between 0.01 and 3600", lambda seconds: 0.01 <= seconds <= 3600),
     )
