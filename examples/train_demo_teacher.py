@@ -19,7 +19,7 @@ The shipped weights were made on Debian 12, with the CPU build of torch, by thes
 The recipe was chosen with `--holdout 9 --out held-out`, which keeps nine topics, and a tenth of the glosses of the
 others, out of the training and prints the accuracy on both at the end: 0.853 and 0.964 as it is, 0.828 and 0.958 with
 640 steps on shorter texts (`--steps 640 --max-length 96 --documents 4000 --document-glosses 5`). It was not chosen by
-BBC News or AG News, which measure the result (examples/evaluate_demo_teacher.py). The same seed, threads, versions,
+BBC News, which measures the result (examples/evaluate_demo_teacher.py). The same seed, threads, versions,
 package list and kind of CPU give the same weights.
 """
 

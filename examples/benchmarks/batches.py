@@ -11,13 +11,12 @@ Prints a Markdown table; --json keeps it.
 from __future__ import annotations
 
 import os
-import statistics
 import tempfile
 import time
 
 import torch
 from shapes import CHOICES, teacher_of_shape
-from tables import at_least_one, benchmark_parser, publish
+from tables import at_least_one, benchmark_parser, publish, spread, times_as_fast
 
 from raydistill import pairs
 from raydistill.engines.budget import CPU_LEAST
@@ -72,8 +71,7 @@ def main() -> None:
             row = {"shape": arguments.shape, "engine": arguments.backend, "texts of a block": f"{block:,}"}
             for name, took in seconds.items():
                 padding = 1 - efforts[name].tokens / efforts[name].padded_tokens
-                ratios = [full / own for full, own in zip(seconds[FULL], took, strict=True)]
-                speed = f"{statistics.median(ratios):.2f} ({min(ratios):.2f}–{max(ratios):.2f})"
+                speed = spread(times_as_fast(seconds[FULL], took))
                 row[name] = f"{'1.00' if name == FULL else speed}, {padding:.1%} padding"
             rows.append(row)
             rounds[block] = seconds

@@ -10,13 +10,12 @@ and most in brackets. Prints a Markdown table; --json keeps it.
 from __future__ import annotations
 
 import os
-import statistics
 import tempfile
 import time
 
 import torch
 from shapes import CHOICES, native_engines, teacher_of_shape
-from tables import at_least_one, benchmark_parser, publish
+from tables import at_least_one, benchmark_parser, publish, spread, times_as_fast
 
 from raydistill.engines.budget import CPU_LEAST
 from raydistill.specs import TeacherSpec
@@ -62,8 +61,7 @@ def main() -> None:
                         took.append(time.perf_counter() - started)
                 row = {"engine": f"{backend} {precision}", "texts": profile}
                 for budget, took in seconds.items():
-                    ratios = [used / own for used, own in zip(seconds[CPU_LEAST], took, strict=True)]
-                    row[f"{budget:,}"] = f"{statistics.median(ratios):.2f} ({min(ratios):.2f}–{max(ratios):.2f})"
+                    row[f"{budget:,}"] = spread(times_as_fast(seconds[CPU_LEAST], took))
                 rows.append(row)
     publish(rows, arguments, seconds=rounds)
 

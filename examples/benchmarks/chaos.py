@@ -4,11 +4,11 @@
 
 Two raylets on this machine are the cluster. The corpus is labelled and a student trained on it undisturbed; then once
 more while teacher actors, train workers, tasks, the second node and the driver itself are killed (SIGKILL) at random
-times, half of them while labels are made and half while the student is trained; one in ten hits a task that writes. A
-node that was lost comes back after some seconds; a driver that was lost is started again with the same command. Then
-both runs are compared: every text of the corpus must be there as often as it occurs, with the same logits, and the
-student must have had as many updates. The teacher itself counts the pairs that it is given, so that those of work that
-was lost are counted too.
+times, half of them while labels are made and half while the student is trained; one in ten hits an actor or a task that
+writes. A node that was lost comes back after some seconds; a driver that was lost is started again with the same
+command. Then both runs are compared: every text of the corpus must be there as often as it occurs, with the same
+logits, and the student must have had as many updates. The teacher itself counts the pairs that it is given, so that
+those of work that was lost are counted too.
 
 The models are tiny and random: what is tried is the road, not the models. --s3 puts everything into a bucket of a local
 S3 server; --alone leaves the undisturbed run out: then all texts are scored again instead. Prints a Markdown table;

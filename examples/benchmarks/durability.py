@@ -13,7 +13,6 @@ from __future__ import annotations
 import dataclasses
 import io
 import os
-import statistics
 import tempfile
 import time
 import uuid
@@ -22,7 +21,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from tables import at_least_one, benchmark_parser, publish
+from tables import at_least_one, benchmark_parser, publish, spread
 
 from raydistill.corpus_files import find_files
 from raydistill.label_store import SCHEMA, LabelStore
@@ -91,9 +90,8 @@ def main() -> None:
             ratios.append(took[LabelStore][0] / took[CarelessStore][0])
             shares.append(took[LabelStore][1] / took[LabelStore][0])
     what = f"{arguments.texts:,} texts, blocks of about {arguments.block_seconds:g} s"
-    found = f"{statistics.median(ratios):.3f} ({min(ratios):.3f}–{max(ratios):.3f})"
-    share = f"{statistics.median(shares):.2%} ({min(shares):.2%}–{max(shares):.2%})"
-    row = {"label stage": what, "times the same without durability": found, "writing and counting, of it": share}
+    row = {"label stage": what, "times the same without durability": spread(ratios, ".3f")}
+    row |= {"writing and counting, of it": spread(shares, ".2%")}
     publish([row], arguments, ratios=ratios, shares=shares)
 
 

@@ -14,7 +14,6 @@ import copy
 import dataclasses
 import importlib.util
 import os
-import statistics
 import tempfile
 import time
 import warnings
@@ -25,7 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 from shapes import CHOICES, native_engines, teacher_of_shape
-from tables import at_least_one, benchmark_parser, publish
+from tables import at_least_one, benchmark_parser, publish, spread, times_as_fast
 from transformers import AutoTokenizer
 
 from raydistill.engines.engine import Engine, Inputs, PendingLogits, engine_name, share_off
@@ -173,8 +172,7 @@ def main() -> None:
                     engine.logits(batch)
                     took[name].append(time.perf_counter() - started)
             for name, row in rows.items():
-                ratios = [first / own for first, own in zip(took[EXACT], took[name], strict=True)]
-                row[shape] = f"{statistics.median(ratios):.2f} ({min(ratios):.2f}–{max(ratios):.2f})"
+                row[shape] = spread(times_as_fast(took[EXACT], took[name]))
         teacher, sentences = teachers[0], files.corpus.read_text(encoding="utf-8").splitlines()
         classes = {}
         for name, engine in engines.items():

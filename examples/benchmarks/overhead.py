@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 import resource
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -22,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from tables import at_least_one, benchmark_parser, markdown, publish
+from tables import at_least_one, benchmark_parser, markdown, publish, spread
 
 
 def cpu_seconds(command: list[str]) -> float:
@@ -136,8 +135,7 @@ def main() -> None:
         "of it: train stage": [stage["train"]["seconds"] for stage in stages],
     }
     rows: list[dict[str, Any]] = [
-        {"what": what, "figure": f"{statistics.median(values):.1f} s ({min(values):.1f}–{max(values):.1f})"}
-        for what, values in figures.items()
+        {"what": what, "figure": f"{spread(values, '.1f')} s"} for what, values in figures.items()
     ]
     rows.append({"what": "CPU time of all its processes, when watched", "figure": f"{processes.cpu():.1f} s"})
     for flags in (["--help"], ["run", "--help"]):

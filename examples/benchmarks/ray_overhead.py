@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 from shapes import CHOICES, teacher_of_shape
-from tables import at_least_one, benchmark_parser, publish
+from tables import at_least_one, benchmark_parser, publish, spread
 
 from raydistill.corpus import text_id
 from raydistill.corpus_files import find_files
@@ -128,7 +128,7 @@ def main() -> None:
     rows = [
         {
             "label stage": name,
-            "steady state, of the teacher alone": f"{statistics.median(found):.2f} ({min(found):.2f}–{max(found):.2f})",
+            "steady state, of the teacher alone": spread(found),
             "start-up": f"{statistics.median(starts[name]):.1f} s",
         }
         for name, found in ratios.items()

@@ -13,7 +13,6 @@ keeps it.
 from __future__ import annotations
 
 import os
-import statistics
 import tempfile
 import time
 from collections.abc import Callable
@@ -22,7 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 from seed_method import seed_score
-from tables import at_least_one, benchmark_parser, publish
+from tables import at_least_one, benchmark_parser, publish, spread, times_as_fast
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
 from raydistill.distillation import soft_labels
@@ -72,10 +71,6 @@ def methods(
     return found
 
 
-def spread(values: list[float], style: str = ".1f") -> str:
-    return f"{statistics.median(values):{style}} ({min(values):{style}}–{max(values):{style}})"
-
-
 def main() -> None:
     parser = benchmark_parser(__doc__)
     parser.add_argument("--texts", type=int, default=64)
@@ -108,15 +103,13 @@ def main() -> None:
                 }
                 assert max(apart.values()) < MOST_APART, apart
             for name, took in seconds.items():
-                times = [seed / own for seed, own in zip(seconds[SEED], took, strict=True)]
-                engine = [other / own for other, own in zip(seconds[ENGINE], took, strict=True)]
                 rows.append(
                     {
                         "classes": number,
                         "method": name,
-                        "texts/s": spread([len(texts) / one for one in took]),
-                        "times the seed's loop": spread(times),
-                        "times the teacher in raydistill": spread(engine),
+                        "texts/s": spread([len(texts) / one for one in took], ".1f"),
+                        "times the seed's loop": spread(times_as_fast(seconds[SEED], took), ".1f"),
+                        "times the teacher in raydistill": spread(times_as_fast(seconds[ENGINE], took), ".1f"),
                         "soft labels off those of the method above": f"{apart[name]:.1e}" if name in apart else "",
                     }
                 )

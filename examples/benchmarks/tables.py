@@ -10,6 +10,7 @@ import math
 import os
 import platform
 import statistics
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,16 @@ def markdown(rows: list[dict[str, Any]]) -> str:
     columns = list(dict.fromkeys(name for row in rows for name in row))
     lines = [columns, ["---"] * len(columns), *([str(row.get(name, "")) for name in columns] for row in rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def spread(values: Sequence[float], style: str = ".2f") -> str:
+    """Median of rounds, least and most in brackets."""
+    return f"{statistics.median(values):{style}} ({min(values):{style}}–{max(values):{style}})"
+
+
+def times_as_fast(reference: Sequence[float], own: Sequence[float]) -> list[float]:
+    """How many times as fast as a reference each round was, from seconds of both."""
+    return [other / mine for other, mine in zip(reference, own, strict=True)]
 
 
 def beside(plain: list[dict[str, Any]], own: list[dict[str, Any]], what: str) -> str:

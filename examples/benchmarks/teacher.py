@@ -6,7 +6,7 @@ Whole BBC News documents, their beginnings of 10 to 1,000 words, and their first
 scores the same texts with the same threads, in turn, several rounds; medians, and least and most in brackets. Besides
 the seed's loop there is a loop over transformers' zero-shot pipeline. Prints a Markdown table; --json keeps it.
 
---shape bert-base, bart-base and roberta-large take random weights: for speed, not for agreement. On a GPU:
+Any other --shape takes random weights: for speed, not for agreement. On a GPU:
 
     pip install -e '.[demo]' && python examples/benchmarks/teacher.py --device cuda --shape roberta-large \\
         --documents 120 --sentences 1200
@@ -27,7 +27,7 @@ import numpy as np
 import torch
 from seed_method import seed_score, zero_shot_soft_labels
 from shapes import CHOICES, native_engines, of_mixed_length, teacher_of_shape
-from tables import at_least_one, benchmark_parser, publish
+from tables import at_least_one, benchmark_parser, publish, spread, times_as_fast
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from raydistill import soft_labels
@@ -78,10 +78,6 @@ def product_seconds(rows: int, inputs: int, outputs: int, device: str) -> float:
 
     with torch.inference_mode():
         return min(timed(product)[0] for _ in range(8))
-
-
-def spread(values: list[float], style: str = ".2f") -> str:
-    return f"{statistics.median(values):{style}} ({min(values):{style}}–{max(values):{style}})"
 
 
 def timed(work: Callable[..., Any], *given: Any) -> tuple[float, Any]:
@@ -147,9 +143,8 @@ def main() -> None:
                     off[name] = float(np.abs(soft_labels(*found) - wanted).max())
             pairs = len(texts) * len(CLASSES)
             for name, took in seconds.items():
-                ratios = [seed / own for seed, own in zip(seconds[SEED], took, strict=True)]
                 row = {"texts": profile, "method": name, "pairs/s": round(pairs / statistics.median(took), 1)}
-                row |= {"times the seed's loop": spread(ratios)}
+                row |= {"times the seed's loop": spread(times_as_fast(seconds[SEED], took))}
                 if name in engines:
                     row |= {f"share of {REFERENCE[device]}": spread(forward[name]), "padding": f"{padding[name]:.1%}"}
                 if name in off:

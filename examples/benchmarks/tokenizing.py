@@ -15,7 +15,7 @@ import time
 
 import numpy as np
 import pyarrow as pa
-from tables import at_least_one, benchmark_parser, publish
+from tables import at_least_one, benchmark_parser, publish, spread
 
 from raydistill.corpus import text_id
 from raydistill.files import Folder
@@ -92,7 +92,7 @@ def main() -> None:
             {
                 "an epoch's rows": name,
                 "texts/s": f"{len(texts) / statistics.median(seconds):,.0f}",
-                "time, of making them": f"{statistics.median(shares):.3f} ({min(shares):.3f}–{max(shares):.3f})",
+                "time, of making them": spread(shares, ".3f"),
             }
         )
     megabytes = {"label files": labels, "kept rows": size, "texts": sum(map(len, texts))}

@@ -26,7 +26,7 @@ import numpy as np
 import pandas as pd
 import torch
 from plain_trainer import train_plainly
-from tables import at_least_one, benchmark_parser, beside, publish
+from tables import at_least_one, benchmark_parser, beside, publish, spread
 
 from raydistill import DistillConfig, label, soft_labels, train
 from raydistill.specs import TeacherSpec
@@ -84,10 +84,6 @@ def through_ray(config: dict[str, Any], workers: int, training: dict[str, Any], 
         "updates": record["updates"],
         "losses": [entry["loss"] for entry in json.loads(state.read_text())["log_history"] if "loss" in entry],
     }
-
-
-def spread(values: list[float], style: str = ".2f") -> str:
-    return f"{statistics.median(values):{style}} ({min(values):{style}}–{max(values):{style}})"
 
 
 def table(runs: dict[str, list[dict[str, Any]]]) -> list[dict[str, str]]:
