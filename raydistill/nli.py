@@ -80,6 +80,8 @@ def teacher_config(model: ModelSpec) -> Any:
             f"--teacher-name-or-path {model.name_or_path}: is a {architectures[0]}, not a sequence classifier. "
             "Give a model trained for NLI, such as roberta-large-mnli."
         )
+    if config.label2id is None:  # of a config that was written by hand
+        config.label2id = {name: index for index, name in config.id2label.items()}
     return config
 
 

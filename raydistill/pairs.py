@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -105,12 +105,7 @@ class PairEncoder:
             return TokenizedTexts(texts, none, none, none)
         lengths, tokens = [], []
         faults: dict[int, Exception] = {}
-        for at in range(0, len(texts), ENCODED):
-            chunk = list(texts[at : at + ENCODED])
-            try:
-                rows = self._token_rows(chunk)
-            except Exception:
-                rows = [self._tokens_or_fault(text, at + i, faults) for i, text in enumerate(chunk)]
+        for rows in _in_chunks(self._token_rows, texts, faults):
             lengths.append(np.array([len(row) for row in rows], dtype=np.int64))
             tokens.append(np.fromiter(itertools.chain.from_iterable(rows), dtype=np.int64))
         all_lengths = np.concatenate(lengths)
@@ -129,18 +124,14 @@ class PairEncoder:
                 return_token_type_ids=False,
             )["input_ids"]
 
-    def _tokens_or_fault(self, text: str, index: int, faults: dict[int, Exception]) -> list[int]:
-        try:
-            return self._token_rows([text])[0]
-        except Exception as fault:
-            faults[index] = fault
-            return []
-
     def count_tokens(self, texts: Sequence[str]) -> Ints:
-        """(N,) int64: tokens of every text alone, however long, without special ones."""
-        chunks = (list(texts[at : at + ENCODED]) for at in range(0, len(texts), ENCODED))
-        rows = (row for chunk in chunks for row in self.tokenizer(chunk, add_special_tokens=False)["input_ids"])
-        return np.fromiter(map(len, rows), dtype=np.int64, count=len(texts))
+        """(N,) int64: tokens of every text alone, however long, without special ones; 0 of what has none."""
+
+        def rows(chunk: list[str]) -> Any:
+            return self.tokenizer(chunk, add_special_tokens=False)["input_ids"]
+
+        found = itertools.chain.from_iterable(_in_chunks(rows, texts, {}))
+        return np.fromiter(map(len, found), dtype=np.int64, count=len(texts))
 
     def lengths(self, text_lengths: Ints) -> Ints:
         """(N, K) int64: tokens of every pair, special ones included, of texts of (N,) tokens."""
@@ -196,6 +187,27 @@ class PairEncoder:
             for name in self.tokenizer.model_input_names
             if name in encoded
         }
+
+
+def _in_chunks(
+    rows_of: Callable[[list[str]], list[list[int]]], texts: Sequence[str], faults: dict[int, Exception]
+) -> Iterator[list[list[int]]]:
+    """Rows of tokens, a chunk at a time; none of a text that the tokenizer refuses: that is a fault, by its index."""
+
+    def row_of(text: str, index: int) -> list[int]:
+        try:
+            return rows_of([text])[0]
+        except Exception as fault:
+            faults[index] = fault
+            return []
+
+    for at in range(0, len(texts), ENCODED):
+        chunk = list(texts[at : at + ENCODED])
+        try:
+            rows = rows_of(chunk)
+        except Exception:
+            rows = [row_of(text, at + i) for i, text in enumerate(chunk)]
+        yield rows
 
 
 def budget_batches(lengths: Ints, token_budget: int, *, padded: bool = True) -> Iterator[Ints]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -15,7 +14,7 @@ import numpy.typing as npt
 
 from raydistill.engines.budget import CPU_LEAST, cpu_budget, measured_budget
 from raydistill.engines.cache import remembered
-from raydistill.engines.engine import Engine, Inputs, PendingLogits, engine_name
+from raydistill.engines.engine import Engine, Inputs, PendingLogits, engine_name, is_for_memory
 from raydistill.engines.load import load_engine
 from raydistill.engines.offers import MEASURING_PAYS
 from raydistill.errors import first_line
@@ -33,7 +32,6 @@ Scores = tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], dict[int, Excep
 # bf16, and a small one is four times as fast on an H100 as with 4,096 tokens.
 PACKED_TOKENS = 2048
 WARM_UP = 8  # texts
-NO_MEMORY = re.compile(r"out of memory|can't allocate memory|ALLOC_FAILED", re.IGNORECASE)
 # A pair that alone is too much for the memory is tried again, for others may have taken that for a moment; so often
 # until some texts have been scored.
 MEMORY_WAITS, MEMORY_WAIT_SECONDS = 2, 2.0
@@ -207,7 +205,7 @@ class Teacher:
                 if len(pending) > self.engine.ahead:
                     collect()
         except Exception as error:
-            if not self._is_for_memory(error) and not self._failed:
+            if not is_for_memory(self.engine, error) and not self._failed:
                 self._failed = True  # once will do: each of many texts may fail
                 logger.warning("a batch failed", exc_info=True)
             fault = error.with_traceback(None)  # which would keep the activations alive
@@ -223,14 +221,14 @@ class Teacher:
         self.engine.recover()
         left = np.concatenate(failed)
         if len(failed[0]) == 1:
-            if self._is_for_memory(fault) and self._waits:
+            if is_for_memory(self.engine, fault) and self._waits:
                 self._waits -= 1
                 time.sleep(MEMORY_WAIT_SECONDS)
                 return left
             text = int(left[0]) // num_classes
             faults[text] = fault
             return worthwhile(left)
-        if not self._is_for_memory(fault):
+        if not is_for_memory(self.engine, fault):
             for half in np.array_split(failed.pop(0), 2):
                 failed.append(self._score_pairs(tokenized, lengths, worthwhile(half), logits, effort, faults))
             return worthwhile(np.concatenate(failed))
@@ -238,11 +236,6 @@ class Teacher:
         self._halvings += 1
         logger.warning("a batch failed (%s): %d tokens a batch from here on", first_line(fault), self.token_budget)
         return left
-
-    def _is_for_memory(self, error: Exception) -> bool:
-        """Whether a batch failed for want of memory, which CPUs and cuBLAS tell of in words alone."""
-        told = isinstance(error, RuntimeError) and NO_MEMORY.search(str(error))
-        return isinstance(error, self.engine.memory_error) or bool(told)
 
 
 def token_budget(engine: Engine, encoder: PairEncoder, spec: TeacherSpec) -> int:
@@ -260,10 +253,11 @@ def token_budget(engine: Engine, encoder: PairEncoder, spec: TeacherSpec) -> int
 
 
 def probe_batches(encoder: PairEncoder) -> list[Inputs]:
-    """A few batches of pairs: one of short and long ones together, and one of long ones alone, of about 500 tokens."""
+    """A few batches of pairs: a short and a long one together, long ones alone, of some 500 tokens, and short ones."""
     tokenized = encoder.tokenize(PROBE_TEXTS)
     mixed = encoder.encode(tokenized, np.array([0, 1]), np.array([0, len(encoder.hypotheses) - 1]))
-    return [mixed, long_batch(encoder, 512)]
+    short = encoder.encode(tokenized, np.zeros(2, dtype=np.int64), np.zeros(2, dtype=np.int64))
+    return [mixed, long_batch(encoder, 512), short]
 
 
 def long_batch(encoder: PairEncoder, tokens: int) -> Inputs:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 
 import numpy as np
@@ -87,6 +88,20 @@ def test_what_a_device_cannot_do_is_not_chosen_and_what_it_can_never_do_is_an_er
     assert measured_budget(Limited(each_batch=0.02, each_token=0), tokens, 64 * LEAST) == 2 * LEAST
     with pytest.raises(RuntimeError, match="invalid configuration"):
         measured_budget(Limited(0, 0), lambda size: tokens(4 * size), 64 * LEAST)
+
+
+@pytest.mark.parametrize(
+    ("told", "passes"), [("DefaultCPUAllocator: can't allocate memory", True), ("invalid configuration", False)]
+)
+def test_a_cpu_whose_memory_is_short_is_left_to_scoring(told, passes, monkeypatch):
+    def fail(device, inputs):
+        raise RuntimeError(told)
+
+    monkeypatch.setattr(Timed, "logits", fail)
+    with contextlib.nullcontext() if passes else pytest.raises(RuntimeError, match=told):
+        assert cpu_budget(Timed(0, 0), tokens, 8 * CPU_LEAST) == CPU_LEAST
+    with contextlib.nullcontext() if passes else pytest.raises(RuntimeError, match=told):
+        assert measured_budget(Timed(0, 0), tokens, 8 * LEAST) == LEAST
 
 
 def test_the_bound_is_kept_and_a_device_without_any_room_is_left_to_scoring():

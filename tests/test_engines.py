@@ -33,6 +33,7 @@ from raydistill.engines.torch_engine import TorchEngine
 from raydistill.errors import ConfigError, ModelError, RunDirError
 from raydistill.first_token import narrow_last_layer
 from raydistill.specs import TeacherSpec
+from raydistill.teacher import Teacher
 
 PACKED = ("bert", "roberta", "xlm-roberta")
 FINGERPRINT = "blake2b:0123"
@@ -586,6 +587,42 @@ def test_a_teacher_that_is_only_right_for_the_shape_it_was_traced_with_is_not_ke
     assert engine_name(load(request(family_dirs["bert"]), batches)) == "torch fp32"
     assert said in caplog.text
     assert entries(cache) == []
+
+
+def test_a_teacher_that_is_only_right_for_one_length_is_not_kept(tiny_teacher_dir, cache, monkeypatch, caplog):
+    right, widths = OpenVinoEngine.logits, set()
+
+    def logits(self, inputs):
+        width = inputs["input_ids"].shape[1]
+        widths.add(width)
+        return right(self, inputs) + (width != max(widths))
+
+    monkeypatch.setattr(OpenVinoEngine, "logits", logits)
+    assert Teacher.load(request(tiny_teacher_dir)).engine.backend == "torch"  # which has one hypothesis
+    assert len(widths) > 1
+    assert "its logits are off by" in caplog.text
+    assert not entries(cache)
+
+
+def test_what_cannot_be_converted_is_not_tried_again_by_those_who_begin_with_it(family_dirs, cache, monkeypatch):
+    tries, batches = [], batches_of(family_dirs["bert"])
+
+    def refuse(*_):
+        tries.append(0)
+        raise ModelError("OpenVINO cannot convert the teacher (no such operator).")
+
+    monkeypatch.setattr(exported, "convert", refuse)
+    for _ in range(3):
+        engine = load(request(family_dirs["bert"]), batches)
+        assert engine_name(engine) == "torch fp32"
+        assert "no such operator" in engine.fallback
+    assert len(tries) == 1
+    load(request(family_dirs["bert"], fingerprint="blake2b:4567"), batches)  # another teacher
+    assert len(tries) == 2
+    for file in cache.glob("*.refusal"):
+        os.utime(file, (0, 0))
+    load(request(family_dirs["bert"]), batches)
+    assert len(tries) == 3
 
 
 def refuse_the_shape():

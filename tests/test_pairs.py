@@ -117,6 +117,19 @@ def test_texts_tokenised_some_at_a_time_are_encoded_as_the_tokenizer_would(monke
     assert_encodes_as_the_tokenizer(make_tokenizer("roberta"), 64)
 
 
+def test_a_text_that_the_tokenizer_refuses_is_counted_as_none(monkeypatch):
+    encoder = PairEncoder(make_tokenizer("bert"), HYPOTHESES, 64)
+    plain, tokenizer = encoder.count_tokens(["one two", "three"]), encoder.tokenizer
+
+    def refusing(texts, **options):
+        if "refused" in texts:
+            raise TypeError("no such text")
+        return tokenizer(texts, **options)
+
+    monkeypatch.setattr(encoder, "tokenizer", refusing)
+    np.testing.assert_array_equal(encoder.count_tokens(["one two", "refused", "three"]), [plain[0], 0, plain[1]])
+
+
 def test_no_texts_are_tokenised_to_nothing():
     encoder = PairEncoder(make_tokenizer("bert"), HYPOTHESES, 64)
     assert encoder.lengths(encoder.tokenize([]).lengths).shape == (0, 3)

@@ -460,6 +460,16 @@ def test_batches_are_started_ahead_of_the_logits_that_are_asked_for(tiny_teacher
 # Labels
 
 
+def test_a_config_that_names_its_labels_once_will_do(tiny_teacher_dir, tmp_path):
+    folder = shutil.copytree(tiny_teacher_dir, tmp_path / "teacher")
+    config = json.loads((folder / "config.json").read_text())
+    del config["label2id"]
+    (folder / "config.json").write_text(json.dumps(config))
+    ids = describe_teacher(spec_of(folder))
+    assert (ids["entailment_id"], ids["contradiction_id"]) == (2, 0)
+    assert Teacher.load(spec_of(folder)).label_ids == Teacher.load(spec_of(tiny_teacher_dir)).label_ids
+
+
 def ids(labels, **asked):
     names = dict(enumerate(labels))
     return nli_label_ids({name: i for i, name in names.items()}, len(labels), spec_of("some/teacher", **asked))

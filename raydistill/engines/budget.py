@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
-from raydistill.engines.engine import Engine, Inputs, tokens_per_second
+from raydistill.engines.engine import Engine, Inputs, is_for_memory, tokens_per_second
 from raydistill.errors import first_line
 
 logger = logging.getLogger(__name__)
@@ -33,7 +33,9 @@ def cpu_budget(engine: Engine, batch_of: Callable[[int], Inputs], most: int) -> 
         found = measured_budget(engine, batch_of, most, least, CPU_NEAR)
         # Once more, for another process may have had the CPU for a while: what is found is kept for good.
         return found if found == least or CPU_NEAR * rate(found, rounds=3) > rate(least, rounds=3) else least
-    except engine.memory_error:
+    except Exception as error:
+        if not is_for_memory(engine, error):
+            raise
         return least  # not even that fits; scoring halves it until one does
 
 
@@ -55,7 +57,7 @@ def measured_budget(
         try:
             rates[budget] = tokens_per_second(engine, [batch_of(budget)])
         except Exception as error:
-            if not rates and not isinstance(error, engine.memory_error):
+            if not rates and not is_for_memory(engine, error):
                 raise
             logger.info("%s tokens a batch: %s", budget, first_line(error))
             break

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
+
+from raydistill.errors import ModelError
 
 Inputs = Mapping[str, npt.NDArray[np.int64]]
 PendingLogits = Callable[[], npt.NDArray[np.float32]]
@@ -16,6 +19,7 @@ EXACT = "fp32"  # the number format that every other one is held against
 # a reduced precision more so. What is damaged, or another model, is off by its whole size.
 TOLERANCE = {EXACT: 1e-3, "bf16": 0.2, "fp16": 0.2, "int8": 0.3}
 LONG_SECONDS = 2.0  # of measuring
+NO_MEMORY = re.compile(r"out of memory|can't allocate memory|ALLOC_FAILED", re.IGNORECASE)
 
 
 class Engine(Protocol):
@@ -51,6 +55,12 @@ class Engine(Protocol):
         """
 
 
+def is_for_memory(engine: Engine, error: Exception) -> bool:
+    """Whether a batch failed for want of memory, which CPUs and cuBLAS tell of in words alone."""
+    told = isinstance(error, RuntimeError) and NO_MEMORY.search(str(error))
+    return isinstance(error, engine.memory_error) or bool(told)
+
+
 def share_off(found: npt.NDArray[np.float32], wanted: npt.NDArray[np.float32]) -> float:
     """The largest difference of logits, as a share of the largest, or of 1 if that is smaller.
 
@@ -60,6 +70,15 @@ def share_off(found: npt.NDArray[np.float32], wanted: npt.NDArray[np.float32]) -
     if found.shape != wanted.shape:
         raise ValueError(f"logits of shape {found.shape} where {wanted.shape} was to be expected")
     return float(np.abs(found - wanted).max() / max(1.0, float(np.abs(wanted).max())))
+
+
+def expect_like(
+    engine: Engine, batches: Iterable[Inputs], wanted: Iterable[npt.NDArray[np.float32]], most: float
+) -> None:
+    """Raise ModelError where an engine's logits are further off than `most`, as `share_off` says, or not numbers."""
+    for batch, logits in zip(batches, wanted, strict=True):
+        if not (off := share_off(engine.logits(batch), logits)) <= most:
+            raise ModelError(f"run by {engine_name(engine)} its logits are off by {off:.2g} of their size")
 
 
 def engine_name(engine: Engine) -> str:

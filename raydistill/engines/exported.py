@@ -7,20 +7,21 @@ checksums, which every load is checked against.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
 import shutil
+import time
 import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from raydistill.engines.cache import LIBRARIES, Once, cache_folder, cache_key, locked
-from raydistill.engines.engine import EXACT, TOLERANCE, Inputs, share_off
+from raydistill.engines.engine import EXACT, TOLERANCE, Inputs, expect_like
 from raydistill.engines.openvino_engine import OpenVinoEngine, convert
 from raydistill.engines.torch_engine import TorchEngine
 from raydistill.errors import ModelError, first_line
@@ -31,6 +32,7 @@ logger = logging.getLogger(__name__)
 
 VERSION = 3  # of what an entry holds
 LOGITS = "logits"
+REFUSED_SECONDS = 3600.0  # that a failure is believed in: actors that begin together need not all meet it
 SUMS = "sums.json"  # checksums of the other files
 
 
@@ -51,6 +53,11 @@ class ExportedTeacher:
         """The converted model; its weights lie beside it."""
         return self.folder / "model.xml"
 
+    @property
+    def refusal(self) -> Path:
+        """Why it cannot be made, where that was found."""
+        return self.folder.with_name(f"{self.folder.name}.refusal")
+
     def write(self, model: Any, batches: Sequence[Inputs], precision: str, threads: int | None) -> None:
         """Convert a PyTorch classifier in fp32 on the CPU, and see that others than the first batch can be run.
 
@@ -62,8 +69,7 @@ class ExportedTeacher:
         convert(model, batches[0], precision, self.model)
         try:
             engine = OpenVinoEngine(self.model, names, precision if precision == "int8" else EXACT, threads)
-            for batch, wanted in zip(batches[1:], others, strict=True):
-                _expect_like(engine, batch, wanted)
+            expect_like(engine, batches[1:], others, TOLERANCE[engine.precision])
         except ModelError:
             raise
         except Exception as error:  # whatever a model that is right for one shape alone may raise
@@ -89,7 +95,8 @@ class ExportedTeacher:
         names = json.loads((self.folder / "inputs.json").read_text())
         engine = OpenVinoEngine(self.model, names, precision, threads)
         with np.load(self.folder / "check.npz") as arrays:
-            _expect_like(engine, {name: arrays[name] for name in names}, arrays[LOGITS])
+            batch = {name: arrays[name] for name in names}
+            expect_like(engine, [batch], [arrays[LOGITS]], TOLERANCE[precision])
         return engine
 
     def discard(self) -> None:
@@ -109,12 +116,6 @@ class ExportedTeacher:
     def _aside(self) -> Path:
         """Where this process has what is not to be found."""
         return self.folder.with_name(f"{self.folder.name}.{os.getpid()}.tmp")
-
-
-def _expect_like(engine: OpenVinoEngine, batch: Inputs, wanted: npt.NDArray[np.float32]) -> None:
-    off = share_off(engine.logits(batch), wanted)
-    if not off <= TOLERANCE[engine.precision]:
-        raise ModelError(f"as converted by OpenVINO its logits are off by {off:.2g} of their size.")
 
 
 def _checksum(file: Path) -> int:
@@ -153,6 +154,7 @@ def exported_teacher(
             kept = Once.begin()
             with locked(entry.folder):
                 if not entry.folder.exists():
+                    _expect_hope(entry)
                     _fill_aside(entry, fill)
             kept()
             return entry
@@ -165,6 +167,14 @@ def exported_teacher(
     return entry
 
 
+def _expect_hope(entry: ExportedTeacher) -> None:
+    """Raise ModelError where another process has just found that the teacher cannot be converted."""
+    with contextlib.suppress(FileNotFoundError):
+        refusal = entry.refusal.read_text()
+        if time.time() - entry.refusal.stat().st_mtime < REFUSED_SECONDS:
+            raise ModelError(refusal)
+
+
 def _fill_aside(entry: ExportedTeacher, fill: Callable[[ExportedTeacher], None]) -> None:
     for left in entry.folder.parent.glob(f"{entry.folder.name}.*.tmp"):
         shutil.rmtree(left, ignore_errors=True)
@@ -173,6 +183,9 @@ def _fill_aside(entry: ExportedTeacher, fill: Callable[[ExportedTeacher], None])
     try:
         fill(aside)
         aside.folder.rename(entry.folder)
-    except BaseException:
+    except BaseException as error:
         shutil.rmtree(aside.folder, ignore_errors=True)
+        if isinstance(error, ModelError):
+            with contextlib.suppress(OSError):
+                entry.refusal.write_text(first_line(error))
         raise

@@ -10,14 +10,13 @@ from functools import partial
 from types import MethodType
 
 import numpy as np
-import numpy.typing as npt
 import psutil
 import torch
 from accelerate.utils import compile_regions
 
 from raydistill.engines import openvino_engine, torch_engine
 from raydistill.engines.cache import remembered
-from raydistill.engines.engine import EXACT, TOLERANCE, Engine, Inputs, engine_name, share_off, tokens_per_second
+from raydistill.engines.engine import EXACT, TOLERANCE, Engine, Inputs, engine_name, expect_like, tokens_per_second
 from raydistill.engines.exported import ExportedTeacher, exported_teacher
 from raydistill.engines.offers import MEASURING_PAYS, check_backend, export_pays, openvino_installed
 from raydistill.engines.packed import Packing, take_packed, take_padded
@@ -151,7 +150,7 @@ def packed_engine(engine: TorchEngine, batches: Sequence[Inputs]) -> TorchEngine
         wanted = [engine.logits(batch) for batch in repeated]
         take_packed(engine.model)
         packed = TorchEngine(engine.model, packing=packing)
-        _expect_same(packed, repeated, wanted, SAME_WEIGHTS[engine.precision])
+        expect_like(packed, repeated, wanted, SAME_WEIGHTS[engine.precision])
         return packed
     except Exception:  # of a kernel that is not made for this GPU or these shapes, anything
         logger.warning("the teacher is given pairs with padding", exc_info=True)
@@ -170,7 +169,7 @@ def compiled_engine(engine: TorchEngine, batches: Sequence[Inputs], *, strict: b
             model.forward = MethodType(model.forward.__func__, model)
         compiled = TorchEngine(model, packing=engine.packing, compiled=True)
         wanted = [engine.logits(batch) for batch in batches]
-        _expect_same(compiled, batches, wanted, SAME_WEIGHTS[engine.precision])
+        expect_like(compiled, batches, wanted, SAME_WEIGHTS[engine.precision])
         return compiled
     except Exception as error:  # of a compiler, anything
         if strict:
@@ -178,14 +177,6 @@ def compiled_engine(engine: TorchEngine, batches: Sequence[Inputs], *, strict: b
         logger.warning("the teacher cannot be compiled; PyTorch runs it as it is", exc_info=True)
         engine.fallback = f"torch.compile cannot: {first_line(error)}"
         return engine
-
-
-def _expect_same(
-    engine: Engine, batches: Sequence[Inputs], wanted: Sequence[npt.NDArray[np.float32]], most: float
-) -> None:
-    off = [share_off(engine.logits(batch), logits) for batch, logits in zip(batches, wanted, strict=True)]
-    if not np.max(off) <= most:  # nor where one is not a number
-        raise ModelError(f"its logits are then off by {np.max(off):.2g} of their size")
 
 
 def _exported_engine(spec: TeacherSpec, precision: str, pad_token_id: int, batches: Sequence[Inputs]) -> Engine:

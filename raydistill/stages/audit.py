@@ -15,6 +15,7 @@ from raydistill.periodic import every
 from raydistill.progress import Console
 from raydistill.resources import Plan
 from raydistill.specs import Effort, TeacherSpec
+from raydistill.stages.checks import no_text
 from raydistill.stages.faults import our_errors, wait_for
 from raydistill.stages.notes import Notes, notes_on
 from raydistill.stages.teacher_actor import as_planned, teacher_task
@@ -41,12 +42,15 @@ def choose_precision(
         keep: given what was found, where that ends the run.
 
     Raises:
+        CorpusError: there is no text.
         ModelError: with `strict`, below `min_agreement`, or the teacher cannot run in that precision.
     """
     reduced = as_planned(spec, plan)
     if spec.precision == EXACT or (spec.precision == "auto" and not reduced.use_gpu):
         return {"precision": EXACT, "audit": None}
     exact, sample = dataclasses.replace(reduced, precision=EXACT), list(draw_sample())
+    if not sample:  # blank lines alone
+        raise no_text(config)
     remote, pairs = teacher_task(audit_and_note, plan), 2 * len(sample) * len(spec.class_names)
     alone = len(spec.class_names) == 1  # a single class is judged by itself, whoever trains on it
     try:

@@ -144,12 +144,12 @@ class TeacherActor:
         scores = self._score([texts[i] for i in rows], [ids[i] for i in rows], attempt, effort)
         entailment, contradiction, faults = scores
         effort.actor, effort.scored_at = self._name, time.time()
-        # Of a block that is labelled already but for what was rejected before, nothing can be told.
-        if pc.all(pc.less(block["known_index"], 0)).as_py():
-            self._failed = self._failed + len(rows) if len(faults) == len(rows) else 0
-            if faults and self._failed >= SYSTEMATIC:
-                first = describe_fault(faults[min(faults)])
-                raise ModelError(f"the teacher can score none of {self._failed:,} texts: {first}.")
+        # Known texts could be scored; what was rejected before comes among them as new.
+        anew = pc.all(pc.less(block["known_index"], 0)).as_py()
+        self._failed = self._failed + len(rows) if anew and len(faults) == len(rows) else 0
+        if faults and self._failed >= SYSTEMATIC:
+            first = describe_fault(faults[min(faults)])
+            raise ModelError(f"the teacher can score none of {self._failed:,} texts: {first}.")
         good = np.setdiff1d(np.arange(len(rows)), list(faults))
         where = _positions(rows[good], good, len(texts))
         reasons = dict.fromkeys(fatal, "it takes the teacher's process down")

@@ -257,6 +257,9 @@ def test_rejected_texts_alone_do_not_end_a_later_pass(
 
     with pytest.raises(ModelError, match="can score none of 20 texts: TypeError: no such text"):
         actor.score(pack(distinct_texts(Counter(bad), None), Effort()))
+    for text in bad:  # blocks of one text, among such that are known
+        actor.score(pack(distinct_texts(Counter(good), known), Effort()))
+        actor.score(pack(distinct_texts(Counter([text]), known), Effort()))
     block, _ = actor.score(pack(distinct_texts(Counter([*good, *bad]), known), Effort()))
     assert block["rejected"].to_pylist() == [None, *["TypeError: no such text"] * len(bad)]
     assert block["entailment"].null_count == len(bad) + 1

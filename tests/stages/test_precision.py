@@ -84,6 +84,18 @@ def label_by_command(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Label
     return run
 
 
+@pytest.mark.parametrize("precision", ["fp32", PRECISION])
+def test_a_corpus_without_texts_is_not_the_teachers_fault(
+    precision: str, tmp_path: Path, make_config: MakeConfig, label_by_command: LabelByCommand
+) -> None:
+    corpus = tmp_path / "corpus.parquet"
+    pd.DataFrame({"text": ["", " "]}).to_parquet(corpus)
+    options = {**REDUCED, "teacher_precision": precision, "data_file": str(corpus)}
+    code, said = label_by_command(make_config(tmp_path / "out", **options))
+    assert code == 2
+    assert said.endswith(f"Error: --data-file {corpus}: holds no text but blank ones.\n")
+
+
 def test_an_exact_teacher_needs_no_audit(exact: Path) -> None:
     assert scoring(exact) == {"precision": "fp32", "audit": None}
 
