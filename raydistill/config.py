@@ -98,7 +98,7 @@ class DistillConfig:
     )
     multi_label: bool = option(
         False,
-        "Judge each class by itself instead of letting the classes compete.",
+        "Judge each class by itself instead of letting the classes compete (formerly --multi_class).",
         group=ESSENTIALS,
         changes=STUDENT_PRODUCT,
     )

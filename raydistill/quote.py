@@ -147,8 +147,8 @@ def make_quote(
     return Quote(
         texts=number,
         exact=exact,
-        duplicates=1 - distinct / sampled.sum(),
-        known=1 - new / distinct,
+        duplicates=float(1 - distinct / sampled.sum()),
+        known=float(1 - new / distinct),
         pairs=round(new * scale) * num_classes,
         tokens=round(work.tokens.sum() * scale),
         padding=float(padding),
@@ -158,9 +158,9 @@ def make_quote(
         engine=probes[0].engine,
         pairs_per_second=float(rate * new * num_classes / work.padded_tokens.sum()),
         actors=actors,
-        seconds=seconds,
-        low=start * (1 - START_OFF) + busy * (1 - min(off, 0.9)),
-        high=start * (1 + START_OFF) + busy * (1 + off) + 2 * tail,
+        seconds=float(seconds),
+        low=float(start * (1 - START_OFF) + busy * (1 - min(off, 0.9))),
+        high=float(start * (1 + START_OFF) + busy * (1 + off) + 2 * tail),
     )
 
 

@@ -186,6 +186,10 @@ BAD_INPUT: dict[str, tuple[Change, list[str]]] = {
         option(temperature="0", teacher_batch_size="0", class_names_file=None),
         ["--temperature", "--teacher-batch-size", "--class-names-file"],
     ),
+    "option misspelt, and so missing": (
+        lambda t, g: {"--data-file": None, "--data-fil": g["--data-file"]},
+        ["--data-fil.", "Did you mean --data-file?"],
+    ),
     "unknown option": (option(lerning_rate="1"), ["--lerning-rate", "Did you mean --learning-rate?"]),
     "unknown option like ours": (option(temprature="1"), ["--temprature", "Did you mean --temperature?"]),
     "temperature 0": (option(temperature="0"), ["--temperature 0 must be", "above 0"]),

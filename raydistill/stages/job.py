@@ -39,6 +39,19 @@ from raydistill.stages.summary import advice, describe_plan, describe_work, summ
 LAST_WORDS_SECONDS = 2.0
 
 
+@contextlib.contextmanager
+def _unknown_option_first(config: DistillConfig) -> Iterator[None]:
+    """Before what else is wrong, say that a name is no option's: it may be why another one is missing or differs."""
+    try:
+        yield
+    except RaydistillError:
+        if config.training:
+            from raydistill.training_arguments import checked_arguments
+
+            checked_arguments(config.training)
+        raise
+
+
 @dataclasses.dataclass
 class Job:
     """A run.
@@ -62,7 +75,8 @@ class Job:
     def prepare(cls, config: DistillConfig, stages: tuple[str, ...]) -> Job:
         """Check all but the models, for which heavy libraries must be loaded. Raises RaydistillError."""
         started, labelled_here = time.monotonic(), LABEL in stages
-        config.check(["data_file", "class_names_file", "output_dir"] if labelled_here else ["output_dir"])
+        with _unknown_option_first(config):
+            config.check(["data_file", "class_names_file", "output_dir"] if labelled_here else ["output_dir"])
         files: list[CorpusFile] = []
         texts = (0, True)
         if labelled_here:
@@ -75,14 +89,8 @@ class Job:
             texts = estimate_texts(files, config.text_column)
             if not texts[0]:
                 raise no_text(config)
-        try:
+        with _unknown_option_first(config):
             run_dir = RunDir.claim(config, [PRODUCTS[stage] for stage in stages])
-        except RunDirError:
-            if config.training:  # a name that is no option's is not another option than before
-                from raydistill.training_arguments import checked_arguments
-
-                checked_arguments(config.training)
-            raise
         store = LabelStore(run_dir.labels_path if labelled_here or not config.labels else config.labels)
         if not labelled_here:
             class_names = store.complete_record()["labelling"]["class_names"]

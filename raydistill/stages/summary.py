@@ -59,7 +59,7 @@ def summary(
         student: whether a student was to be trained.
     """
     counts = result.counts
-    duplicates = f"{counts['duplicates']:,} duplicates; {counts['blanks']:,} blank ones dropped"
+    duplicates = f"{counted(counts['duplicates'], 'duplicate')}; {counts['blanks']:,} blank ones dropped"
     rows = [("texts", f"{counts['texts']:,}, {duplicates}"), ("pairs", f"{counts['pairs']:,}")]
     rejected = f"{counted(counts['rejected'], 'text')}: labels/_rejected.jsonl"
     rows += [("rejected", rejected)] if counts["rejected"] else []
