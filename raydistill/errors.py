@@ -37,6 +37,10 @@ class ModelError(RaydistillError):
     """A teacher or student cannot be loaded or used as one."""
 
 
+class ConversionError(ModelError):
+    """A teacher cannot be converted, whatever it is to score."""
+
+
 class EngineError(ModelError):
     """A teacher cannot be run as asked: by that backend, or in that number format."""
 

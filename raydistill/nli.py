@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from raydistill.errors import ModelError
+from raydistill.errors import ModelError, shown
 from raydistill.pairs import PairEncoder
 from raydistill.pretrained import (
     ensure_pad_token,
@@ -17,7 +17,7 @@ from raydistill.pretrained import (
     longest_input,
     skeleton,
 )
-from raydistill.specs import ModelSpec, TeacherSpec
+from raydistill.specs import TeacherSpec
 
 
 def describe_teacher(spec: TeacherSpec) -> dict[str, Any]:
@@ -71,18 +71,39 @@ def make_hypotheses(template: str, class_names: Sequence[str]) -> list[str]:
     return [template.format(name) for name in class_names]
 
 
-def teacher_config(model: ModelSpec) -> Any:
+def teacher_config(model: TeacherSpec) -> Any:
     """The config of a sequence classifier. Raises ModelError where it is none or cannot be found."""
     config = load_config(model, "--teacher-name-or-path")
     architectures = config.architectures or []
+    if isinstance(architectures, str):
+        architectures = [architectures]
+    architectures = [str(name) for name in architectures]
     if architectures and not any("ForSequenceClassification" in name for name in architectures):
         raise ModelError(
             f"--teacher-name-or-path {model.name_or_path}: is a {architectures[0]}, not a sequence classifier. "
             "Give a model trained for NLI, such as roberta-large-mnli."
         )
-    if config.label2id is None:  # of a config that was written by hand
-        config.label2id = {name: index for index, name in config.id2label.items()}
+    config.label2id = _label_numbers(config, model)
     return config
+
+
+def _label_numbers(config: Any, spec: TeacherSpec) -> dict[str, int]:
+    """The labels of a classifier by name, as its config says once or twice. Raises ModelError where it says nothing."""
+    where = f"--teacher-name-or-path {spec.name_or_path}: its config.json"
+    try:
+        said = {str(name): int(index) for index, name in (config.id2label or {}).items()}
+        numbers = {str(name): int(index) for name, index in (config.label2id or said).items()}
+    except (AttributeError, TypeError, ValueError):
+        raise ModelError(f"{where} does not give each label a number, as label2id should.") from None
+    if any(not 0 <= index < config.num_labels for index in numbers.values()):
+        raise ModelError(f"{where} numbers labels other than from 0 to {config.num_labels - 1} (label2id).")
+    for name, index in numbers.items():
+        if said.get(name, index) != index and None in (spec.entailment_id, spec.contradiction_id):
+            raise ModelError(
+                f"{where} gives the label {shown(name)} two numbers, by id2label and by label2id. Say which are right "
+                "with --entailment-id and --contradiction-id."
+            )
+    return numbers
 
 
 def nli_label_ids(label2id: Mapping[str, int], num_labels: int, spec: TeacherSpec) -> tuple[int, int]:

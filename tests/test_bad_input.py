@@ -414,6 +414,24 @@ BAD_INPUT: dict[str, tuple[Change, list[str]]] = {
         teacher(edited, id2label={0: "x", 1: "y", 2: "z"}, label2id={"x": 0, "y": 1, "z": 2}),
         ["--entailment-id", "--contradiction-id", "0: x"],
     ),
+    "teacher with labels for numbers": (
+        teacher(edited, label2id={"entailment": "a", "neutral": "b", "contradiction": "c"}),
+        ["config.json", "label2id"],
+    ),
+    "teacher with a list of labels": (teacher(edited, label2id=["entailment", "neutral"]), ["config.json", "label2id"]),
+    "teacher with a label below nothing": (
+        teacher(edited, id2label={0: "contradiction", 1: "neutral", 2: "entailment"}, label2id={"entailment": -1}),
+        ["config.json", "from 0 to 2"],
+    ),
+    "teacher whose labels have two numbers": (
+        teacher(
+            edited,
+            id2label={0: "contradiction", 1: "neutral", 2: "entailment"},
+            label2id={"entailment": 0, "neutral": 1, "contradiction": 2},
+        ),
+        ["config.json", "two numbers", "--entailment-id"],
+    ),
+    "teacher of no architecture": (teacher(edited, architectures=[None]), ["not a sequence classifier"]),
     "student that sees images": (student(edited, model_type="vit"), ["vit", "does not classify texts"]),
     "config.json empty": (teacher(with_file, "config.json", ""), [TEACHER, "config.json cannot be read"]),
     "config.json not JSON": (student(with_file, "config.json", "{"), [STUDENT, "config.json cannot be read"]),

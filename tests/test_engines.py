@@ -30,7 +30,7 @@ from raydistill.engines.load import expect_native, load_engine
 from raydistill.engines.offers import check_backend
 from raydistill.engines.openvino_engine import OpenVinoEngine
 from raydistill.engines.torch_engine import TorchEngine
-from raydistill.errors import ConfigError, ModelError, RunDirError
+from raydistill.errors import ConfigError, ConversionError, ModelError, RunDirError
 from raydistill.first_token import narrow_last_layer
 from raydistill.specs import TeacherSpec
 from raydistill.teacher import Teacher
@@ -609,7 +609,7 @@ def test_what_cannot_be_converted_is_not_tried_again_by_those_who_begin_with_it(
 
     def refuse(*_):
         tries.append(0)
-        raise ModelError("OpenVINO cannot convert the teacher (no such operator).")
+        raise ConversionError("OpenVINO cannot convert the teacher (no such operator).")
 
     monkeypatch.setattr(exported, "convert", refuse)
     for _ in range(3):
@@ -619,10 +619,12 @@ def test_what_cannot_be_converted_is_not_tried_again_by_those_who_begin_with_it(
     assert len(tries) == 1
     load(request(family_dirs["bert"], fingerprint="blake2b:4567"), batches)  # another teacher
     assert len(tries) == 2
-    for file in cache.glob("*.refusal"):
-        os.utime(file, (0, 0))
-    load(request(family_dirs["bert"]), batches)
-    assert len(tries) == 3
+    for content in (b"", b"\xff\xfe", b'{"why": 1, "at": null}', b'{"why": "then", "at": 1.0}'):
+        for file in cache.glob("*.refusal"):
+            file.write_bytes(content)
+        tries.clear()
+        load(request(family_dirs["bert"]), batches)
+        assert len(tries) == 1
 
 
 def refuse_the_shape():

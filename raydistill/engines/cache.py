@@ -87,7 +87,7 @@ def remembered(fingerprint: str | None, question: str, measure: Callable[[], Any
         with contextlib.suppress(OSError):  # of a cache that may only be read
             file.parent.mkdir(parents=True, exist_ok=True)
             stack.enter_context(locked(file))
-        note = _read(file)
+        note = read_note(file)
         if ANSWER not in note:
             note = {"question": question, ANSWER: measure()}
             try:
@@ -101,7 +101,8 @@ def remembered(fingerprint: str | None, question: str, measure: Callable[[], Any
     return note[ANSWER]
 
 
-def _read(file: Path) -> dict[str, Any]:
+def read_note(file: Path) -> dict[str, Any]:
+    """What a file of JSON holds; nothing where there is none, or a damaged one."""
     with contextlib.suppress(OSError, ValueError):  # not there, or damaged
         return parse_record(file.read_bytes())
     return {}

@@ -20,12 +20,12 @@ from typing import Any
 
 import numpy as np
 
-from raydistill.engines.cache import LIBRARIES, Once, cache_folder, cache_key, locked
+from raydistill.engines.cache import LIBRARIES, Once, cache_folder, cache_key, locked, read_note
 from raydistill.engines.engine import EXACT, TOLERANCE, Inputs, expect_like
 from raydistill.engines.openvino_engine import OpenVinoEngine, convert
 from raydistill.engines.torch_engine import TorchEngine
-from raydistill.errors import ModelError, first_line
-from raydistill.files import parse_record
+from raydistill.errors import ConversionError, ModelError, RunDirError, first_line
+from raydistill.files import Folder, parse_record
 from raydistill.scratch import scratch_folder
 
 logger = logging.getLogger(__name__)
@@ -169,10 +169,9 @@ def exported_teacher(
 
 def _expect_hope(entry: ExportedTeacher) -> None:
     """Raise ModelError where another process has just found that the teacher cannot be converted."""
-    with contextlib.suppress(FileNotFoundError):
-        refusal = entry.refusal.read_text()
-        if time.time() - entry.refusal.stat().st_mtime < REFUSED_SECONDS:
-            raise ModelError(refusal)
+    match read_note(entry.refusal):
+        case {"why": str(why), "at": float(at)} if abs(time.time() - at) < REFUSED_SECONDS:
+            raise ModelError(why)
 
 
 def _fill_aside(entry: ExportedTeacher, fill: Callable[[ExportedTeacher], None]) -> None:
@@ -185,7 +184,8 @@ def _fill_aside(entry: ExportedTeacher, fill: Callable[[ExportedTeacher], None])
         aside.folder.rename(entry.folder)
     except BaseException as error:
         shutil.rmtree(aside.folder, ignore_errors=True)
-        if isinstance(error, ModelError):
-            with contextlib.suppress(OSError):
-                entry.refusal.write_text(first_line(error))
+        if isinstance(error, ConversionError):
+            note = {"why": str(error), "at": time.time()}
+            with contextlib.suppress(RunDirError):
+                Folder(str(entry.refusal.parent)).write(entry.refusal.name, json.dumps(note).encode())
         raise

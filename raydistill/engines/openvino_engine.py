@@ -20,7 +20,7 @@ import numpy.typing as npt
 import torch
 
 from raydistill.engines.engine import Inputs, PendingLogits
-from raydistill.errors import ModelError, first_line
+from raydistill.errors import ConversionError, ModelError, first_line
 
 HINTS = {"fp32": "f32", "bf16": "bf16", "fp16": "f16", "int8": None}  # int8: activations as the CPU does best
 CAPABILITIES = {"bf16": "BF16", "fp16": "FP16", "int8": "INT8"}
@@ -85,7 +85,8 @@ def convert(model: Any, example: Inputs, precision: str, path: Path) -> None:
     twice as fast, and changed the winning class of 1.2 to 1.6 % of the texts.)
 
     Raises:
-        ModelError: the model cannot be converted.
+        ConversionError: the model cannot be converted.
+        ModelError: there is no room for that.
         OSError: it cannot be written.
     """
     openvino = _openvino()
@@ -99,7 +100,8 @@ def convert(model: Any, example: Inputs, precision: str, path: Path) -> None:
 
                 converted = nncf.compress_weights(converted, mode=nncf.CompressWeightsMode.INT8_SYM)
     except Exception as error:  # whatever a tracer, a converter or the model's own code may raise
-        raise ModelError(f"OpenVINO cannot convert {type(model).__name__} ({_reason(error)}).") from error
+        fault = ModelError if isinstance(error, (MemoryError, OSError)) else ConversionError
+        raise fault(f"OpenVINO cannot convert {type(model).__name__} ({_reason(error)}).") from error
     try:
         openvino.save_model(converted, path, compress_to_fp16=False)
     except RuntimeError as error:  # as on a full disk, of which it says no more

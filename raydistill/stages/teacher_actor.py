@@ -31,7 +31,7 @@ from raydistill.stages.notes import Notes
 from raydistill.stages.receipts import write_block
 
 BACK_OFF_SECONDS, MOST_DOUBLINGS = 0.5, 6  # before what a process has died at is tried again
-SCORED, LOADING = "scored", "loading/"
+SCORED, ABLE, LOADING = "scored", "able", "loading/"
 logger = logging.getLogger(__name__)
 
 
@@ -99,7 +99,7 @@ class TeacherActor:
             self.fault = type(fault)(f"{fault}{where}")
         if not self.fault:  # else the next one waits the longer
             self._notes.remove(loading)
-        self._failed = 0  # texts since the last one that could be scored
+        self._failed, self._able = 0, False  # texts before the first that could be scored; whether there is one
         self._name = uuid.uuid4().hex
         self._model_in_use, self._two_at_a_time = threading.Lock(), spec.use_gpu
         self._free_since = time.perf_counter()
@@ -128,7 +128,7 @@ class TeacherActor:
         it could not be; also what it took.
 
         Raises:
-            ModelError: not one of many texts can be scored: that is the teacher's fault and not theirs.
+            ModelError: not one of the first texts can be scored: that is the teacher's fault and not theirs.
             FaultError: the process died too often at this block.
         """
         if self.fault:
@@ -144,12 +144,16 @@ class TeacherActor:
         scores = self._score([texts[i] for i in rows], [ids[i] for i in rows], attempt, effort)
         entailment, contradiction, faults = scores
         effort.actor, effort.scored_at = self._name, time.time()
-        # Known texts could be scored; what was rejected before comes among them as new.
-        anew = pc.all(pc.less(block["known_index"], 0)).as_py()
-        self._failed = self._failed + len(rows) if anew and len(faults) == len(rows) else 0
-        if faults and self._failed >= SYSTEMATIC:
-            first = describe_fault(faults[min(faults)])
-            raise ModelError(f"the teacher can score none of {self._failed:,} texts: {first}.")
+        # Known texts could be scored too; what was rejected before comes among them as new.
+        if len(faults) < len(rows) or pc.any(pc.greater_equal(block["known_index"], 0)).as_py():
+            if not self._able:
+                self._able = True
+                self._notes.write(ABLE, True)
+        elif faults and not self._able:
+            self._failed += len(faults)
+            if self._failed >= SYSTEMATIC and not self._notes.read(ABLE):
+                first = describe_fault(faults[min(faults)])
+                raise ModelError(f"the teacher can score none of {self._failed:,} texts: {first}.")
         good = np.setdiff1d(np.arange(len(rows)), list(faults))
         where = _positions(rows[good], good, len(texts))
         reasons = dict.fromkeys(fatal, "it takes the teacher's process down")
