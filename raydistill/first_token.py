@@ -25,9 +25,9 @@ import torch
 from torch import nn
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-Projections = tuple[nn.Linear, nn.Linear, nn.Linear]  # to queries, keys and values
+from raydistill.stand_ins import StandIn, stand_in
 
-MOST_OFF = 1e-4  # of logits; a model that reads more than the first token is off by far more
+Projections = tuple[nn.Linear, nn.Linear, nn.Linear]  # to queries, keys and values
 
 
 class _FirstTokenBlock(nn.Module):
@@ -178,11 +178,10 @@ def one_query(
     return context + 0 * key.bias.sum()  # no gradient, but distributed training expects one of each
 
 
-@torch.inference_mode()
 def narrow_last_layer(model: Any) -> bool:
     """Make a classifier compute the first token only in its last layer, where that leaves its logits as they are.
 
-    Tried on a few tokens: a model that is built otherwise, or reads more than the first token, stays untouched.
+    A model that is built otherwise, or reads more than the first token, stays untouched.
 
     Args:
         model: a sequence classifier in evaluation mode, in fp32, on any device.
@@ -191,35 +190,14 @@ def narrow_last_layer(model: Any) -> bool:
         whether it was changed.
     """
     try:
-        stand_ins = _stand_ins(model)
+        parts = _stand_ins(model)
     except (AttributeError, IndexError, TypeError):
         return False
-    if not stand_ins:
-        return False
-    end = getattr(model.config, "eos_token_id", None)
-    some = [token for token in range(3, min(20, model.config.vocab_size)) if token != end] or [0]
-    tokens = torch.tensor((some * 16)[:16], device=model.device).reshape(2, 8)
-    if end is not None:
-        tokens[[0, 1], [4, 7]] = end
-    mask = torch.ones_like(tokens)
-    mask[0, 5:] = 0
-    whole = [(part, name, getattr(part, name)) for part, name, _ in stand_ins]
-    try:
-        before = model(input_ids=tokens, attention_mask=mask).logits
-        for part, name, narrow in stand_ins:
-            setattr(part, name, narrow)
-        after = model(input_ids=tokens, attention_mask=mask).logits
-        same = bool(((after - before).abs() <= MOST_OFF * before.abs().clamp(min=1)).all())
-    except Exception:  # of a model that is built otherwise, anything
-        same = False
-    if not same:
-        for part, name, before_it in whole:
-            setattr(part, name, before_it)
-    return same
+    return stand_in(model, parts)
 
 
-def _stand_ins(model: Any) -> list[tuple[nn.Module, str, Any]]:
-    """(module, name of a part of it, what may stand in for that part); none for models of no kind known here."""
+def _stand_ins(model: Any) -> list[StandIn]:
+    """None for models of no kind known here."""
     body, kind = model.base_model, model.config.model_type
     if kind.startswith("deberta"):
         layer = body.encoder.layer[-1]

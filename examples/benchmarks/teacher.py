@@ -118,7 +118,7 @@ def main() -> None:
         }
         torch.set_num_threads(arguments.threads)  # of which a load may have taken fewer
         entailment = engines["torch fp32"].label_ids[0]
-        narrow = load_exact(spec, tokenizer.pad_token_id)
+        narrow = load_exact(spec, tokenizer.pad_token_id, share=False)
         rows: list[dict[str, Any]] = []
         rounds: dict[str, dict[str, list[float]]] = {}
         for profile, texts in profiles.items():

@@ -30,7 +30,7 @@ from raydistill.scratch import scratch_folder
 
 logger = logging.getLogger(__name__)
 
-VERSION = 3  # of what an entry holds
+VERSION = 4  # of what an entry holds
 LOGITS = "logits"
 REFUSED_SECONDS = 3600.0  # that a failure is believed in: actors that begin together need not all meet it
 SUMS = "sums.json"  # checksums of the other files

@@ -80,7 +80,8 @@ def _torch_engine(spec: TeacherSpec, precision: str, pad_token_id: int, batches:
     Where cores have two threads each, one for each core may do better than one for each CPU that Ray counts. OpenVINO
     sees to that itself.
     """
-    engine = TorchEngine.load(spec, precision, pad_token_id=pad_token_id, use_gpu=False)
+    share = spec.backend != "torch-compile"
+    engine = TorchEngine.load(spec, precision, pad_token_id=pad_token_id, use_gpu=False, share=share)
     cores = psutil.cpu_count(logical=False)
     if spec.work < MEASURING_PAYS or not (spec.threads and cores and spec.threads > cores):
         return engine
@@ -181,7 +182,7 @@ def compiled_engine(engine: TorchEngine, batches: Sequence[Inputs], *, strict: b
 
 def _exported_engine(spec: TeacherSpec, precision: str, pad_token_id: int, batches: Sequence[Inputs]) -> Engine:
     def fill(entry: ExportedTeacher) -> None:
-        entry.write(torch_engine.load_exact(spec, pad_token_id), batches, precision, spec.threads)
+        entry.write(torch_engine.load_exact(spec, pad_token_id, share=True), batches, precision, spec.threads)
         gc.collect()  # a narrowed model may hold itself
 
     entry = exported_teacher(spec.fingerprint, precision, fill)
