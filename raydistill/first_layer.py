@@ -88,9 +88,9 @@ def share_first_layer(model: Any) -> bool:
     """
     try:
         embeddings, words = model.base_model.embeddings, model.get_input_embeddings()
+        tokens = DistinctTokens(embeddings.forward, getattr(words, "padding_idx", None))
     except (AttributeError, NotImplementedError):
         return False
-    tokens = DistinctTokens(embeddings.forward, getattr(words, "padding_idx", None))
     readers: list[nn.Linear] = []
 
     def note(linear: nn.Module, given: tuple[Any, ...]) -> None:

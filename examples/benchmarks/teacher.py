@@ -20,7 +20,7 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -31,36 +31,62 @@ from tables import at_least_one, benchmark_parser, publish, spread, times_as_fas
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from raydistill import soft_labels
-from raydistill.engines.torch_engine import load_exact
+from raydistill.pairs import budget_batches
 from raydistill.specs import Effort, TeacherSpec
 from raydistill.stages.demo import CLASSES, TEMPLATE, demo_documents, prepare_demo
 from raydistill.teacher import Teacher
 
 # What engines are held against: a CPU's own rate for each shape in fp32, a GPU's best in bf16.
 REFERENCE = {"cpu": "fp32 GEMM rate", "cuda": "bf16 matrix peak"}
+SHARES = ("of the {}", "the same, of what is computed")  # of all the loop's products, and of raydistill's alone
 SEED, PIPELINE = "seed's loop", "zero-shot pipeline"
 ROWS, PEAK = 2048, 8192  # of a layer's product, of a square one
 
 
-def linear_seconds_per_token(model: Any, device: str) -> float:
+def linear_seconds_per_token(model: Any, device: str, distinct: float) -> tuple[float, float]:
     """Seconds that the encoder's matrix products alone take for a token, at the rate of `REFERENCE`.
 
-    Of the last layer only what a narrowed model computes is counted: nothing, or on a GPU (packed) keys and values.
+    Args:
+        distinct: of the tokens, the share that the first layer's queries, keys and values are made of.
+
+    Returns:
+        for all products that the loop computes, and for those of them that raydistill computes: of the last layer none,
+        or on a GPU (packed) keys and values.
     """
-    seconds = 0.0
+    whole = computed = 0.0
     body = model.base_model
     layers = [*body.encoder.layers, *body.decoder.layers] if hasattr(body, "decoder") else body.encoder.layer
-    last = ("key", "value") if device == "cuda" else ()
+    of_tokens = ("query", "key", "value")
     for layer in layers:
         for name, module in layer.named_modules():
-            if isinstance(module, torch.nn.Linear) and (layer is not layers[-1] or name.endswith(last)):
-                inputs, outputs = module.in_features, module.out_features
-                if device == "cuda":
-                    seconds += inputs * outputs * product_seconds(PEAK, PEAK, PEAK, device) / PEAK**3
-                else:
-                    seconds += product_seconds(ROWS, inputs, outputs, device) / ROWS
+            if not isinstance(module, torch.nn.Linear):
+                continue
+            inputs, outputs = module.in_features, module.out_features
+            if device == "cuda":
+                seconds = inputs * outputs * product_seconds(PEAK, PEAK, PEAK, device) / PEAK**3
+            else:
+                seconds = product_seconds(ROWS, inputs, outputs, device) / ROWS
+            whole += seconds
+            if layer is layers[-1]:
+                computed += seconds if device == "cuda" and name.endswith(of_tokens[1:]) else 0
+            else:
+                computed += seconds * (distinct if layer is layers[0] and name.endswith(of_tokens) else 1)
     product_seconds.cache_clear()  # measured anew in the next round
-    return seconds
+    return whole, computed
+
+
+def distinct_share(teacher: Teacher, texts: Sequence[str]) -> float:
+    """Of the tokens of a teacher's batches, the share that is distinct within its batch."""
+    tokenized = teacher.tokenize(texts)
+    lengths = teacher.encoder.lengths(tokenized.lengths).reshape(-1)
+    tokens = distinct = 0
+    for pairs in budget_batches(lengths, teacher.token_budget):
+        inputs = teacher.encoder.encode(tokenized, pairs // len(CLASSES), pairs % len(CLASSES))
+        places = np.broadcast_to(np.arange(inputs["input_ids"].shape[1]), inputs["input_ids"].shape)
+        parts = [array.ravel() for array in (*inputs.values(), places)]
+        tokens += len(parts[0])
+        distinct += np.unique(np.stack(parts), axis=1).shape[1]
+    return distinct / tokens
 
 
 @functools.cache
@@ -118,16 +144,16 @@ def main() -> None:
         }
         torch.set_num_threads(arguments.threads)  # of which a load may have taken fewer
         entailment = engines["torch fp32"].label_ids[0]
-        narrow = load_exact(spec, tokenizer.pad_token_id, share=False)
         rows: list[dict[str, Any]] = []
         rounds: dict[str, dict[str, list[float]]] = {}
         for profile, texts in profiles.items():
             seconds = rounds[profile] = {name: [] for name in [SEED, PIPELINE, *engines]}
-            gemm, forward, padding, off = [], {name: [] for name in engines}, {}, {}
+            forward, padding, off = {name: [] for name in engines}, {}, {}
+            distinct = distinct_share(engines["torch fp32"], texts) if device == "cpu" else 1.0
             for engine in engines.values():
                 engine.score(texts[:4])
             for _ in range(arguments.rounds):
-                gemm.append(linear_seconds_per_token(narrow, device))
+                gemm = np.array(linear_seconds_per_token(model, device, distinct))
                 took, logits = timed(seed_score, model, tokenizer, texts, CLASSES, TEMPLATE)
                 seconds[SEED].append(took)
                 wanted = soft_labels(logits[..., entailment].numpy(), logits[..., 0].numpy())
@@ -138,7 +164,7 @@ def main() -> None:
                     effort = Effort()
                     took, found = timed(engine.score, texts, effort)
                     seconds[name].append(took)
-                    forward[name].append(effort.tokens * gemm[-1] / effort.forward_seconds)
+                    forward[name].append(effort.tokens * gemm / effort.forward_seconds)
                     padding[name] = 1 - effort.tokens / effort.padded_tokens
                     off[name] = float(np.abs(soft_labels(*found) - wanted).max())
             pairs = len(texts) * len(CLASSES)
@@ -146,7 +172,9 @@ def main() -> None:
                 row = {"texts": profile, "method": name, "pairs/s": round(pairs / statistics.median(took), 1)}
                 row |= {"times the seed's loop": spread(times_as_fast(seconds[SEED], took))}
                 if name in engines:
-                    row |= {f"share of {REFERENCE[device]}": spread(forward[name]), "padding": f"{padding[name]:.1%}"}
+                    shares = zip(SHARES, np.transpose(forward[name]), strict=True)
+                    row |= {share.format(REFERENCE[device]): spread(list(rates)) for share, rates in shares}
+                    row |= {"padding": f"{padding[name]:.1%}"}
                 if name in off:
                     row |= {"largest difference of soft labels": f"{off[name]:.1e}"}
                 rows.append(row)
