@@ -50,20 +50,18 @@ class DistinctTokens:
     def _numbered(self, parts: Sequence[torch.Tensor]) -> torch.Tensor:
         """(B·L,) int64: a number for each token, the same for those that are one, from 0 on.
 
-        What the numbers are made from stays small, for OpenVINO has but 32 bits.
+        What the numbers are made from stays small: OpenVINO has 32 bits, and for a choice between numbers but 24.
         """
-        ids = key = parts[0]
-        for part in parts[1:]:  # as of its type
-            key = key * (part.max() + 1) + part
-        _, key = torch.unique(key.flatten(), return_inverse=True)
-        places = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
-        key = key * ids.shape[1] + places.flatten()
+        ids, number = parts[0], torch.zeros_like(parts[0].flatten())
+        for part in parts:  # as of its type
+            number = torch.unique(number * (part.max() + 1) + part.flatten(), return_inverse=True)[1]
+        places = torch.arange(number.shape[0], device=ids.device)
         if self._padding_idx is not None:  # behind padding, a place may count otherwise
             padding = ids == self._padding_idx
             behind = (padding.cumsum(1) > 0) & ~padding
-            own = key.max() + 1 + torch.arange(key.shape[0], device=ids.device)
-            key = torch.where(behind.flatten(), own, key)
-        return torch.unique(key, return_inverse=True)[1]
+            number = torch.where(behind.flatten(), number.shape[0] + places, number)
+        length = ids.shape[1]
+        return torch.unique(number * length + places % length, return_inverse=True)[1]
 
     def project(self, linear: nn.Linear, states: torch.Tensor) -> torch.Tensor:
         """Stands in for the `forward` of a linear layer: (B, L, D) -> (B, L, outputs)."""
@@ -77,8 +75,8 @@ class DistinctTokens:
 def share_first_layer(model: Any) -> bool:
     """Make a classifier multiply each distinct token of a batch once with the weights that all are multiplied with.
 
-    These are found by what they are given, so the model may be of any kind that has `embeddings`; one that is built
-    otherwise stays untouched.
+    These are found by what they are given. A model that is built otherwise than BERT, or whose layers are given what
+    depends on more than a token and its place, stays untouched.
 
     Args:
         model: a sequence classifier in evaluation mode, in fp32, on the CPU.
@@ -86,26 +84,28 @@ def share_first_layer(model: Any) -> bool:
     Returns:
         whether it was changed.
     """
+    if model.config._attn_implementation != "sdpa" and not model.config.model_type.startswith("deberta"):
+        return False  # BigBird, once it has had a short text, would attend in another way for good
     try:
         embeddings, words = model.base_model.embeddings, model.get_input_embeddings()
         tokens = DistinctTokens(embeddings.forward, getattr(words, "padding_idx", None))
     except (AttributeError, NotImplementedError):
         return False
     readers: list[nn.Linear] = []
+    states: list[Any] = []
 
-    def note(linear: nn.Module, given: tuple[Any, ...]) -> None:
-        if given and given[0] is tokens.states and isinstance(linear, nn.Linear):
+    def read(linear: Any, given: tuple[Any, ...]) -> None:
+        if states and given and given[0] is states[-1]:
             readers.append(linear)
 
-    hooks = [part.register_forward_pre_hook(note) for part in model.modules() if type(part) is nn.Linear]
-    embeddings.forward = tokens.embed
+    hooks = [part.register_forward_pre_hook(read) for part in model.modules() if type(part) is nn.Linear]
+    hooks.append(embeddings.register_forward_hook(lambda module, given, found: states.append(found)))
     try:
         model(**trial_batch(model))
     except Exception:  # of a model that is built otherwise, anything
-        readers.clear()
+        return False
     finally:
-        del embeddings.forward
         for hook in hooks:
             hook.remove()
     parts = [(linear, "forward", partial(tokens.project, linear)) for linear in readers]
-    return bool(parts) and stand_in(model, [(embeddings, "forward", tokens.embed), *parts])
+    return stand_in(model, [(embeddings, "forward", tokens.embed), *parts] if parts else [])

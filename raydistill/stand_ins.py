@@ -18,12 +18,13 @@ def stand_in(model: Any, parts: Sequence[StandIn]) -> bool:
     """Replace parts of a classifier, unless its logits of a few tokens change, or it fails.
 
     Args:
-        model: a sequence classifier in evaluation mode, in fp32, on any device.
-        parts: none will leave it as it is.
+        model: a sequence classifier in evaluation mode, in fp32, on any device; it is not run where there are no parts.
 
     Returns:
-        whether they were replaced: all or none.
+        whether there were any and they were replaced, all of them.
     """
+    if not parts:
+        return False
     whole = [(module, name, getattr(module, name)) for module, name, _ in parts]
     try:
         batch = trial_batch(model)
@@ -37,22 +38,23 @@ def stand_in(model: Any, parts: Sequence[StandIn]) -> bool:
     if not same:
         for module, name, part in whole:
             setattr(module, name, part)
-    return same and bool(parts)
+    return same
 
 
 def trial_batch(model: Any) -> dict[str, torch.Tensor]:
-    """Three texts of eight tokens, one of them padded; the third has each token from one of the others, in its place.
+    """Three texts of eight tokens; the third has each token from one of the others, in its place.
 
-    Each has one end of text, for a model that has such a token.
+    One is padded, one has a padding token in its midst, and each an end of text, if the model has such tokens.
     """
-    end = getattr(model.config, "eos_token_id", None)
-    some = [token for token in range(3, min(20, model.config.vocab_size)) if token != end] or [0]
+    end, padding = (getattr(model.config, name, None) for name in ("eos_token_id", "pad_token_id"))
+    some = [token for token in range(3, min(20, model.config.vocab_size)) if token not in (end, padding)] or [0]
     tokens = torch.tensor((some * 24)[:24], device=model.device).reshape(3, 8)
     if end is not None:
         tokens[[0, 1], [4, 7]] = end
     tokens[2, 0::2], tokens[2, 1::2] = tokens[0, 0::2], tokens[1, 1::2]
-    if end is not None:
-        tokens[2, 4] = some[0]
+    tokens[2, 4] = some[0]
+    if padding not in (None, end):
+        tokens[1, 2] = padding
     mask = torch.ones_like(tokens)
     mask[0, 5:] = 0
     return {"input_ids": tokens, "attention_mask": mask}

@@ -445,7 +445,7 @@ def test_a_number_format_that_the_gpu_only_emulates_is_an_error(family_dirs, mon
 def test_an_export_is_made_once(family_dirs, cache, monkeypatch):
     batches = batches_of(family_dirs["bert"])
     wanted = load(request(family_dirs["bert"]), batches).logits(batches[1])
-    monkeypatch.setattr(torch_engine, "load_exact", lambda *_, **__: pytest.fail("the weights were read again"))
+    monkeypatch.setattr(torch_engine, "load_exact", lambda *_: pytest.fail("the weights were read again"))
     again = load(request(family_dirs["bert"]), batches)
     np.testing.assert_array_equal(again.logits(batches[1]), wanted)
     assert len(entries(cache)) == 1
@@ -702,7 +702,7 @@ def on_a_gpu(monkeypatch):
     """What is loaded for a GPU runs on the CPU, in fp32."""
 
     def load(spec, precision, *, pad_token_id, use_gpu):
-        return TorchEngine(torch_engine.load_exact(spec, pad_token_id, share=False))
+        return TorchEngine(torch_engine.load_exact(spec, pad_token_id))
 
     monkeypatch.setattr(TorchEngine, "load", load)
     monkeypatch.setattr(packed, "varlen_attn", attention_by_pair)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from tiny_models import FAMILIES, make_classifier, make_tokenizer, save_classifier, sentences
 from torch import nn
-from transformers import AutoModelForSequenceClassification
+from transformers import AutoModelForSequenceClassification, BigBirdConfig
 
 from raydistill.engines import openvino_engine
 from raydistill.engines.openvino_engine import OpenVinoEngine
@@ -58,9 +58,8 @@ def test_each_distinct_token_is_multiplied_once(family, monkeypatch):
     distinct = {
         (place, *token) for rows in zip(*given, strict=True) for place, token in enumerate(zip(*rows, strict=True))
     }
-    first = {
-        id(part.weight): name for name, part in model.named_modules() if "forward" in vars(part) and name[-1:] != "s"
-    }
+    replaced = {name: part for name, part in model.named_modules() if "forward" in vars(part)}
+    first = {id(part.weight): name for name, part in replaced.items() if isinstance(part, nn.Linear)}
     rows, linear = {}, nn.functional.linear
 
     def counted(states, weight, bias=None):
@@ -107,26 +106,47 @@ def test_what_comes_as_embeddings_is_not_shared():
         torch.testing.assert_close(model(**embedded).logits, wanted, atol=1e-6, rtol=0)
 
 
-class OfNeighbours(nn.Module):
-    """Embeddings that depend on more than a token and its place."""
+def test_bigbird_attends_to_long_texts_as_it_did():
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
+    model = AutoModelForSequenceClassification.from_config(BigBirdConfig(vocab_size=50, **sizes)).eval()
+    assert not narrow_last_layer(model)
+    assert not share_first_layer(model)
+    assert model.bert.attention_type == "block_sparse"  # which one short text turns off
+
+
+class Embeddings(nn.Module):
+    """Depend on more than a token and its place."""
 
     def __init__(self, embeddings):
         super().__init__()
-        self.embeddings, self.word_embeddings = embeddings, embeddings.word_embeddings
+        self.embeddings = embeddings
+        self.word_embeddings = nn.Embedding.from_pretrained(embeddings.word_embeddings.weight)  # of no padding
 
+
+class OfNeighbours(Embeddings):
     def forward(self, **tokens):
         states = self.embeddings(**tokens)
         return states + states.roll(1, 1)
 
 
-def test_a_model_whose_tokens_depend_on_others_stays_as_it_is():
-    model = make_classifier("bert", make_tokenizer("bert")).eval()
-    model.bert.embeddings = OfNeighbours(model.bert.embeddings)
-    before = pairs(make_tokenizer("bert"), sentences()[:3])
+class BehindPadding(Embeddings):
+    """Count no place for padding."""
+
+    def forward(self, input_ids, **tokens):
+        kept = input_ids != 0
+        return self.embeddings(input_ids=input_ids, **{**tokens, "position_ids": kept.cumsum(1) * kept})
+
+
+@pytest.mark.parametrize("kind", [OfNeighbours, BehindPadding])
+def test_a_model_whose_tokens_depend_on_others_stays_as_it_is(kind):
+    tokenizer = make_tokenizer("bert")
+    model = make_classifier("bert", tokenizer).eval()
+    model.bert.embeddings = kind(model.bert.embeddings)
+    batch = pairs(tokenizer, texts_for(tokenizer))
     with torch.inference_mode():
-        wanted = model(**before).logits
+        wanted = model(**batch).logits
         assert not share_first_layer(model)
-        torch.testing.assert_close(model(**before).logits, wanted, atol=0, rtol=0)
+        torch.testing.assert_close(model(**batch).logits, wanted, atol=0, rtol=0)
 
 
 def test_a_model_without_embeddings_of_its_own_stays_as_it_is(tmp_path):

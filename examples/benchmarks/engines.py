@@ -154,9 +154,7 @@ def main() -> None:
         example = next(iter(inputs.values()))
         loaded = [
             *(teacher.engine for teacher in teachers),
-            *other_engines(
-                load_exact(spec, tokenizer.pad_token_id, share=False), example, Path(temporary), arguments.threads
-            ),
+            *other_engines(load_exact(spec, tokenizer.pad_token_id), example, Path(temporary), arguments.threads),
         ]
         engines: dict[str, Engine] = {engine_name(engine): engine for engine in loaded}
         rows: dict[str, dict[str, Any]] = {name: {"engine": name} for name in engines}

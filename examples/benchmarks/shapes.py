@@ -1,4 +1,4 @@
-"""Engines to measure, teachers of well-known shapes with random weights, for speed alone, and texts of all lengths."""
+"""What benchmarks measure: engines, teachers of well-known shapes (with random weights, for speed alone), and texts."""
 
 from __future__ import annotations
 
@@ -10,11 +10,14 @@ import numpy as np
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, BartConfig, BertConfig, RobertaConfig
 
+from raydistill.engines.engine import Inputs
 from raydistill.engines.load import expect_native
 from raydistill.engines.offers import check_backend
 from raydistill.errors import ConfigError
+from raydistill.pairs import budget_batches
 from raydistill.specs import TeacherSpec
 from raydistill.stages.demo import DemoFiles
+from raydistill.teacher import Teacher
 
 LABELS = {0: "contradiction", 1: "neutral", 2: "entailment"}
 NAMES = {"id2label": LABELS, "label2id": {name: index for index, name in LABELS.items()}}
@@ -51,6 +54,9 @@ SHAPES = {
         **NAMES,
     ),
 }
+TOPICS = ["business", "entertainment", "politics", "sports", "tech", "health", "science", "education", "travel"]
+TOPICS += ["weather", "crime", "religion", "fashion", "food", "energy", "farming", "housing", "transport", "defence"]
+TOPICS += ["music"]
 CHOICES = ["demo", *SHAPES]
 ENGINES = {
     "cpu": [("torch", "fp32"), ("openvino", "fp32"), ("torch", "bf16"), ("openvino", "bf16"), ("openvino", "int8")],
@@ -84,3 +90,24 @@ def of_mixed_length(documents: Sequence[str], seed: int = 0) -> list[str]:
     """The beginnings of documents, of 10 to 1,000 words."""
     rng = np.random.default_rng(seed)
     return [" ".join(text.split()[: int(rng.integers(10, 1000))]) for text in documents]
+
+
+def batches_of(teacher: Teacher, texts: Sequence[str]) -> list[Inputs]:
+    """What a teacher's engine is given for texts."""
+    tokenized, classes = teacher.tokenize(texts), len(teacher.encoder.hypotheses)
+    lengths = teacher.encoder.lengths(tokenized.lengths).reshape(-1)
+    return [
+        teacher.encoder.encode(tokenized, pairs // classes, pairs % classes)
+        for pairs in budget_batches(lengths, teacher.token_budget, padded=not teacher.engine.packs)
+    ]
+
+
+def distinct_share(batches: Sequence[Inputs]) -> float:
+    """Of the tokens of batches, the share that is distinct within its batch."""
+    tokens = distinct = 0
+    for inputs in batches:
+        places = np.broadcast_to(np.arange(inputs["input_ids"].shape[1]), inputs["input_ids"].shape)
+        parts = [array.ravel() for array in (*inputs.values(), places)]
+        tokens += len(parts[0])
+        distinct += np.unique(np.stack(parts), axis=1).shape[1]
+    return distinct / tokens

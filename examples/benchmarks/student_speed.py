@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 from seed_method import seed_score
+from shapes import TOPICS
 from tables import at_least_one, benchmark_parser, publish, spread, times_as_fast
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
@@ -30,19 +31,6 @@ from raydistill.stages.demo import TEMPLATE, demo_documents, prepare_demo
 from raydistill.student import load_student, predict
 from raydistill.teacher import Teacher
 
-TOPICS = [
-    "business",
-    "entertainment",
-    "politics",
-    "sports",
-    "tech",
-    "health",
-    "science",
-    "education",
-    "travel",
-    "weather",
-]
-TOPICS += ["crime", "religion", "fashion", "food", "energy", "farming", "housing", "transport", "defence", "music"]
 SEED, ENGINE = "teacher, seed's loop", "teacher, raydistill"
 PIPELINE, PREDICT = "student, pipeline", "student, predict"
 MOST_APART = 1e-4

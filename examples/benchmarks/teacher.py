@@ -4,7 +4,9 @@
 
 Whole BBC News documents, their beginnings of 10 to 1,000 words, and their first sentences, five topics. Every method
 scores the same texts with the same threads, in turn, several rounds; medians, and least and most in brackets. Besides
-the seed's loop there is a loop over transformers' zero-shot pipeline. Prints a Markdown table; --json keeps it.
+the seed's loop there is a loop over transformers' zero-shot pipeline. Shares are of the time that matrix products alone
+would take at the machine's own rate: all of the loop's, and those of them that raydistill computes. Prints a Markdown
+table; --json keeps it.
 
 Any other --shape takes random weights: for speed, not for agreement. On a GPU:
 
@@ -20,18 +22,17 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
 from seed_method import seed_score, zero_shot_soft_labels
-from shapes import CHOICES, native_engines, of_mixed_length, teacher_of_shape
+from shapes import CHOICES, batches_of, distinct_share, native_engines, of_mixed_length, teacher_of_shape
 from tables import at_least_one, benchmark_parser, publish, spread, times_as_fast
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from raydistill import soft_labels
-from raydistill.pairs import budget_batches
 from raydistill.specs import Effort, TeacherSpec
 from raydistill.stages.demo import CLASSES, TEMPLATE, demo_documents, prepare_demo
 from raydistill.teacher import Teacher
@@ -73,20 +74,6 @@ def linear_seconds_per_token(model: Any, device: str, distinct: float) -> tuple[
                 computed += seconds * (distinct if layer is layers[0] and name.endswith(of_tokens) else 1)
     product_seconds.cache_clear()  # measured anew in the next round
     return whole, computed
-
-
-def distinct_share(teacher: Teacher, texts: Sequence[str]) -> float:
-    """Of the tokens of a teacher's batches, the share that is distinct within its batch."""
-    tokenized = teacher.tokenize(texts)
-    lengths = teacher.encoder.lengths(tokenized.lengths).reshape(-1)
-    tokens = distinct = 0
-    for pairs in budget_batches(lengths, teacher.token_budget):
-        inputs = teacher.encoder.encode(tokenized, pairs // len(CLASSES), pairs % len(CLASSES))
-        places = np.broadcast_to(np.arange(inputs["input_ids"].shape[1]), inputs["input_ids"].shape)
-        parts = [array.ravel() for array in (*inputs.values(), places)]
-        tokens += len(parts[0])
-        distinct += np.unique(np.stack(parts), axis=1).shape[1]
-    return distinct / tokens
 
 
 @functools.cache
@@ -149,7 +136,7 @@ def main() -> None:
         for profile, texts in profiles.items():
             seconds = rounds[profile] = {name: [] for name in [SEED, PIPELINE, *engines]}
             forward, padding, off = {name: [] for name in engines}, {}, {}
-            distinct = distinct_share(engines["torch fp32"], texts) if device == "cpu" else 1.0
+            distinct = distinct_share(batches_of(engines["torch fp32"], texts)) if device == "cpu" else 1.0
             for engine in engines.values():
                 engine.score(texts[:4])
             for _ in range(arguments.rounds):

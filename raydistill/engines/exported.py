@@ -26,6 +26,7 @@ from raydistill.engines.openvino_engine import OpenVinoEngine, convert
 from raydistill.engines.torch_engine import TorchEngine
 from raydistill.errors import ConversionError, ModelError, RunDirError, first_line
 from raydistill.files import Folder, parse_record
+from raydistill.first_layer import share_first_layer
 from raydistill.scratch import scratch_folder
 
 logger = logging.getLogger(__name__)
@@ -61,11 +62,14 @@ class ExportedTeacher:
     def write(self, model: Any, batches: Sequence[Inputs], precision: str, threads: int | None) -> None:
         """Convert a PyTorch classifier in fp32 on the CPU, and see that others than the first batch can be run.
 
+        What pairs have in common is multiplied once from then on (`raydistill.first_layer`).
+
         Raises:
             ModelError, OSError.
         """
         exact, names = TorchEngine(model), list(batches[0])
-        first, *others = (exact.logits(batch) for batch in batches)
+        first, *others = [exact.logits(batch) for batch in batches]
+        share_first_layer(model)
         convert(model, batches[0], precision, self.model)
         try:
             engine = OpenVinoEngine(self.model, names, precision if precision == "int8" else EXACT, threads)

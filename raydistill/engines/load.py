@@ -131,7 +131,7 @@ def _cpu_engine(spec: TeacherSpec, pad_token_id: int, batches: Sequence[Inputs])
         return engine
     question = f"tokens/s of {engine_name(engine)} and torch with {spec.threads or os.cpu_count()} threads"
     own, rival = remembered(spec.fingerprint, question, lambda: [_rate(engine, batches), _rate(in_torch(), batches)])
-    gc.collect()  # a narrowed rival may hold itself
+    gc.collect()  # the rival may hold itself
     return engine if own > rival else in_torch()
 
 
@@ -182,8 +182,8 @@ def compiled_engine(engine: TorchEngine, batches: Sequence[Inputs], *, strict: b
 
 def _exported_engine(spec: TeacherSpec, precision: str, pad_token_id: int, batches: Sequence[Inputs]) -> Engine:
     def fill(entry: ExportedTeacher) -> None:
-        entry.write(torch_engine.load_exact(spec, pad_token_id, share=True), batches, precision, spec.threads)
-        gc.collect()  # a narrowed model may hold itself
+        entry.write(torch_engine.load_exact(spec, pad_token_id), batches, precision, spec.threads)
+        gc.collect()  # the model may hold itself
 
     entry = exported_teacher(spec.fingerprint, precision, fill)
     try:

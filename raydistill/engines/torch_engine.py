@@ -67,8 +67,14 @@ class TorchEngine:
     def load(
         cls, model: ModelSpec, precision: str, *, pad_token_id: int, use_gpu: bool, share: bool = False
     ) -> TorchEngine:
-        """Load in a number format of `DTYPES`; `share` as of `load_exact`. Raises ModelError."""
-        loaded = load_exact(model, pad_token_id, share=share)
+        """Load in a number format of `DTYPES`. Raises ModelError.
+
+        Args:
+            share: multiply what pairs have in common once (`raydistill.first_layer`): for CPUs, and not to be compiled.
+        """
+        loaded = load_exact(model, pad_token_id)
+        if share:
+            share_first_layer(loaded)
         return cls(loaded.to(device="cuda" if use_gpu else "cpu", dtype=DTYPES[precision]))
 
     def logits(self, inputs: Inputs) -> npt.NDArray[np.float32]:
@@ -108,16 +114,10 @@ class TorchEngine:
             raise DeviceLostError(f"the GPU is lost: {first_line(error)}") from error
 
 
-def load_exact(model: ModelSpec, pad_token_id: int, *, share: bool) -> Any:
-    """The teacher in fp32 on the CPU, with no more of the last layer than its classifier reads. Raises ModelError.
-
-    Args:
-        share: multiply what pairs have in common once (`raydistill.first_layer`): for CPUs, and not to be compiled.
-    """
+def load_exact(model: ModelSpec, pad_token_id: int) -> Any:
+    """The teacher in fp32 on the CPU, with no more of the last layer than its classifier reads. Raises ModelError."""
     loaded = load_classifier(model, dtype=torch.float32).eval()
     loaded.config.pad_token_id = pad_token_id
     loaded.config.use_cache = False  # a decoder that classifies says nothing more, and could not be converted
     narrow_last_layer(loaded)
-    if share:
-        share_first_layer(loaded)
     return loaded
