@@ -44,7 +44,7 @@ class DistinctTokens:
         self._which = self._numbered(parts)
         places = torch.arange(self._which.shape[0], device=states.device)
         some = torch.zeros_like(places).scatter(0, self._which, places)  # a place of each, whichever; the rest are none
-        self.states, self._distinct = states, states.flatten(0, 1)[some[: self._which.max() + 1]]
+        self.states, self._distinct = states, states.flatten(0, 1).index_select(0, some[: self._which.max() + 1])
         return states
 
     def _numbered(self, parts: Sequence[torch.Tensor]) -> torch.Tensor:
@@ -52,23 +52,23 @@ class DistinctTokens:
 
         What the numbers are made from stays small: OpenVINO has 32 bits, and for a choice between numbers but 24.
         """
-        ids, number = parts[0], torch.zeros_like(parts[0].flatten())
-        for part in parts:  # as of its type
-            number = torch.unique(number * (part.max() + 1) + part.flatten(), return_inverse=True)[1]
-        places = torch.arange(number.shape[0], device=ids.device)
+        ids = number = parts[0]
+        for part in parts[1:]:  # as of its type
+            number = torch.unique(number * (part.max() + 1) + part, return_inverse=True)[1].view(ids.shape)
         if self._padding_idx is not None:  # behind padding, a place may count otherwise
             padding = ids == self._padding_idx
             behind = (padding.cumsum(1) > 0) & ~padding
-            number = torch.where(behind.flatten(), number.shape[0] + places, number)
-        length = ids.shape[1]
-        return torch.unique(number * length + places % length, return_inverse=True)[1]
+            own = number.max() + 1 + torch.arange(number.numel(), device=ids.device).view(ids.shape)
+            number = torch.where(behind, own, number)
+        number = number * ids.shape[1] + torch.arange(ids.shape[1], device=ids.device)
+        return torch.unique(number.flatten(), return_inverse=True)[1]
 
     def project(self, linear: nn.Linear, states: torch.Tensor) -> torch.Tensor:
         """Stands in for the `forward` of a linear layer: (B, L, D) -> (B, L, outputs)."""
         if states is not self.states:
             return nn.functional.linear(states, linear.weight, linear.bias)
         rows = nn.functional.linear(self._distinct, linear.weight, linear.bias)
-        return rows[self._which].unflatten(0, states.shape[:2])
+        return rows.index_select(0, self._which).unflatten(0, states.shape[:2])
 
 
 @torch.inference_mode()
