@@ -42,7 +42,7 @@ def stand_in(model: Any, parts: Sequence[StandIn]) -> bool:
 
 
 def trial_batch(model: Any) -> dict[str, torch.Tensor]:
-    """Three texts of eight tokens; the third has each token from one of the others, in its place.
+    """Three texts of eight tokens; most of the third's are from one of the others, in their places.
 
     One is padded, one has a padding token in its midst, and each an end of text, if the model has such tokens.
     """

@@ -32,9 +32,16 @@ WITHOUT, WITH = "without", "with"
 
 def load(spec: TeacherSpec, how: str) -> Teacher:
     """The teacher with or without it."""
-    share = share_first_layer if how == WITH else lambda model: False
+    shared: list[bool] = []
+
+    def share(model: Any) -> bool:
+        shared.append(how == WITH and share_first_layer(model))
+        return shared[-1]
+
     torch_engine.share_first_layer = exported.share_first_layer = share
-    return Teacher.load(spec)
+    teacher = Teacher.load(spec)
+    assert (teacher.engine.backend, shared) == (spec.backend, [how == WITH])
+    return teacher
 
 
 def main() -> None:
@@ -61,7 +68,7 @@ def main() -> None:
         }
         for number in arguments.classes:
             spec = TeacherSpec(str(folder), tuple(TOPICS[:number]), TEMPLATE, precision="fp32")
-            spec = dataclasses.replace(spec, threads=arguments.threads)
+            spec = dataclasses.replace(spec, threads=arguments.threads, work=0.0)  # not to measure anything
             for profile, texts in profiles.items():
                 row: dict[str, Any] = {"classes": number, "texts": profile}
                 for backend in arguments.backends:

@@ -39,7 +39,7 @@ from raydistill.teacher import Teacher
 
 # What engines are held against: a CPU's own rate for each shape in fp32, a GPU's best in bf16.
 REFERENCE = {"cpu": "fp32 GEMM rate", "cuda": "bf16 matrix peak"}
-SHARES = ("of the {}", "the same, of what is computed")  # of all the loop's products, and of raydistill's alone
+SHARES = ("share of {}", "the same, of what is computed")  # of all the loop's products, and of raydistill's alone
 SEED, PIPELINE = "seed's loop", "zero-shot pipeline"
 ROWS, PEAK = 2048, 8192  # of a layer's product, of a square one
 
