@@ -111,7 +111,7 @@ def nli_label_ids(label2id: Mapping[str, int], num_labels: int, spec: TeacherSpe
 
     With two labels the other one (`not_entailment`) stands for contradiction. Raises ModelError where none can be told.
     """
-    names = {label.lower(): int(index) for label, index in label2id.items()}
+    names = {label.lower(): index for label, index in label2id.items()}
     entailment, contradiction = spec.entailment_id, spec.contradiction_id
     if entailment is None:
         entailment = next((i for name, i in names.items() if name.startswith("entail")), None)
