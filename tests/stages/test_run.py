@@ -8,6 +8,7 @@ import math
 import re
 import shutil
 import signal
+import subprocess
 import sys
 import warnings
 from collections import Counter
@@ -120,6 +121,29 @@ def test_workers_of_a_private_ray_are_forks_and_draw_random_numbers_of_their_own
     forked, ids, numbers = zip(*ray.get([worker.drawn.remote() for worker in workers]), strict=True)
     assert all(forked)
     assert len(set(ids)) == len(set(numbers)) == 3
+
+
+STARTS_LATE = """
+import threading, time, psutil
+from raydistill.stages.private_ray import private_ray
+
+def delay():
+    while not (found := [child for child in psutil.Process().children() if child.name() == "raylet"]):
+        time.sleep(0.01)
+    found[0].suspend()
+    time.sleep(35)  # Ray by itself gives up after 30
+    found[0].resume()
+
+threading.Thread(target=delay).start()
+with private_ray({}):
+    print("there")
+"""
+
+
+@pytest.mark.slow
+def test_a_private_ray_that_starts_late_is_waited_for() -> None:
+    done = subprocess.run([sys.executable, "-c", STARTS_LATE], capture_output=True, text=True, timeout=300)
+    assert done.stdout == "there\n", done.stderr
 
 
 def test_events_for_tensorboard_are_kept(finished: DistillResult) -> None:
