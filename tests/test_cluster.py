@@ -40,6 +40,7 @@ def start_cluster(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[C
         "sys.meta_path.insert(0, Hide())\n"
     )
     clusters = []
+    monkeypatch.setenv("RAY_health_check_period_ms", "500")  # of 3,000: a lost node is found soon
 
     def start(*cpus: int, **options: Any) -> Cluster:
         monkeypatch.setenv("PYTHONPATH", str(hidden))
@@ -68,16 +69,19 @@ def inputs(
     }
 
 
-def command(address: str, output_dir: Path, inputs: dict[str, Path], *more: str) -> list[str]:
+def command(address: str, output_dir: Path, inputs: dict[str, Path], *more: str, stage: str = "run") -> list[str]:
     flags = {**inputs, "--output-dir": output_dir, "--address": address}
+    if stage == "label":
+        del flags["--student-name-or-path"]
     tokens = [str(token) for pair in flags.items() for token in pair]
-    return [sys.executable, "-m", "raydistill", "run", *tokens, *more]
+    return [sys.executable, "-m", "raydistill", stage, *tokens, *more]
 
 
-def run(address: str, output_dir: Path, inputs: dict[str, Path], *more: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        command(address, output_dir, inputs, *more), capture_output=True, text=True, timeout=600, env=environment()
-    )
+def run(
+    address: str, output_dir: Path, inputs: dict[str, Path], *more: str, stage: str = "run"
+) -> subprocess.CompletedProcess[str]:
+    tokens = command(address, output_dir, inputs, *more, stage=stage)
+    return subprocess.run(tokens, capture_output=True, text=True, timeout=600, env=environment())
 
 
 @contextlib.contextmanager
@@ -95,10 +99,8 @@ def labelling(address: str, folder: Path, inputs: dict[str, Path], texts: list[s
     """A command that labels some texts in small blocks, into `folder`/out."""
     corpus = folder / "corpus.txt"
     corpus.write_text("".join(f"{text}\n" for text in texts))
-    flags = {name: value for name, value in inputs.items() if name != "--student-name-or-path"}
-    tokens = command(address, folder / "out", flags | {"--data-file": corpus}, "--block-seconds", "0.05")
-    tokens[tokens.index("run")] = "label"
-    return tokens
+    small = ("--block-seconds", "0.05")
+    return command(address, folder / "out", inputs | {"--data-file": corpus}, *small, stage="label")
 
 
 # A run that looks for room every two seconds.
@@ -216,7 +218,7 @@ def test_labels_are_finished_without_a_node_that_is_lost_for_good(
 ) -> None:
     cluster, out, said = start_cluster(1, 1), tmp_path / "out", tmp_path / "said"
     (second,) = cluster.worker_nodes
-    texts = [f"{text} {i}" for i in range(80) for text in sentences()]
+    texts = [f"{text} {i}" for i in range(40) for text in sentences()]
     with begun(labelling(cluster.address, tmp_path, inputs, texts), said) as process:
         # With receipts of both actors: each has a block under way.
         wait_for(lambda: len(list(out.glob("labels/*.parquet"))) >= 4, process, said)
@@ -295,7 +297,9 @@ def test_the_recipe_of_the_readme_makes_two_nodes_that_do_the_run(tmp_path: Path
     assert record["stages"]["train"]["finished"]
 
 
-def test_behind_a_ray_client_one_cpu_does_the_run_and_its_errors_come_through(
+@pytest.mark.parametrize("stage", ["label", pytest.param("run", marks=pytest.mark.slow)])
+def test_behind_a_ray_client_one_cpu_does_the_work_and_its_errors_come_through(
+    stage: str,
     start_cluster: Callable[..., Cluster],
     tmp_path: Path,
     inputs: dict[str, Path],
@@ -308,14 +312,18 @@ def test_behind_a_ray_client_one_cpu_does_the_run_and_its_errors_come_through(
     deadline = time.monotonic() + 60  # its server comes last
     while socket.socket().connect_ex(("127.0.0.1", port)) and time.monotonic() < deadline:
         time.sleep(0.1)
-    done = run(f"ray://127.0.0.1:{port}", tmp_path / "out", inputs)
+    done = run(f"ray://127.0.0.1:{port}", tmp_path / "out", inputs, stage=stage)
     assert done.returncode == 0, done.stderr
     lines = done.stderr.splitlines()
     assert lines[0].startswith(f"corpus {corpus_counts.texts} texts")
-    assert any(line.startswith(f"  texts      {corpus_counts.texts},") for line in lines)
-    assert json.loads((tmp_path / "out" / "run.json").read_text())["stages"]["train"]["finished"]
+    assert any(line.split()[:2] == ["texts", f"{corpus_counts.texts},"] for line in lines)
+    stages = json.loads((tmp_path / "out" / "run.json").read_text())["stages"]
+    assert [name for name, made in stages.items() if made["finished"]] == ["label", "train"][
+        : 2 if stage == "run" else 1
+    ]
 
-    refused = run(f"ray://127.0.0.1:{port}", tmp_path / "out", inputs, "--temperature", "3")
+    template = ("--hypothesis-template", "About {}.")
+    refused = run(f"ray://127.0.0.1:{port}", tmp_path / "out", inputs, *template, stage=stage)
     assert refused.returncode == 2
-    assert "--temperature was 1.0, now 3.0" in refused.stderr
+    assert "--hypothesis-template was This example is {}., now About {}." in refused.stderr
     assert "Traceback" not in refused.stderr

@@ -341,6 +341,14 @@ def test_what_was_measured_is_measured_anew_where_the_note_of_it_is_damaged_or_c
     assert cached.Once.seconds > once
 
 
+@pytest.fixture(scope="module")
+def processes():
+    """Several at a time, which need not import each for itself what takes seconds."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["torch", "transformers", "openvino", "raydistill.engines.exported"])
+    return context
+
+
 def _ask_slowly(folder, measured, together):
     os.environ["RAYDISTILL_CACHE"] = folder
 
@@ -353,15 +361,14 @@ def _ask_slowly(folder, measured, together):
     assert cached.remembered("a teacher", "how fast", measure) == 7
 
 
-def test_of_processes_that_ask_together_one_measures(tmp_path):
-    context = multiprocessing.get_context("spawn")
-    measured, together = context.Queue(), context.Barrier(3)
-    processes = [context.Process(target=_ask_slowly, args=(str(tmp_path), measured, together)) for _ in range(3)]
-    for process in processes:
+def test_of_processes_that_ask_together_one_measures(tmp_path, processes):
+    measured, together = processes.Queue(), processes.Barrier(3)
+    asking = [processes.Process(target=_ask_slowly, args=(str(tmp_path), measured, together)) for _ in range(3)]
+    for process in asking:
         process.start()
-    for process in processes:
+    for process in asking:
         process.join()
-    assert [process.exitcode for process in processes] == [0, 0, 0]
+    assert [process.exitcode for process in asking] == [0, 0, 0]
     assert measured.get(timeout=5)
     assert measured.empty()
 
@@ -466,11 +473,21 @@ def test_without_a_fingerprint_nothing_is_kept(family_dirs, cache):
     assert not cache.exists()
 
 
+@pytest.fixture(scope="module")
+def kept(family_dirs, tmp_path_factory):
+    """A cache with one export, and what that gives."""
+    folder, batches = tmp_path_factory.mktemp("kept"), batches_of(family_dirs["bert"])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAYDISTILL_CACHE", str(folder))
+        return folder, load(request(family_dirs["bert"]), batches).logits(batches[1])
+
+
 @pytest.mark.parametrize("name", ["model.xml", "model.bin", "inputs.json", "check.npz", "sums.json"])
 @pytest.mark.parametrize("damage", ["gone", "cut", "zeros", "one bit"])
-def test_a_damaged_export_is_made_anew(name, damage, family_dirs, cache):
+def test_a_damaged_export_is_made_anew(name, damage, family_dirs, kept, cache):
+    folder, wanted = kept
+    shutil.copytree(folder, cache.parent)
     batches = batches_of(family_dirs["bert"])
-    wanted = load(request(family_dirs["bert"]), batches).logits(batches[1])
     file = entries(cache)[0] / name
     content = file.read_bytes()
     if damage == "gone":
@@ -631,7 +648,8 @@ def refuse_the_shape():
     raise RuntimeError("a shape that is not the traced one")
 
 
-def _load_and_count(folder, exports):
+def _load_and_count(cache, folder, exports):
+    os.environ["RAYDISTILL_CACHE"] = cache  # a fork has the environment of the first one
     make = exported.convert
 
     def counted(*arguments):
@@ -642,15 +660,15 @@ def _load_and_count(folder, exports):
     assert engine_name(load(request(folder), batches_of(folder))) == "openvino fp32"
 
 
-def test_processes_that_start_together_share_one_export(family_dirs, cache):
-    context = multiprocessing.get_context("spawn")
-    exports = context.Queue()
-    processes = [context.Process(target=_load_and_count, args=(family_dirs["bert"], exports)) for _ in range(3)]
-    for process in processes:
+def test_processes_that_start_together_share_one_export(family_dirs, cache, processes):
+    exports = processes.Queue()
+    args = str(cache.parent), family_dirs["bert"], exports
+    loading = [processes.Process(target=_load_and_count, args=args) for _ in range(3)]
+    for process in loading:
         process.start()
-    for process in processes:
+    for process in loading:
         process.join()
-    assert [process.exitcode for process in processes] == [0, 0, 0]
+    assert [process.exitcode for process in loading] == [0, 0, 0]
     assert exports.get(timeout=5)
     assert exports.empty()
     assert len(entries(cache)) == 1

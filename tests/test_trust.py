@@ -253,10 +253,10 @@ def test_faults_of_hub_models_are_one_line(tmp_path, hub, refusal):
     put_on_hub(hub, "acme/good", save_classifier(tmp_path / "good"))
     assert "--teacher-name-or-path acme/pickled: its weights are pickled" in refusal("acme/pickled")
     assert "--trust-remote-code" in refusal("acme/code")
-    assert "at revision none-such" in refusal("acme/good", "acme/good", "--teacher-revision", "none-such")
-    assert "is a folder, which has no revision v1" in refusal(
-        tmp_path / "good", "acme/good", "--teacher-revision", "v1"
-    )
+    with pytest.raises(ModelError, match=r"^teacher acme/good: .* at revision none-such"):
+        pinned(teacher_spec("acme/good", revision="none-such"), "teacher")
+    with pytest.raises(ModelError, match="is a folder, which has no revision v1"):
+        pinned(teacher_spec(tmp_path / "good", revision="v1"), "teacher")
 
 
 # Checkpoints
