@@ -59,7 +59,7 @@ class Probe:
     """What one teacher has scored of the sample, in chunks drawn at random.
 
     Attributes:
-        engine, fallback: what ran it, and why that is not what was asked for.
+        engine, fallback: what ran it, and why that is not the one that was to be.
         texts, rejected: how many it was given, and how many of them it could not score.
         padded_tokens, seconds: of each chunk.
         start_seconds: from asking for it until it could score.

@@ -31,7 +31,7 @@ class Engine(Protocol):
         memory_error: what it raises where a batch is too large for the memory.
         ahead: how many batches may be started before the logits of the first are asked for.
         packs: it computes nothing for padding.
-        fallback: why it is not the engine asked for; empty where it is.
+        fallback: why it is not the one that was to be; empty where it is.
     """
 
     backend: str

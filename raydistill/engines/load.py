@@ -125,7 +125,7 @@ def _cpu_engine(spec: TeacherSpec, pad_token_id: int, batches: Sequence[Inputs])
             raise EngineError(f"{option}: {first_line(error)}.") from None
         logger.warning("PyTorch runs the teacher", exc_info=True)
         in_pytorch = in_torch()
-        in_pytorch.fallback = first_line(error) if asked else ""
+        in_pytorch.fallback = first_line(error)
         return in_pytorch
     if asked:
         return engine

@@ -164,7 +164,7 @@ def label_corpus(
 
 
 def engine_hint(engine: str, spec: TeacherSpec, fallback: str) -> str:
-    """Why it is not the engine asked for; or what may be faster than the one that `auto` has taken."""
+    """Why it is not the one that was to be; or what may be faster than the one that `auto` has taken."""
     if fallback:
         return f" ({fallback})"
     known = spec.use_gpu or spec.backend != "auto" or not export_pays(spec) or openvino_installed()
