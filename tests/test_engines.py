@@ -10,6 +10,7 @@ import multiprocessing
 import os
 import re
 import shutil
+import sys
 import time
 
 import numpy as np
@@ -395,6 +396,20 @@ def test_without_openvino_auto_is_pytorch(family_dirs, cache, monkeypatch):
     engine = load(request(family_dirs["bert"], backend="auto"), batches_of(family_dirs["bert"]))
     assert engine_name(engine) == "torch fp32"
     assert not cache.exists()
+
+
+@pytest.mark.parametrize("backend", ["auto", "openvino"])
+def test_where_openvino_is_installed_but_broken_pytorch_runs_the_teacher(backend, family_dirs, cache, monkeypatch):
+    for module in ("load", "offers"):
+        monkeypatch.setattr(f"raydistill.engines.{module}.openvino_installed", lambda precision="fp32": True)
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    wanted = request(family_dirs["bert"], backend=backend)
+    engine = load(wanted, batches_of(family_dirs["bert"]))
+    assert engine_name(engine) == "torch fp32"
+    assert engine.fallback.startswith("OpenVINO cannot be imported (")
+    if backend == "openvino":
+        with pytest.raises(ModelError, match=r"^--teacher-backend openvino: OpenVINO cannot be imported \("):
+            load(dataclasses.replace(wanted, strict=True), batches_of(family_dirs["bert"]))
 
 
 @pytest.mark.parametrize(

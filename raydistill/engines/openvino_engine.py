@@ -86,7 +86,7 @@ def convert(model: Any, example: Inputs, precision: str, path: Path) -> None:
 
     Raises:
         ConversionError: the model cannot be converted.
-        ModelError: there is no room for that.
+        ModelError: there is no room for that, or OpenVINO is broken.
         OSError: it cannot be written.
     """
     openvino = _openvino()
@@ -128,10 +128,13 @@ def _reason(error: Exception) -> str:
 
 
 def _openvino() -> Any:
+    """The library. Raises ModelError where it is installed but broken."""
     # Without this, importing OpenVINO sends usage statistics to its makers. It has a stand-in for where it is missing.
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
-    import openvino
-
+    try:
+        import openvino
+    except (ImportError, OSError) as error:  # as of a shared library that this system lacks
+        raise ModelError(f"OpenVINO cannot be imported ({first_line(error)}).") from error
     return openvino
 
 

@@ -12,7 +12,7 @@ from raydistill.config import DistillConfig
 from raydistill.corpus import sample_texts
 from raydistill.corpus_files import CorpusFile, corpus_signature
 from raydistill.engines.engine import EXACT
-from raydistill.errors import DamagedError, counted
+from raydistill.errors import DamagedError, ModelError, counted
 from raydistill.label_store import LabelStore
 from raydistill.lease import hold
 from raydistill.progress import Console
@@ -115,6 +115,8 @@ class LabelStage:
             KeyboardInterrupt: a signal asked for the end.
         """
         record = held_record(self.store, self.run_dir)
+        if record.get("scoring"):
+            expect_agreement(self.config, record["scoring"], console)
         if earlier := self._labelled_before(console):
             self.run_dir.update(counts=store_counts(earlier), labelling=record["labelling"], scoring=record["scoring"])
             return {}
@@ -186,6 +188,24 @@ class LabelStage:
 
     def _sample(self) -> list[str]:
         return sample_texts(self.files, self.config.text_column, self.config.audit_texts)
+
+
+def expect_agreement(config: DistillConfig, scoring: dict[str, Any], console: Console) -> None:
+    """Hold labels that are there, of a reduced precision, against the agreement asked for by now; say where it is less.
+
+    Args:
+        scoring: of the labels, as `choose_precision` gave it.
+
+    Raises:
+        ModelError: it is less, with `strict`.
+    """
+    if scoring["precision"] in (None, EXACT) or scoring["audit"]["agreement"] >= config.min_agreement:
+        return
+    found = f"{scoring['audit']['agreement']:.4%}, below --min-agreement {config.min_agreement:g}"
+    begun = f"the labels here are of {scoring['precision']}, which agreed on {found}"
+    if config.strict:
+        raise ModelError(f"{begun}. Lower it, leave --strict out, or start anew with --overwrite-output-dir.")
+    console.say(f"       {begun}: they stay so, unless by --overwrite-output-dir")
 
 
 def held_record(store: LabelStore, run_dir: RunDir) -> dict[str, Any]:

@@ -144,6 +144,26 @@ def test_labels_of_a_single_class_are_audited_too(tmp_path: Path, make_config: M
     assert scoring(tmp_path / "out")["audit"]["texts"] == 20
 
 
+def test_labels_of_a_precision_that_would_not_pass_any_more_are_told_and_stop_a_strict_run(
+    tmp_path: Path, make_config: MakeConfig, label_by_command: LabelByCommand, undecided_teacher: Path
+) -> None:
+    config = make_config(tmp_path / "out", teacher_name_or_path=str(undecided_teacher), **REDUCED, min_agreement=0)
+    assert label_by_command(config)[0] == 0
+    begun = scoring(tmp_path / "out")
+    assert begun["precision"] == PRECISION
+    code, said = label_by_command(config)
+    assert (code, "below --min-agreement" in said) == (0, False)
+
+    code, said = label_by_command(dataclasses.replace(config, min_agreement=0.99))
+    assert code == 0, said
+    agreed = f"{begun['audit']['agreement']:.4%}"
+    found = f"the labels here are of {PRECISION}, which agreed on {agreed}, below --min-agreement 0.99"
+    assert said.count(f"       {found}: they stay so, unless by --overwrite-output-dir\n") == 1
+    code, said = label_by_command(dataclasses.replace(config, min_agreement=0.99, strict=True))
+    assert (code, said.splitlines()[-1].startswith(f"Error: {found}. Lower it, ")) == (2, True)
+    assert scoring(tmp_path / "out") == begun
+
+
 def test_a_precision_that_fails_gives_way_to_the_exact_one(
     tmp_path: Path,
     make_config: MakeConfig,
