@@ -26,7 +26,6 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import ray
 from mounts import needs_mounts
 from processes import AS_ANYBODY, needs_setpriv
 from safetensors.torch import load_file, save_file
@@ -36,6 +35,7 @@ from raydistill.class_names import read_class_names
 from raydistill.cli import main
 from raydistill.flags import collect_config
 from raydistill.run_dir import RunDir
+from raydistill.stages.private_ray import private_ray
 
 TEACHER, STUDENT = "--teacher-name-or-path", "--student-name-or-path"
 LONGEST_ERROR = 700  # characters of an error line: one that nobody reads is not clear
@@ -741,8 +741,7 @@ PLANS_THAT_DO_NOT_FIT: dict[str, tuple[Change, list[str]]] = {
 def test_plans_that_do_not_fit_are_one_line_and_leave_nothing(
     tmp_path: Path, good: dict, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    ray.init(address="local", num_cpus=2, include_dashboard=False, object_store_memory=80 << 20, _memory=1 << 20)
-    try:
+    with private_ray({"num_cpus": 2, "object_store_memory": 80 << 20, "_memory": 1 << 20}):
         for name, (change, wanted) in PLANS_THAT_DO_NOT_FIT.items():
             (tmp_path / name).mkdir()
             options = good | change(tmp_path / name, good)
@@ -753,8 +752,6 @@ def test_plans_that_do_not_fit_are_one_line_and_leave_nothing(
             for fragment in wanted:
                 assert fragment in line
             assert not (tmp_path / "out").exists()
-    finally:
-        ray.shutdown()
 
 
 def unreadable(file: Path) -> str:

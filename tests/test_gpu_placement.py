@@ -30,7 +30,7 @@ from raydistill.specs import TeacherSpec, Tolerance
 from raydistill.stages.audit import choose_precision
 from raydistill.stages.cluster import free_nodes
 from raydistill.stages.label import label_corpus
-from raydistill.stages.private_ray import PRIVATE_ENVIRONMENT
+from raydistill.stages.private_ray import private_ray
 from raydistill.stages.quote import quote_labelling
 from raydistill.stages.teacher_actor import TeacherActor
 
@@ -39,14 +39,11 @@ CLASSES = ("sport", "politics")
 
 @pytest.fixture(scope="module", autouse=True)
 def two_fake_gpus(monkeypatch_module: pytest.MonkeyPatch) -> Iterator[None]:
-    for name, value in PRIVATE_ENVIRONMENT.items():
-        monkeypatch_module.setenv(name, value)
     monkeypatch_module.delenv("CUDA_VISIBLE_DEVICES", raising=False)  # Ray would find fewer than it is to pretend
     # Workers cannot import this file.
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
-    ray.init("local", num_cpus=2, num_gpus=2, include_dashboard=False, log_to_driver=False)
-    yield
-    ray.shutdown()
+    with private_ray({"num_cpus": 2, "num_gpus": 2, "log_to_driver": False}):
+        yield
     ray.cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from typing import Any
@@ -12,6 +14,7 @@ import psutil
 import ray
 from ray._private import node as ray_node
 from ray._private import ray_constants, services
+from ray._private import worker as ray_worker
 
 from raydistill.errors import ResourceError
 from raydistill.stages.forks import forked_workers
@@ -32,9 +35,19 @@ PRIVATE_ENVIRONMENT = {
     # A machine that others keep busy takes longer than the 30 to 60 s after which Ray gives up.
     "RAY_gcs_server_port_wait_time_s": "120",
     "RAY_raylet_start_wait_time_s": "120",
-    "RAY_agent_register_timeout_ms": "120000",
     "RAY_worker_register_timeout_seconds": "300",
 }
+
+# In place of a node's two agents, with either of which it ends, and they with it.
+STAND_IN = subprocess.list2cmdline([sys.executable, "-I", "-S", "-c", "import sys; sys.stdin.read()"])
+NO_AGENTS = [
+    f"--dashboard_agent_command={STAND_IN}",
+    f"--runtime_env_agent_command={STAND_IN}",
+    "--metrics-agent-port=-1",  # Ray's word for none
+    "--metrics_export_port=-1",
+    "--dashboard_agent_listen_port=-1",
+    "--runtime_env_agent_port=1",  # has to be a port, and nobody asks there
+]
 
 _private = False
 
@@ -77,10 +90,22 @@ def _lean() -> Iterator[None]:
     Ray has no setting for either. In place of the address 127.0.0.1, where it is asked for, it takes one that other
     machines reach; on Windows and macOS it does not, and so nobody else can so much as try its token. The servers of
     the dashboard and of the autoscaler start even where there is none, and take two seconds of CPU.
+
+    So do the agents of a node, one for metrics that nobody reads and one for environments of workers' own. Worse, the
+    node ends itself if they have not started after 15 s, as on a busy machine or from a slow disk. No worker has an
+    environment of its own, but this process's: under `uv run`, Ray would give each one, with a copy of this directory.
     """
+    start_process = services.start_ray_process
+
+    def start_without_agents(command: list[str], kind: str, *given: Any, **options: Any) -> Any:
+        has_none = kind == ray_constants.PROCESS_TYPE_RAYLET and sys.platform != "win32"  # there a pipe does not end it
+        return start_process([*command, *NO_AGENTS] if has_none else command, kind, *given, **options)
+
     with (
         replaced(ray_constants, ENABLE_RAY_CLUSTER=False),
         replaced(ray_node.Node, start_api_server=lambda *_, **__: None, start_monitor=lambda *_: None),
+        replaced(ray_worker, _maybe_modify_runtime_env=lambda *_: None),
+        replaced(services, start_ray_process=start_without_agents),
     ):
         yield
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
+import os
 import re
 import shutil
 import signal
@@ -18,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import psutil
 import pytest
 import ray
 import ray.data
@@ -111,6 +113,13 @@ def test_no_process_of_a_private_ray_is_started_twice_for_an_environment_of_its_
     assert set(own.values()) <= {"", "{}"}
 
 
+def test_a_private_ray_has_no_agents_that_it_would_wait_for(finished: DistillResult) -> None:
+    commands = [process.cmdline() for process in psutil.Process().children(recursive=True)]
+    assert any(command[:1] == ["ray::IDLE"] or "raylet" in command[0] for command in filter(None, commands))
+    agents = ("Agent", "agent.py", "agent/main.py")
+    assert not [command for command in commands if any(part.endswith(agents) for part in command)]
+
+
 def test_workers_of_a_private_ray_are_forks_and_draw_random_numbers_of_their_own() -> None:
     @ray.remote
     class Worker:
@@ -138,6 +147,34 @@ threading.Thread(target=delay).start()
 with private_ray({}):
     print("there")
 """
+
+
+ENVIRONMENT = """
+import ray
+from raydistill.stages.private_ray import private_ray
+
+with private_ray({}):
+    print(ray.get_runtime_context().runtime_env)
+"""
+
+
+@pytest.mark.parametrize("under", ["uv", "job"])
+def test_workers_of_a_private_ray_have_no_environment_of_their_own(under: str, tmp_path: Path) -> None:
+    (tmp_path / "run").write_text('"$PYTHON" -c "$CODE"\nexit $?\n')
+    environment = {"PYTHON": sys.executable, "CODE": ENVIRONMENT, "PYTHONPATH": str(Path.cwd())}
+    if under == "job":  # of a cluster that is not joined
+        environment["RAY_JOB_CONFIG_JSON_ENV_VAR"] = json.dumps({"runtime_env": {"env_vars": {"A": "b"}}})
+    # Ray takes for `uv run` whoever is called so.
+    done = subprocess.run(
+        [under, "run"],
+        executable="/bin/sh",
+        cwd=tmp_path,
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.stdout == "{}\n", done.stderr
 
 
 @pytest.mark.slow
