@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shlex
 import shutil
 import signal
 import socket
@@ -175,6 +176,32 @@ def test_a_node_that_does_not_see_the_output_directory_is_named_before_work_begi
     assert asked.stdout.startswith(f"--labels {shared}/labels: node "), asked.stderr
     assert "cannot use it (it does not see it)" in asked.stdout
     assert not list((tmp_path / "seen").iterdir())
+
+
+def test_a_working_directory_that_is_too_large_to_go_along_is_one_line(
+    start_cluster: Callable[..., Cluster], tmp_path: Path, inputs: dict[str, Path]
+) -> None:
+    cluster = start_cluster(1)
+    with (tmp_path / "large").open("wb") as large:
+        large.truncate(600 << 20)
+    # Ray takes for `uv run`, of whose environment it makes one for workers, whoever is called so.
+    (tmp_path / "run").write_text(f"{shlex.join(command(cluster.address, tmp_path / 'out', inputs))}\nexit $?\n")
+    done = subprocess.run(
+        ["uv", "run"],
+        executable="/bin/sh",
+        cwd=tmp_path,
+        env=environment() | {"PYTHONPATH": str(Path.cwd())},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith(
+        f"Error: --address {cluster.address}: the cluster cannot be given what workers need ("
+    )
+    assert f"upload working_dir {tmp_path} to the Ray cluster: Package size (600.0" in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.slow  # labelling, in the suite, loses a node too

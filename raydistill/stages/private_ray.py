@@ -34,7 +34,6 @@ PRIVATE_ENVIRONMENT = {
     "RAY_WARN_BLOCKING_GET_INSIDE_ASYNC": "0",  # Ray Train's controller does
     # A machine that others keep busy takes longer than the 30 to 60 s after which Ray gives up.
     "RAY_gcs_server_port_wait_time_s": "120",
-    "RAY_raylet_start_wait_time_s": "120",
     "RAY_worker_register_timeout_seconds": "300",
 }
 

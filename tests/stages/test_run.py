@@ -134,7 +134,7 @@ def test_workers_of_a_private_ray_are_forks_and_draw_random_numbers_of_their_own
 
 STARTS_LATE = """
 import threading, time, psutil
-from raydistill.stages.private_ray import private_ray
+from raydistill.stages.cluster import connection
 
 def delay():
     while not (found := [child for child in psutil.Process().children() if child.name() == "raylet"]):
@@ -144,7 +144,7 @@ def delay():
     found[0].resume()
 
 threading.Thread(target=delay).start()
-with private_ray({}):
+with connection(None):
     print("there")
 """
 
