@@ -47,6 +47,8 @@ NO_AGENTS = [
     "--dashboard_agent_listen_port=-1",
     "--runtime_env_agent_port=1",  # has to be a port, and nobody asks there
 ]
+# A driver waits for workers that are started beforehand, and nothing else in it goes on. A fork is made in no time.
+NONE_BEFOREHAND = ["--num_prestart_python_workers=0"]
 
 _private = False
 
@@ -58,7 +60,7 @@ def private_ray(settings: dict[str, Any]) -> Iterator[bool]:
     for name, value in (PRIVATE_ENVIRONMENT | WORKER_ENVIRONMENT).items():
         os.environ.setdefault(name, value)
     with forked_workers() as forks:
-        with _lean(), _whole():
+        with _lean(forks), _whole():
             try:
                 ray.init(address="local", include_dashboard=False, **settings)
             except OSError as error:
@@ -83,7 +85,7 @@ def ends_with_run() -> bool:
 
 
 @contextlib.contextmanager
-def _lean() -> Iterator[None]:
+def _lean(forks: bool) -> Iterator[None]:
     """Have a Ray that is started within listen on the loopback interface alone, and start no process it can do without.
 
     Ray has no setting for either. In place of the address 127.0.0.1, where it is asked for, it takes one that other
@@ -93,18 +95,24 @@ def _lean() -> Iterator[None]:
     So do the agents of a node, one for metrics that nobody reads and one for environments of workers' own. Worse, the
     node ends itself if they have not started after 15 s, as on a busy machine or from a slow disk. No worker has an
     environment of its own, but this process's: under `uv run`, Ray would give each one, with a copy of this directory.
+
+    Args:
+        forks: workers are forked.
     """
     start_process = services.start_ray_process
+    flags = NONE_BEFOREHAND if forks else []
+    if sys.platform != "win32":  # there the end of a pipe would not end them
+        flags = [*flags, *NO_AGENTS]
 
-    def start_without_agents(command: list[str], kind: str, *given: Any, **options: Any) -> Any:
-        has_none = kind == ray_constants.PROCESS_TYPE_RAYLET and sys.platform != "win32"  # there a pipe does not end it
-        return start_process([*command, *NO_AGENTS] if has_none else command, kind, *given, **options)
+    def start_with_flags(command: list[str], kind: str, *given: Any, **options: Any) -> Any:
+        added = flags if kind == ray_constants.PROCESS_TYPE_RAYLET else []
+        return start_process([*command, *added], kind, *given, **options)
 
     with (
         replaced(ray_constants, ENABLE_RAY_CLUSTER=False),
         replaced(ray_node.Node, start_api_server=lambda *_, **__: None, start_monitor=lambda *_: None),
         replaced(ray_worker, _maybe_modify_runtime_env=lambda *_: None),
-        replaced(services, start_ray_process=start_without_agents),
+        replaced(services, start_ray_process=start_with_flags),
     ):
         yield
 
