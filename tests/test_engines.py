@@ -227,6 +227,19 @@ def test_reduced_precisions_stay_near(precision, family_dirs, cache):
     assert 0 < off < 0.1
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "int8"])
+def test_the_first_layer_is_shared_in_fp32_alone(precision, family_dirs, cache):
+    if openvino_engine.lacks(precision):
+        pytest.skip(f"this CPU has no {precision}")
+    load(request(family_dirs["bert"], precision=precision), batches_of(family_dirs["bert"]))
+    (converted,) = cache.rglob("model.xml")
+    shared = {"openvino": "ScatterElementsUpdate" in converted.read_text()}
+    if precision != "int8":
+        model = load(request(family_dirs["bert"], precision=precision, backend="torch"), []).model
+        shared["torch"] = "forward" in vars(model.bert.embeddings)
+    assert set(shared.values()) == {precision == "fp32"}
+
+
 def test_a_model_that_cannot_be_converted_runs_in_pytorch(tmp_path, cache, caplog):
     teacher = save_classifier(tmp_path / "teacher", UNCONVERTED)
     batches = batches_of(teacher)

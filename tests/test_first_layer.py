@@ -149,6 +149,14 @@ def test_a_model_whose_tokens_depend_on_others_stays_as_it_is(kind):
         torch.testing.assert_close(model(**batch).logits, wanted, atol=0, rtol=0)
 
 
+@pytest.mark.parametrize("precision", ["bf16", "fp16", "int8"])
+def test_a_model_for_a_reduced_precision_stays_as_it_is(precision):
+    model = make_classifier("bert", make_tokenizer("bert")).eval()
+    assert not share_first_layer(model, precision)
+    assert not any("forward" in vars(part) for part in model.modules())
+    assert share_first_layer(model)
+
+
 def test_a_model_without_embeddings_of_its_own_stays_as_it_is(tmp_path):
     model = AutoModelForSequenceClassification.from_pretrained(save_classifier(tmp_path, "bart")).eval()
     assert not share_first_layer(model)

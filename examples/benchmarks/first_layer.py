@@ -4,8 +4,8 @@
 
 First sentences and whole documents of BBC News, with 2, 5 and 20 classes, in batches as the teacher makes them. Each
 batch is scored by an engine with and without it, by turns, several rounds, of which the median counts. How much faster
-all batches are together, the least and most of them in brackets, and how many of their tokens are distinct. Prints a
-Markdown table; --json keeps it.
+all batches are together, the least and most of them in brackets, and how many of their tokens are distinct. With
+--precision, in another one than fp32, in which raydistill leaves it out. Prints a Markdown table; --json keeps it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from shapes import CHOICES, TOPICS, batches_of, distinct_share, teacher_of_shape
 from tables import at_least_one, benchmark_parser, publish, times_as_fast
 
 from raydistill.engines import exported, torch_engine
-from raydistill.first_layer import share_first_layer
+from raydistill.first_layer import PRECISIONS, share_first_layer
 from raydistill.specs import TeacherSpec
 from raydistill.stages.demo import TEMPLATE, demo_documents, prepare_demo
 from raydistill.teacher import Teacher
@@ -34,8 +34,8 @@ def load(spec: TeacherSpec, how: str) -> Teacher:
     """The teacher with or without it."""
     shared: list[bool] = []
 
-    def share(model: Any) -> bool:
-        shared.append(how == WITH and share_first_layer(model))
+    def share(model: Any, precision: str) -> bool:
+        shared.append(how == WITH and share_first_layer(model, precision))
         return shared[-1]
 
     torch_engine.share_first_layer = exported.share_first_layer = share
@@ -48,6 +48,7 @@ def main() -> None:
     parser = benchmark_parser(__doc__)
     parser.add_argument("--shape", choices=CHOICES, default="demo")
     parser.add_argument("--backends", choices=["torch", "openvino"], nargs="+", default=["torch", "openvino"])
+    parser.add_argument("--precision", choices=["fp32", "bf16", "int8"], default="fp32")
     parser.add_argument("--classes", type=int, nargs="+", default=[2, 5, 20])
     parser.add_argument("--documents", type=int, default=16)
     parser.add_argument("--sentences", type=int, default=200)
@@ -56,6 +57,7 @@ def main() -> None:
     parser.add_argument("--threads", type=at_least_one, default=os.cpu_count())
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
+    PRECISIONS.add(arguments.precision)
     rows: list[dict[str, Any]] = []
     kept: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory() as temporary:
@@ -67,7 +69,7 @@ def main() -> None:
             "whole documents": demo_documents()[: arguments.documents],
         }
         for number in arguments.classes:
-            spec = TeacherSpec(str(folder), tuple(TOPICS[:number]), TEMPLATE, precision="fp32")
+            spec = TeacherSpec(str(folder), tuple(TOPICS[:number]), TEMPLATE, precision=arguments.precision)
             spec = dataclasses.replace(spec, threads=arguments.threads, work=0.0)  # not to measure anything
             for profile, texts in profiles.items():
                 row: dict[str, Any] = {"classes": number, "texts": profile}

@@ -31,7 +31,7 @@ from raydistill.scratch import scratch_folder
 
 logger = logging.getLogger(__name__)
 
-VERSION = 4  # of what an entry holds
+VERSION = 5  # of what an entry holds
 LOGITS = "logits"
 REFUSED_SECONDS = 3600.0  # that a failure is believed in: actors that begin together need not all meet it
 SUMS = "sums.json"  # checksums of the other files
@@ -62,14 +62,14 @@ class ExportedTeacher:
     def write(self, model: Any, batches: Sequence[Inputs], precision: str, threads: int | None) -> None:
         """Convert a PyTorch classifier in fp32 on the CPU, and see that others than the first batch can be run.
 
-        What pairs have in common is multiplied once from then on (`raydistill.first_layer`).
+        What pairs have in common is multiplied once from then on, where that pays (`raydistill.first_layer`).
 
         Raises:
             ModelError, OSError.
         """
         exact, names = TorchEngine(model), list(batches[0])
         first, *others = [exact.logits(batch) for batch in batches]
-        share_first_layer(model)
+        share_first_layer(model, precision)
         convert(model, batches[0], precision, self.model)
         try:
             engine = OpenVinoEngine(self.model, names, precision if precision == "int8" else EXACT, threads)
@@ -140,7 +140,7 @@ def exported_teacher(
 
     Args:
         fingerprint: of the teacher's weights.
-        precision: fp32, bf16 and fp16 share one export; int8 has its own.
+        precision: bf16 and fp16 share one export; fp32 and int8 have their own.
         fill: writes a new one.
 
     Raises:
@@ -148,8 +148,8 @@ def exported_teacher(
         OSError: no disk has room for it.
     """
     if fingerprint:
-        weights, more = ("int8", ["nncf"]) if precision == "int8" else ("exact", [])
-        key = cache_key(VERSION, fingerprint, weights, packages=(*LIBRARIES, *more))
+        kind = precision if precision in (EXACT, "int8") else "reduced"
+        key = cache_key(VERSION, fingerprint, kind, packages=(*LIBRARIES, *(["nncf"] if kind == "int8" else [])))
         try:
             entry = ExportedTeacher(cache_folder() / "teachers" / key)
             if entry.folder.exists():  # then whole; and the cache may be one that is only read

@@ -70,11 +70,12 @@ class TorchEngine:
         """Load in a number format of `DTYPES`. Raises ModelError.
 
         Args:
-            share: multiply what pairs have in common once (`raydistill.first_layer`): for CPUs, and not to be compiled.
+            share: multiply what pairs have in common once, where that pays (`raydistill.first_layer`): for CPUs, and
+                not to be compiled.
         """
         loaded = load_exact(model, pad_token_id)
         if share:
-            share_first_layer(loaded)
+            share_first_layer(loaded, precision)
         return cls(loaded.to(device="cuda" if use_gpu else "cpu", dtype=DTYPES[precision]))
 
     def logits(self, inputs: Inputs) -> npt.NDArray[np.float32]:
