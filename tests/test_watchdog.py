@@ -46,25 +46,27 @@ def progress() -> Iterator[Progress]:
 def test_a_cluster_that_does_not_answer_is_told_once_and_watched_again_when_it_does(
     restarts: list[int], progress: Progress, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen, silent = watchdog.job_actors, [False]
+    seen, silent, held = watchdog.job_actors, [False], threading.Event()
 
     def job_actors() -> list[dict[str, Any]]:
         while silent[0]:
+            held.set()
             time.sleep(0.01)
         return seen()
 
     monkeypatch.setattr(watchdog, "job_actors", job_actors)
-    monkeypatch.setattr(watchdog, "HEAD_SECONDS", 0.1)
     stop = Stop(progress.console.say, 0)
     with watched(progress, stop, stall_seconds=60, most_restarts=2):
-        silent[0] = True  # so that nobody looks between the two
+        silent[0] = True
+        assert held.wait(10)  # nobody looks between the next two
         restarts[0] = 7  # in days, and all of it got on
         progress.update(1)
+        monkeypatch.setattr(watchdog, "HEAD_SECONDS", 0.5)
         silent[0] = False
         for number in range(2):
-            wait(0.1)
-            silent[0] = True
             wait(0.3)
+            silent[0] = True
+            wait(0.8)
             progress.update(2 + number)
             wait(0.2)
             silent[0] = False
@@ -72,7 +74,7 @@ def test_a_cluster_that_does_not_answer_is_told_once_and_watched_again_when_it_d
         assert stop._fault is None
         restarts[0] += 3
         wait_for_verdict(stop, "label: actors died 3 times")
-    assert progress.console.stream.getvalue().count("has not answered for 0.1 s") == 2  # type: ignore[attr-defined]
+    assert progress.console.stream.getvalue().count("has not answered for 0.5 s") == 2  # type: ignore[attr-defined]
 
 
 def test_of_a_stage_that_is_over_nothing_is_said(restarts: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
