@@ -25,7 +25,6 @@ import ray.exceptions
 from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
 from ray._private.state import available_resources_per_node  # no public call tells what a single node has free
 from ray._private.utils import read_ray_address
-from ray.exceptions import RuntimeEnvSetupError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 import raydistill
@@ -87,7 +86,7 @@ def _joined(address: str, settings: dict[str, Any]) -> Iterator[bool]:
         try:
             ray.init(address=place, runtime_env=runtime_env, **settings)
             break
-        except RuntimeEnvSetupError as error:
+        except ray.exceptions.RuntimeEnvSetupError as error:
             reason = str(error).splitlines()[-1].split(". ")[0]
             raise ResourceError(
                 f"--address {address}: the cluster cannot be given what workers need ({reason}). Under `uv run` that "

@@ -100,13 +100,11 @@ def _lean(forks: bool) -> Iterator[None]:
         forks: workers are forked.
     """
     start_process = services.start_ray_process
-    flags = NONE_BEFOREHAND if forks else []
-    if sys.platform != "win32":  # there the end of a pipe would not end them
-        flags = [*flags, *NO_AGENTS]
 
     def start_with_flags(command: list[str], kind: str, *given: Any, **options: Any) -> Any:
-        added = flags if kind == ray_constants.PROCESS_TYPE_RAYLET else []
-        return start_process([*command, *added], kind, *given, **options)
+        if kind == ray_constants.PROCESS_TYPE_RAYLET:
+            command = [*command, *NO_AGENTS, *(NONE_BEFOREHAND if forks else [])]
+        return start_process(command, kind, *given, **options)
 
     with (
         replaced(ray_constants, ENABLE_RAY_CLUSTER=False),
