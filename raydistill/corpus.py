@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -27,6 +28,7 @@ OPENERS = 16  # files looked into at once: on an object store each takes a round
 SMALL_READ = 64 << 10
 PLACES = 16  # a sample is taken from so many, spread evenly over the corpus
 MOST_UNPACKED = 64 << 20  # of a sample: it may unpack to anything
+FILES_READ = 256  # one after the other in a task: each may be a round trip, which others are to make at the same time
 
 
 def check_readable(files: Sequence[CorpusFile], text_column: str) -> None:
@@ -47,6 +49,24 @@ def make_splits(files: Iterable[CorpusFile], split_bytes: int) -> list[Split]:
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)  # the others need not be looked at any more
             raise
+
+
+def gather_splits(splits: Sequence[Split], most_bytes: int) -> list[list[Split]]:
+    """Small splits together, in their order: of `most_bytes` and of FILES_READ files at most, but one at the least.
+
+    A corpus may be in very many files, and it takes more to begin a task than to read one of them.
+    """
+    pieces = Counter(split.file.path for split in splits)
+    gathered: list[list[Split]] = []
+    total = 0.0
+    for split in splits:
+        size = split.file.size / pieces[split.file.path]
+        if not gathered or total + size > most_bytes or len(gathered[-1]) == FILES_READ:
+            gathered.append([])
+            total = 0
+        gathered[-1].append(split)
+        total += size
+    return gathered
 
 
 def _look_up_cuts(file: CorpusFile, split_bytes: int, pool: ThreadPoolExecutor) -> Callable[[], Sequence[int]]:

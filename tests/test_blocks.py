@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import tempfile
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raydistill.corpus import make_splits
+from raydistill.corpus import gather_splits, line_bytes, make_splits
 from raydistill.corpus_files import CorpusFile, find_files
 from raydistill.resources import Node, Request, make_plan
 from raydistill.specs import TeacherSpec
@@ -60,9 +62,37 @@ def test_every_actor_gets_several_and_the_driver_not_too_many(size, parameters, 
         assert size / block <= MOST_BLOCKS + 8 * plan.teacher_actors_max + 2
 
 
+def blocks_of(folder, block_bytes):
+    """The texts of each block that a single task reads of all files of a folder."""
+    (splits,) = gather_splits(make_splits(find_files([str(folder)]), 1 << 20), 1 << 20)
+    return [unpack(block)[0]["text"].to_pylist() for block in read_blocks(splits, "text", block_bytes, None)]
+
+
+@given(st.lists(st.lists(st.text("ab五", min_size=1, max_size=60), max_size=20), min_size=1), st.integers(1, 400))
+def test_blocks_are_of_about_a_size_whatever_files_their_texts_are_in(files, block_bytes):
+    texts = [[f"{text}{i}.{j}" for j, text in enumerate(lines)] for i, lines in enumerate(files)]
+    with tempfile.TemporaryDirectory() as folder:
+        for i, lines in enumerate(texts):
+            Path(folder, f"{i:04}.txt").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+        everything = [line for lines in texts for line in lines]
+        blocks = blocks_of(folder, block_bytes) if everything else []
+    assert [text for block in blocks for text in block] == everything
+    longest = max((line_bytes(text) for text in everything), default=0)
+    sizes = [sum(map(line_bytes, block)) for block in blocks]
+    assert all(size < 1.5 * block_bytes + 2 * longest for size in sizes)
+    assert all(size >= block_bytes for size in sizes[:-1])
+    assert all(size >= block_bytes / 2 for size in sizes[1:])
+
+
+def test_a_rest_of_less_than_half_a_block_joins_the_last_one(tmp_path):
+    (tmp_path / "corpus.txt").write_text("".join(f"text {i:04}\n" for i in range(149)))  # of ten bytes each
+    assert [len(block) for block in blocks_of(tmp_path, 600)] == [60, 89]
+    assert [len(block) for block in blocks_of(tmp_path, 550)] == [55, 55, 39]
+
+
 def test_a_block_is_as_many_bytes_in_any_language(tmp_path):
     line = "五" * 10  # three bytes each
     (tmp_path / "corpus.txt").write_text(f"{line}\n" * 100, encoding="utf-8")
     (split,) = make_splits(find_files([str(tmp_path / "corpus.txt")]), 1 << 20)
-    blocks = [unpack(block)[0] for block in read_blocks(split, "text", 310, None)]
+    blocks = [unpack(block)[0] for block in read_blocks([split], "text", 310, None)]
     assert [block["occurrences"].to_pylist() for block in blocks] == [[10]] * 10

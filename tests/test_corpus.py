@@ -21,14 +21,16 @@ from hypothesis import strategies as st
 from raydistill import corpus, corpus_lines, corpus_readers
 from raydistill.class_names import read_class_names
 from raydistill.corpus import (
+    FILES_READ,
     check_readable,
     clean,
     estimate_texts,
+    gather_splits,
     make_splits,
     sample_texts,
     text_id,
 )
-from raydistill.corpus_files import Split, find_files
+from raydistill.corpus_files import CorpusFile, Split, find_files
 from raydistill.corpus_readers import read_split
 from raydistill.errors import CorpusError
 
@@ -138,6 +140,22 @@ def test_a_line_that_begins_where_a_split_should_is_where_it_is_cut(tmp_path):
     path = write(tmp_path / "corpus.txt", "ten bytes\n" * 6)
     found = [(split.start, split.stop) for split in make_splits(find_files([str(path)]), 20)]
     assert found == [(0, 20), (20, 40), (40, 60)]
+
+
+@given(st.lists(st.integers(1, 3000), min_size=1, max_size=600), st.integers(300, 100_000))
+def test_small_splits_are_gathered_in_their_order(sizes, most):
+    files = [CorpusFile(f"{i}.txt", size, 0, "text", None) for i, size in enumerate(sizes)]
+    splits = [Split(file, at, min(at + most, file.size)) for file in files for at in range(0, file.size, most)]
+    gathered = gather_splits(splits, most)
+    assert [split for group in gathered for split in group] == splits
+    of = {file.path: file.size / len(range(0, file.size, most)) for file in files}
+    totals = [sum(of[split.file.path] for split in group) for group in gathered]
+    assert all(
+        len(group) <= FILES_READ and (total < most + 1e-6 or len(group) == 1)
+        for group, total in zip(gathered, totals, strict=True)
+    )
+    for group, total, after in zip(gathered, totals, gathered[1:], strict=False):  # one more would have been too many
+        assert len(group) == FILES_READ or total + of[after[0].file.path] > most - 1e-6
 
 
 # Compression

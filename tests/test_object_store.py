@@ -41,7 +41,7 @@ def bucket() -> Iterator[str]:
 def test_a_folder_in_a_bucket_is_read(bucket: str) -> None:
     files = find_files([f"s3://{bucket}/news/"])
     assert estimate_texts(files, "text") == (len(TEXTS), True)
-    blocks = [block for split in make_splits(files, 200) for block in read_blocks(split, "text", 100, None)]
+    blocks = [block for split in make_splits(files, 200) for block in read_blocks([split], "text", 100, None)]
     assert len(blocks) > 3
     assert sorted(text for block in blocks for text in unpack(block)[0]["text"].to_pylist()) == sorted(TEXTS)
 

@@ -6,10 +6,11 @@ Runs in read tasks, so it imports neither torch nor transformers.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import time
 import uuid
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -29,44 +30,51 @@ NAME = "raydistill.block"
 
 
 class CorpusSource(Datasource):
-    """The corpus as Ray Data reads it: one task for each split, one block for every `block_bytes` of text."""
+    """The corpus as Ray Data reads it: one task for all splits of a gathering, one block for every `block_bytes`."""
 
     def __init__(
-        self, splits: Sequence[Split], text_column: str, block_bytes: int, known: ray.ObjectRef | None
+        self, gathered: Sequence[Sequence[Split]], text_column: str, block_bytes: int, known: ray.ObjectRef | None
     ) -> None:
         super().__init__()
-        self._splits, self._text_column, self._block_bytes, self._known = splits, text_column, block_bytes, known
+        self._gathered, self._text_column, self._block_bytes, self._known = gathered, text_column, block_bytes, known
 
     def estimate_inmemory_data_size(self) -> int | None:
-        return sum({split.file.path: split.file.size for split in self._splits}.values())
+        return sum({split.file.path: split.file.size for splits in self._gathered for split in splits}.values())
 
     def get_read_tasks(
         self, parallelism: int, per_task_row_limit: int | None = None, data_context: Any = None
     ) -> list[ReadTask]:
         unknown = BlockMetadata(num_rows=None, size_bytes=None, input_files=None, exec_stats=None)
         return [
-            ReadTask(partial(read_blocks, split, self._text_column, self._block_bytes, self._known), unknown)
-            for split in self._splits
+            ReadTask(partial(read_blocks, splits, self._text_column, self._block_bytes, self._known), unknown)
+            for splits in self._gathered
         ]
 
 
-def read_blocks(split: Split, text_column: str, block_bytes: int, known_ref: ray.ObjectRef | None) -> Iterable[Block]:
-    """The distinct texts of a split, some at a time (see `distinct_texts`)."""
+def read_blocks(
+    splits: Iterable[Split], text_column: str, block_bytes: int, known_ref: ray.ObjectRef | None
+) -> Iterator[Block]:
+    """The distinct texts of some splits, about `block_bytes` at a time (see `distinct_texts`).
+
+    A rest of less than half of that joins the block before it: the fewer texts there are, the fewer are of a length,
+    and the longer the teacher takes for each.
+    """
     known = ray.get(known_ref) if known_ref is not None else None
+    held: Counter[str] = Counter()
     texts: Counter[str] = Counter()
     size, started = 0, time.perf_counter()
-    for lines in read_split(split, text_column):
-        for line in lines:
-            text = clean(line)
-            texts[text] += 1
-            size += line_bytes(text)
-            if size >= block_bytes:
-                block = distinct_texts(texts, known)
-                yield pack(block, Effort(read_seconds=time.perf_counter() - started))
-                texts, size, started = Counter(), 0, time.perf_counter()
-    if texts:
-        block = distinct_texts(texts, known)
-        yield pack(block, Effort(read_seconds=time.perf_counter() - started))
+    read = itertools.chain.from_iterable(read_split(split, text_column) for split in splits)
+    for line in itertools.chain.from_iterable(read):
+        text = clean(line)
+        texts[text] += 1
+        size += line_bytes(text)
+        if held and size >= block_bytes / 2:
+            yield pack(distinct_texts(held, known), Effort(read_seconds=time.perf_counter() - started))
+            held, started = Counter(), time.perf_counter()
+        if size >= block_bytes:
+            held, texts, size = texts, Counter(), 0
+    if held or texts:
+        yield pack(distinct_texts(held + texts, known), Effort(read_seconds=time.perf_counter() - started))
 
 
 def distinct_texts(texts: Counter[str], known: KnownTexts | None) -> pa.Table:

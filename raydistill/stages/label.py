@@ -13,7 +13,7 @@ import ray
 import ray.data
 from ray.data import ActorPoolStrategy
 
-from raydistill.corpus import make_splits
+from raydistill.corpus import gather_splits, make_splits
 from raydistill.corpus_files import CorpusFile
 from raydistill.engines.offers import export_pays, openvino_installed
 from raydistill.label_store import LabelStore
@@ -231,10 +231,11 @@ def _receipts(
 ) -> Generator[dict[str, Any]]:
     """Run the pass; one row of counts comes back for each block, and no text."""
     size = block_bytes(files, spec, plan, tolerance.block_seconds)
-    splits = make_splits(files, min(SPLIT_BYTES, max(size, sum(file.size for file in files) // 4)))
-    source = CorpusSource(splits, text_column, size, known_ref)
+    task_bytes = min(SPLIT_BYTES, max(size, sum(file.size for file in files) // 4))
+    gathered = gather_splits(make_splits(files, task_bytes), task_bytes)
+    source = CorpusSource(gathered, text_column, size, known_ref)
     task: dict[str, Any] = {"num_cpus": plan.task_cpus, "max_retries": tolerance.max_failures}
-    blocks = ray.data.read_datasource(source, override_num_blocks=len(splits), ray_remote_args=task)
+    blocks = ray.data.read_datasource(source, override_num_blocks=len(gathered), ray_remote_args=task)
     receipts = blocks.map_batches(
         actor,
         fn_constructor_args=(spec, store, tolerance.max_failures),

@@ -85,6 +85,18 @@ def test_a_pass_merges_what_it_writes_and_what_lay_there(
     assert label(store, corpus, tiny_teacher_dir, console, target) == 0
 
 
+def test_texts_of_many_files_stand_together_in_few_parts_without_a_merge(
+    store: LabelStore, tmp_path: Path, tiny_teacher_dir: Path, console: Console
+) -> None:
+    (tmp_path / "corpus").mkdir()
+    texts = [f"a text {i} in a file of its own" for i in range(300)]
+    for i, text in enumerate(texts):
+        (tmp_path / "corpus" / f"{i}.txt").write_text(f"{text}\n")
+    assert label(store, tmp_path / "corpus", tiny_teacher_dir, console, file_bytes=1) == 300
+    assert held(store) == dict.fromkeys(texts, 1)
+    assert len(store.parts()) == 2
+
+
 @pytest.mark.parametrize(("tiny", "left"), [(1000, 2), (1.5, 4)])
 def test_very_many_parts_are_merged_however_small_but_not_again_and_again(
     tiny: float, left: int, store: LabelStore, small_parts: dict[str, int], monkeypatch: pytest.MonkeyPatch
