@@ -52,7 +52,7 @@ def make_splits(files: Iterable[CorpusFile], split_bytes: int) -> list[Split]:
 
 
 def gather_splits(splits: Sequence[Split], most_bytes: int) -> list[list[Split]]:
-    """Small splits together, in their order: of `most_bytes` and of FILES_READ files at most, but one at the least.
+    """Small splits together, in their order: about `most_bytes` and FILES_READ of them at most, but one at the least.
 
     A corpus may be in very many files, and it takes more to begin a task than to read one of them.
     """

@@ -84,6 +84,16 @@ def test_blocks_are_of_about_a_size_whatever_files_their_texts_are_in(files, blo
     assert all(size >= block_bytes / 2 for size in sizes[1:])
 
 
+def test_a_text_that_is_in_several_files_of_a_block_is_one_row(tmp_path):
+    for name, content in {"1": "a\n\nb\na\n", "2": "\na\n", "3": "b\nc\n"}.items():
+        (tmp_path / f"{name}.txt").write_text(content)
+    (splits,) = gather_splits(make_splits(find_files([str(tmp_path)]), 100), 100)
+    for most in (100, 11):  # one block; and one that a rest has joined
+        (block,) = [unpack(block)[0] for block in read_blocks(splits, "text", most, None)]
+        found = dict(zip(block["text"].to_pylist(), block["occurrences"].to_pylist(), strict=True))
+        assert found == {"a": 3, "": 2, "b": 2, "c": 1}
+
+
 def test_a_rest_of_less_than_half_a_block_joins_the_last_one(tmp_path):
     (tmp_path / "corpus.txt").write_text("".join(f"text {i:04}\n" for i in range(149)))  # of ten bytes each
     assert [len(block) for block in blocks_of(tmp_path, 600)] == [60, 89]

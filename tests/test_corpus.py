@@ -15,7 +15,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from raydistill import corpus, corpus_lines, corpus_readers
@@ -142,6 +142,7 @@ def test_a_line_that_begins_where_a_split_should_is_where_it_is_cut(tmp_path):
     assert found == [(0, 20), (20, 40), (40, 60)]
 
 
+@example(sizes=[1] * 3 * FILES_READ, most=10 * FILES_READ)
 @given(st.lists(st.integers(1, 3000), min_size=1, max_size=600), st.integers(300, 100_000))
 def test_small_splits_are_gathered_in_their_order(sizes, most):
     files = [CorpusFile(f"{i}.txt", size, 0, "text", None) for i, size in enumerate(sizes)]

@@ -73,8 +73,9 @@ def read_blocks(
             held, started = Counter(), time.perf_counter()
         if size >= block_bytes:
             held, texts, size = texts, Counter(), 0
-    if held or texts:
-        yield pack(distinct_texts(held + texts, known), Effort(read_seconds=time.perf_counter() - started))
+    held.update(texts)
+    if held:
+        yield pack(distinct_texts(held, known), Effort(read_seconds=time.perf_counter() - started))
 
 
 def distinct_texts(texts: Counter[str], known: KnownTexts | None) -> pa.Table:

@@ -231,8 +231,12 @@ def _receipts(
 ) -> Generator[dict[str, Any]]:
     """Run the pass; one row of counts comes back for each block, and no text."""
     size = block_bytes(files, spec, plan, tolerance.block_seconds)
-    task_bytes = min(SPLIT_BYTES, max(size, sum(file.size for file in files) // 4))
-    gathered = gather_splits(make_splits(files, task_bytes), task_bytes)
+    total = sum(file.size for file in files)
+    task_bytes = min(SPLIT_BYTES, max(size, total // 4))
+    # Small files are read at as many places at a time as there are actors.
+    gathered = gather_splits(
+        make_splits(files, task_bytes), min(task_bytes, max(size, total // plan.teacher_actors_max))
+    )
     source = CorpusSource(gathered, text_column, size, known_ref)
     task: dict[str, Any] = {"num_cpus": plan.task_cpus, "max_retries": tolerance.max_failures}
     blocks = ray.data.read_datasource(source, override_num_blocks=len(gathered), ray_remote_args=task)
