@@ -20,7 +20,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from raydistill.corpus import estimate_texts, gather_splits, make_splits, sample_texts
+from raydistill.corpus import estimate_texts, make_splits, sample_texts
 from raydistill.corpus_files import find_files
 from raydistill.distillation import soft_labels
 from raydistill.label_store import LabelStore, logits_matrix
@@ -110,8 +110,8 @@ def test_any_text_is_labelled_and_counted_as_it_stands(
         store.folder.create()
         receipts = [
             write_block(*actor.score(block), store).to_pylist()[0]
-            for splits in gather_splits(make_splits(files, split_bytes), split_bytes)
-            for block in read_blocks(splits, "text", block_bytes, None)
+            for split in make_splits(files, split_bytes)
+            for block in read_blocks([split], "text", block_bytes, None)
         ]
         rows = [table for part in store.parts() for table in store.read_part(part)]
 
