@@ -33,6 +33,7 @@ from tables import at_least_one, benchmark_parser, publish, spread, times_as_fas
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from raydistill import soft_labels
+from raydistill.products import onednn_linear
 from raydistill.specs import Effort, TeacherSpec
 from raydistill.stages.demo import CLASSES, TEMPLATE, demo_documents, prepare_demo
 from raydistill.teacher import Teacher
@@ -78,19 +79,23 @@ def linear_seconds_per_token(model: Any, device: str, distinct: float) -> tuple[
 
 @functools.cache
 def product_seconds(rows: int, inputs: int, outputs: int, device: str) -> float:
-    """The best of several products with bias; each shape once until the cache is cleared."""
+    """The best of several products with bias, of each library; each shape once until the cache is cleared."""
     dtype = torch.bfloat16 if device == "cuda" else torch.float32
     states, weight, bias = (
         torch.randn(shape, device=device, dtype=dtype) for shape in ((rows, inputs), (outputs, inputs), (outputs,))
     )
 
-    def product() -> None:
-        torch.nn.functional.linear(states, weight, bias)
+    libraries = [torch.nn.functional.linear]
+    if device == "cpu" and torch.backends.mkldnn.is_available():
+        libraries.append(onednn_linear)
+
+    def product(multiply: Callable[..., torch.Tensor]) -> None:
+        multiply(states, weight, bias)
         if device == "cuda":
             torch.cuda.synchronize()
 
     with torch.inference_mode():
-        return min(timed(product)[0] for _ in range(8))
+        return min(timed(product, multiply)[0] for multiply in libraries for _ in range(8))
 
 
 def timed(work: Callable[..., Any], *given: Any) -> tuple[float, Any]:

@@ -80,8 +80,8 @@ def _torch_engine(spec: TeacherSpec, precision: str, pad_token_id: int, batches:
     Where cores have two threads each, one for each core may do better than one for each CPU that Ray counts. OpenVINO
     sees to that itself.
     """
-    share = spec.backend != "torch-compile"
-    engine = TorchEngine.load(spec, precision, pad_token_id=pad_token_id, use_gpu=False, share=share)
+    tune = spec.backend != "torch-compile"
+    engine = TorchEngine.load(spec, precision, pad_token_id=pad_token_id, use_gpu=False, tune=tune)
     cores = psutil.cpu_count(logical=False)
     if spec.work < MEASURING_PAYS or not (spec.threads and cores and spec.threads > cores):
         return engine

@@ -15,6 +15,7 @@ from raydistill.errors import DeviceLostError, first_line
 from raydistill.first_layer import share_first_layer
 from raydistill.first_token import narrow_last_layer
 from raydistill.pretrained import load_classifier
+from raydistill.products import use_faster_products
 from raydistill.specs import ModelSpec
 
 DTYPES = {EXACT: torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -65,17 +66,19 @@ class TorchEngine:
 
     @classmethod
     def load(
-        cls, model: ModelSpec, precision: str, *, pad_token_id: int, use_gpu: bool, share: bool = False
+        cls, model: ModelSpec, precision: str, *, pad_token_id: int, use_gpu: bool, tune: bool = False
     ) -> TorchEngine:
         """Load in a number format of `DTYPES`. Raises ModelError.
 
         Args:
-            share: multiply what pairs have in common once, where that pays (`raydistill.first_layer`): for CPUs, and
-                not to be compiled.
+            tune: multiply what pairs have in common once (`raydistill.first_layer`), and by the faster library
+                (`raydistill.products`), where that pays: for CPUs, and not to be compiled.
         """
         loaded = load_exact(model, pad_token_id)
-        if share:
+        if tune:
             share_first_layer(loaded, precision)
+            if precision == EXACT:
+                use_faster_products(loaded)
         return cls(loaded.to(device="cuda" if use_gpu else "cpu", dtype=DTYPES[precision]))
 
     def logits(self, inputs: Inputs) -> npt.NDArray[np.float32]:

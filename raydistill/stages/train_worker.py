@@ -26,6 +26,7 @@ from transformers.integrations import TensorBoardCallback
 
 from raydistill.errors import RunDirError, counted, first_line
 from raydistill.first_token import narrow_last_layer
+from raydistill.products import use_faster_products
 from raydistill.run_dir import BEST, MODEL, RESULT, TRAINER
 from raydistill.scratch import scratch_folder
 from raydistill.seals import seal
@@ -137,6 +138,8 @@ def _make_trainer(
     model, tokenizer = load_student(student, spec.class_names, multi_label=spec.multi_label)
     tokenizer.model_max_length = task.rows.max_length  # so that whoever uses the student cuts texts as it was taught
     narrow_last_layer(model.eval())
+    if not (task.use_gpu or arguments.torch_compile):
+        use_faster_products(model)
     collate = partial(
         collate_rows,
         pad_id=tokenizer.pad_token_id,
