@@ -71,10 +71,10 @@ class DistinctTokens:
 
     def project(self, linear: nn.Linear, states: torch.Tensor) -> torch.Tensor:
         """Stands in for the `forward` of a linear layer: (B, L, D) -> (B, L, outputs)."""
-        forward = partial(type(linear).forward, linear)  # its own, not this one
+        forward = type(linear).forward  # its own, not this one
         if states is not self.states:
-            return forward(states)
-        rows = forward(self._distinct)
+            return forward(linear, states)
+        rows = forward(linear, self._distinct)
         return rows.index_select(0, self._which).unflatten(0, states.shape[:2])
 
 

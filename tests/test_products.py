@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import copy
+import os
+import platform
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -18,20 +22,16 @@ from raydistill.engines.torch_engine import TorchEngine
 from raydistill.first_token import narrow_last_layer
 from raydistill.products import OneDnnLinear, use_faster_products
 from raydistill.specs import ModelSpec
+from raydistill.stages.private_ray import WORKER_ENVIRONMENT
 
 pytestmark = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this PyTorch has no oneDNN")
 
 
 @pytest.fixture
-def faster(monkeypatch):
-    """Say how much faster oneDNN must be: 0 for always."""
-
-    def set_faster(times):
-        monkeypatch.setattr(products, "FASTER", times)
-        products._onednn_is_faster.cache_clear()
-
-    yield set_faster
-    products._onednn_is_faster.cache_clear()
+def faster(monkeypatch, tmp_path):
+    """Says how much faster oneDNN must be: 0 for always. What is measured is kept for one test."""
+    monkeypatch.setenv("RAYDISTILL_CACHE", str(tmp_path / "cache"))
+    return lambda times: monkeypatch.setattr(products, "FASTER", times)
 
 
 def gradients(layer, states, wanted):
@@ -53,14 +53,26 @@ def test_results_and_gradients_are_those_of_a_linear_layer(shape, inputs, output
         torch.testing.assert_close(other, one, rtol=1e-5, atol=1e-5)
 
 
-def test_what_lies_otherwise_in_memory_is_multiplied_as_well():
-    fast = OneDnnLinear(8, 3)
-    states = torch.randn(4, 5, 16)[:, :, ::2].transpose(0, 1)
-    wanted = nn.functional.linear(states, fast.weight, fast.bias)
-    torch.testing.assert_close(fast(states), wanted, rtol=1e-5, atol=1e-5)
-    one_for_all = torch.ones(()).expand(5, 4, 3)
-    found = gradients(fast, states, one_for_all)
-    torch.testing.assert_close(found[-1], torch.full((3,), 20.0))
+LAYOUTS = {
+    "every other number": lambda: torch.randn(4, 5, 16)[:, :, ::2],
+    "axes in another order": lambda: torch.randn(4, 5, 8).transpose(0, 1),
+    "the first token": lambda: torch.randn(4, 5, 8)[:, 0],
+    "the first token, as a row": lambda: torch.randn(4, 5, 8)[:, :1],
+    "one row for all": lambda: torch.randn(8).expand(4, 8),
+    "one row": lambda: torch.randn(1, 8),
+    "no rows": lambda: torch.randn(0, 8),
+    "a vector": lambda: torch.randn(8),
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("one_for_all", [False, True])
+def test_what_lies_otherwise_in_memory_is_multiplied_as_well(layout, one_for_all):
+    plain, fast, states = nn.Linear(8, 3), OneDnnLinear(8, 3), LAYOUTS[layout]()
+    fast.load_state_dict(plain.state_dict())
+    wanted = torch.ones(()).expand(*states.shape[:-1], 3) if one_for_all else torch.randn(*states.shape[:-1], 3)
+    for one, other in zip(gradients(plain, states, wanted), gradients(fast, states, wanted), strict=True):
+        torch.testing.assert_close(other, one, rtol=1e-5, atol=1e-5)
 
 
 def test_a_frozen_layer_passes_gradients_on_and_takes_none():
@@ -128,13 +140,51 @@ def test_linear_layers_alone_are_changed_and_parameters_stay(faster):
     assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
 
 
-@pytest.mark.parametrize("why", ["slower", "without oneDNN", "another PyTorch"])
+@pytest.mark.parametrize("why", ["slower", "without oneDNN", "another PyTorch", "other results"])
 def test_nothing_is_changed_where_that_gains_nothing(why, faster, monkeypatch):
     faster(float("inf") if why == "slower" else 0)
     if why == "without oneDNN":
         monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
     if why == "another PyTorch":
         monkeypatch.setattr(products, "onednn_linear", lambda *given: torch.ops.mkldnn.no_such_product(*given))
+    if why == "other results":
+        monkeypatch.setattr(products, "onednn_linear", lambda *given: nn.functional.linear(*given).bfloat16().float())
     model = nn.Sequential(nn.Linear(4, 4))
     assert not use_faster_products(model)
     assert type(model[0]) is nn.Linear
+
+
+def test_what_multiplies_is_found_once_on_a_machine(faster, monkeypatch):
+    faster(0)
+    assert use_faster_products(nn.Sequential(nn.Linear(4, 4)))
+    monkeypatch.setattr(products, "onednn_linear", None)  # so nothing can be measured any more
+    assert use_faster_products(nn.Sequential(nn.Linear(4, 4)))
+
+
+@pytest.mark.parametrize(("precision", "tune"), [("bf16", True), ("fp32", False)])
+def test_a_teacher_that_is_not_to_be_tuned_or_not_in_fp32_stays_as_it_is(precision, tune, faster, tmp_path):
+    folder = save_classifier(tmp_path / "bert")
+    faster(0)
+    engine = TorchEngine.load(ModelSpec(str(folder)), precision, pad_token_id=0, use_gpu=False, tune=tune)
+    assert not any(isinstance(part, OneDnnLinear) for part in engine.model.modules())
+
+
+MANY_SHAPES = """
+import ctypes, psutil, torch
+from raydistill.products import OneDnnLinear
+layer, process, trim = OneDnnLinear(384, 1536), psutil.Process(), ctypes.CDLL(None).malloc_trim
+def memory(sizes):
+    for size in sizes:
+        layer(torch.randn(size, 384, requires_grad=True)).sum().backward()
+    trim(0)
+    return process.memory_info().rss
+before = memory([1000] * 3)
+print((memory((torch.randperm(300) + 500).tolist()) - before) >> 20)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="memory that is free is given back by a call of glibc's")
+def test_a_worker_keeps_little_of_the_shapes_that_it_has_met():
+    script = [sys.executable, "-c", MANY_SHAPES]
+    found = subprocess.run(script, env=os.environ | WORKER_ENVIRONMENT, check=True, capture_output=True, text=True)
+    assert int(found.stdout) < 100  # MB; with oneDNN's defaults some hundreds

@@ -1,4 +1,4 @@
-"""What is kept of teachers on each machine, in the user's cache folder."""
+"""What is kept on each machine, in the user's cache folder: converted teachers, and what was measured."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from raydistill.files import Folder, parse_record
 logger = logging.getLogger(__name__)
 
 CACHE_VARIABLE, ANSWER = "RAYDISTILL_CACHE", "answer"
+SPEEDS = 2  # what was measured of code that was slower then is not believed
 LIBRARIES = ("openvino", "transformers", "torch")
 
 
@@ -65,20 +66,22 @@ def locked(path: Path) -> Iterator[None]:
 
 
 def remembered(fingerprint: str | None, question: str, measure: Callable[[], Any]) -> Any:
-    """What was measured of a teacher on this CPU: once, by one process, however many ask; read from then on.
+    """What was measured on this CPU: once, by one process, however many ask; read from then on.
 
     Where the cache cannot be written, each process measures for itself.
 
     Args:
-        fingerprint: of the teacher's weights; one that has none is measured each time.
+        fingerprint: of what was measured, as of a teacher's weights; one that has none is measured each time.
         question: what was measured, with all that the answer depends on but the CPU and the versions of libraries.
         measure: gives what JSON can hold.
     """
     if fingerprint is None:
         return measure()
-    question = f"{question}, on {_cpu_name()}"
+    cpu, instructions = _cpu()
+    question = f"{question}, on {cpu}"
     try:
-        file = cache_folder() / "speeds" / f"{cache_key(fingerprint, question)}.json"  # its own: measuring may ask more
+        key = cache_key(SPEEDS, fingerprint, question, instructions)
+        file = cache_folder() / "speeds" / f"{key}.json"  # its own: measuring may ask more
     except OSError as error:
         logger.warning("what is measured cannot be kept (%s)", first_line(error))
         return measure()
@@ -116,9 +119,11 @@ def _version(package: str) -> str | None:
 
 
 @functools.cache
-def _cpu_name() -> str:
+def _cpu() -> tuple[str, str]:
+    """Its name and its instructions: in a virtual machine, CPUs of several kinds may have one name."""
+    facts: dict[str, str] = {}
     with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
+            name, _, fact = line.partition(":")
+            facts.setdefault(name.strip(), fact.strip())
+    return facts.get("model name") or platform.processor() or platform.machine(), facts.get("flags", "")

@@ -21,9 +21,16 @@ from raydistill.stages.forks import forked_workers
 from raydistill.stages.replaced import replaced
 from raydistill.stopping import signals_wait
 
-# What our workers need of their environment. With OpenMP's default, threads spin at barriers: where another process
-# wants the same core, a forward pass of two threads took three times as long as one of passive ones.
-WORKER_ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE"}
+# What our workers need of their environment.
+WORKER_ENVIRONMENT = {
+    # By default threads spin at barriers: where another process wants the same core, a forward pass of two threads took
+    # three times as long as one of passive ones.
+    "OMP_WAIT_POLICY": "PASSIVE",
+    # By default what oneDNN has made for a thousand shapes is kept, some 0.4 MB for each: hardly two batches have the
+    # same, but the layers of a model do, and that is what these are for.
+    "LRU_CACHE_CAPACITY": "32",  # PyTorch's
+    "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "32",
+}
 PRIVATE_ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     # Ray ends an idle worker after a second, and starting the next one, for every block written, takes a CPU second.
