@@ -1,15 +1,27 @@
-"""Ray Data's settings."""
+"""Ray Data's settings, and what it has no setting for."""
 
 from __future__ import annotations
 
 import contextlib
+import time
+import uuid
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+import ray
 import ray.data
+from ray.data._internal.cluster_autoscaler import rate_based_cluster_autoscaler
+from ray.data._internal.execution.execution_callback import ExecutionCallback
+from ray.data._internal.execution.operators import actor_pool_map_operator
+from ray.data._internal.stats import _StatsManager
 
+from raydistill.stages.private_ray import ends_with_run
 from raydistill.stages.replaced import replaced
+
+STEP_SECONDS = 0.02
+# A step takes 1.6 ms of a core.
+STEP_SHARE, LONGEST_STEP_SECONDS = 0.01, 0.25
 
 
 @contextlib.contextmanager
@@ -20,4 +32,94 @@ def data_settings(**settings: Any) -> Iterator[None]:
     with replaced(ray.data.DataContext.get_current(), **settings), warnings.catch_warnings():
         # How often what dies is started again can be said in no other way yet.
         warnings.filterwarnings("ignore", "`ray_remote_args` is deprecated")
+        with _no_helpers() if ends_with_run() else contextlib.nullcontext():
+            yield
+
+
+@contextlib.contextmanager
+def _no_helpers() -> Iterator[None]:
+    """Have datasets that this process runs keep no actors beside their own, in a Ray of our own.
+
+    One gathers statistics for a dashboard, one asks for more nodes, one knows which node an actor has moved to: there
+    is no dashboard, and one node. Each takes a process, which wakes up a hundred times a second beside the teacher.
+    """
+    without_statistics: dict[str, Any] = {
+        "gen_dataset_id_from_stats_actor": lambda: uuid.uuid4().hex,
+        "register_dataset_to_stats_actor": _nothing,
+        "update_execution_metrics": _nothing,
+        "update_iteration_metrics": _nothing,
+    }
+    with (
+        replaced(_StatsManager, **without_statistics),
+        replaced(rate_based_cluster_autoscaler, DefaultAutoscalingCoordinator=AllOfTheNode),
+        replaced(
+            actor_pool_map_operator,
+            get_or_create_actor_location_tracker=Nobody,
+            get_actor_locations=lambda _: {},  # then it is where it has been
+        ),
+    ):
         yield
+
+
+def _nothing(*_: Any, **__: Any) -> None:
+    """Whatever is asked for."""
+
+
+class Unhurried(ExecutionCallback):
+    """Has Ray Data look around fifty times a second at most.
+
+    It waits for tasks, but where none is at work, or none may go on because the trainer has enough, it would turn round
+    at full speed until the trainer has taken the last block: a core lost for most of an epoch.
+    """
+
+    def __init__(self) -> None:
+        self._before = 0.0
+
+    def step_seconds(self) -> float:
+        """From one step to the next, at the least."""
+        return STEP_SECONDS
+
+    def on_execution_step(self, executor: Any) -> None:
+        """Pause, if the last one was just now."""
+        time.sleep(max(0.0, self._before + self.step_seconds() - time.monotonic()))
+        self._before = time.monotonic()
+
+
+class LessAndLess(Unhurried):
+    """The same, and where it has run for a while four times a second: for actors that have their next block already.
+
+    Of its own accord it looks ten times a second, which takes nearly two hundredths of a core that the teacher is to
+    have. What has only begun is to wait for nothing.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._begun = time.monotonic()
+
+    def step_seconds(self) -> float:
+        """The longer, the longer it has run."""
+        return min((time.monotonic() - self._begun) * STEP_SHARE, LONGEST_STEP_SECONDS)
+
+
+class AllOfTheNode:
+    """Grants a dataset all that the one node has; there will be no other."""
+
+    def __init__(self, *_: Any, **__: Any) -> None:
+        self._node = {ray.get_runtime_context().get_node_id(): ray.cluster_resources()}
+
+    request_resources = cancel_request = _nothing
+
+    def get_reserved_resources(self) -> Mapping[str, Mapping[str, float]]:
+        """By the node's id, how much of each resource."""
+        return self._node
+
+
+class Nobody:
+    """In place of an actor whose answers nobody waits for: does nothing, whatever it is called for."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):  # of Python's own, as of those that copy an object
+            raise AttributeError(name)
+        return self
+
+    remote = _nothing

@@ -33,8 +33,9 @@ WORKER_ENVIRONMENT = {
 }
 PRIVATE_ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
-    # Ray ends an idle worker after a second, and starting the next one, for every block written, takes a CPU second.
-    "RAY_idle_worker_killing_time_threshold_ms": "600000",
+    # Ray ends an idle worker after a second, and starting the next one, for every block read, takes a CPU second, or as
+    # a fork a fifth. But an idle one wakes up a hundred times a second, for ever.
+    "RAY_idle_worker_killing_time_threshold_ms": "10000",
     "RAY_worker_niceness": "0",  # Ray's 15 would yield to whatever else the machine does
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # a report waits for the next check: by default up to 2 s
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # nobody drains a private Ray

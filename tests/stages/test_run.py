@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import io
 import json
 import math
@@ -130,6 +131,32 @@ def test_workers_of_a_private_ray_are_forks_and_draw_random_numbers_of_their_own
     forked, ids, numbers = zip(*ray.get([worker.drawn.remote() for worker in workers]), strict=True)
     assert all(forked)
     assert len(set(ids)) == len(set(numbers)) == 3
+
+
+def test_a_fork_that_ends_does_what_was_left_for_the_end_and_throws_nothing_away(tmp_path: Path) -> None:
+    told, there = tmp_path / "told", tmp_path / "there"
+    there.mkdir()
+
+    class Kept:
+        def __del__(self, remove: Callable[[str], None] = os.rmdir, folder: str = str(there)) -> None:
+            remove(folder)  # by then modules may be gone
+
+    @ray.remote
+    class Worker:
+        def leave(self) -> None:
+            atexit.register(told.touch)
+            sys.kept_to_the_end = Kept()  # type: ignore[attr-defined]
+            ray.actor.exit_actor()
+
+        def process(self) -> int:
+            return os.getpid()
+
+    worker = Worker.options(num_cpus=0).remote()  # type: ignore[attr-defined]
+    process = psutil.Process(ray.get(worker.process.remote()))
+    worker.leave.remote()
+    process.wait(timeout=60)
+    assert told.exists()
+    assert there.exists()
 
 
 STARTS_LATE = """
