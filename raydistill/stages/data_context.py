@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import time
 import uuid
 import warnings
 from collections.abc import Iterator, Mapping
@@ -12,16 +11,11 @@ from typing import Any
 import ray
 import ray.data
 from ray.data._internal.cluster_autoscaler import rate_based_cluster_autoscaler
-from ray.data._internal.execution.execution_callback import ExecutionCallback
 from ray.data._internal.execution.operators import actor_pool_map_operator
 from ray.data._internal.stats import _StatsManager
 
 from raydistill.stages.private_ray import ends_with_run
 from raydistill.stages.replaced import replaced
-
-STEP_SECONDS = 0.02
-# A step takes 1.6 ms of a core.
-STEP_SHARE, LONGEST_STEP_SECONDS = 0.01, 0.25
 
 
 @contextlib.contextmanager
@@ -63,42 +57,6 @@ def _no_helpers() -> Iterator[None]:
 
 def _nothing(*_: Any, **__: Any) -> None:
     """Whatever is asked for."""
-
-
-class Unhurried(ExecutionCallback):
-    """Has Ray Data look around fifty times a second at most.
-
-    It waits for tasks, but where none is at work, or none may go on because the trainer has enough, it would turn round
-    at full speed until the trainer has taken the last block: a core lost for most of an epoch.
-    """
-
-    def __init__(self) -> None:
-        self._before = 0.0
-
-    def step_seconds(self) -> float:
-        """From one step to the next, at the least."""
-        return STEP_SECONDS
-
-    def on_execution_step(self, executor: Any) -> None:
-        """Pause, if the last one was just now."""
-        time.sleep(max(0.0, self._before + self.step_seconds() - time.monotonic()))
-        self._before = time.monotonic()
-
-
-class LessAndLess(Unhurried):
-    """The same, and where it has run for a while four times a second: for actors that have their next block already.
-
-    Of its own accord it looks ten times a second, which takes nearly two hundredths of a core that the teacher is to
-    have. What has only begun is to wait for nothing.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._begun = time.monotonic()
-
-    def step_seconds(self) -> float:
-        """The longer, the longer it has run."""
-        return min((time.monotonic() - self._begun) * STEP_SHARE, LONGEST_STEP_SECONDS)
 
 
 class AllOfTheNode:

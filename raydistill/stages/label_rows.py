@@ -6,6 +6,7 @@ Runs in Ray Train's controller and data actors and in data tasks, so it imports 
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -14,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 import ray
 import ray.data
+from ray.data._internal.execution.execution_callback import ExecutionCallback
 from ray.data.block import BlockMetadata
 from ray.data.datasource import Datasource, ReadTask
 from ray.train import DataConfig
@@ -23,11 +25,12 @@ from raydistill.kept_rows import KeptRows
 from raydistill.label_store import LabelStore, RowGroup
 from raydistill.resources import Plan
 from raydistill.stages.checkpoints import last_report
-from raydistill.stages.data_context import Unhurried, data_settings
+from raydistill.stages.data_context import data_settings
 from raydistill.stages.train_task import TRAIN
 
 # Ray Data would gather row groups to 128 MB. What a task takes in memory beside its process grows with both.
 BLOCK_BYTES, TASK_BYTES = 2 << 20, 4 << 20
+STEP_SECONDS = 0.02
 
 
 def label_rows(
@@ -74,6 +77,22 @@ class LabelSource(Datasource):
             np.random.default_rng([self._seed, epoch]).shuffle(order)
         shares = [[self._groups[at] for at in share] for share in np.array_split(order, self.num_tasks)]
         return [ReadTask(partial(_named, share), unknown) for share in shares]
+
+
+class Unhurried(ExecutionCallback):
+    """Has Ray Data look around fifty times a second at most.
+
+    It waits for tasks, but where none is at work, or none may go on because the trainer has enough, it would turn round
+    at full speed until the trainer has taken the last block: a core lost for most of an epoch.
+    """
+
+    def __init__(self) -> None:
+        self._before = 0.0
+
+    def on_execution_step(self, executor: Any) -> None:
+        """Pause, if the last one was just now."""
+        time.sleep(max(0.0, self._before + STEP_SECONDS - time.monotonic()))
+        self._before = time.monotonic()
 
 
 def _named(groups: Sequence[RowGroup]) -> list[pa.Table]:
