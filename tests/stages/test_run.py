@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import io
 import json
 import math
@@ -115,7 +116,10 @@ def test_no_process_of_a_private_ray_is_started_twice_for_an_environment_of_its_
 
 
 def test_a_private_ray_has_no_agents_that_it_would_wait_for(finished: DistillResult) -> None:
-    commands = [process.cmdline() for process in psutil.Process().children(recursive=True)]
+    commands = []
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):  # as a worker that has ended meanwhile
+            commands.append(process.cmdline())
     assert any(command[0].endswith("raylet") for command in filter(None, commands))
     agents = ("Agent", "agent.py", "agent/main.py")
     assert not [command for command in commands if any(part.endswith(agents) for part in command)]
