@@ -23,7 +23,7 @@ from raydistill.rejected import set_aside
 from raydistill.resources import Plan
 from raydistill.specs import Effort, TeacherSpec, Tolerance
 from raydistill.stages.attempts import progress_made
-from raydistill.stages.data_context import data_settings
+from raydistill.stages.data_context import RestsWhileAllWork, data_settings
 from raydistill.stages.faults import no_actor_left, our_errors
 from raydistill.stages.ingest import CorpusSource
 from raydistill.stages.merging import Merger
@@ -122,7 +122,8 @@ def label_corpus(
         our_errors(),
         notes_on(actor.__name__) as notes,
         no_actor_left(actor.__name__),
-        data_settings(target_max_block_size=1),  # a packed block is a row: neither merged nor cut
+        # A packed block is a row: neither merged nor cut.
+        data_settings(target_max_block_size=1, custom_execution_callback_classes=[RestsWhileAllWork]),
         contextlib.closing(Merger(store, file_bytes, plan.task_cpus, progress.touch)) as merger,
         orderly_stop(progress.console.say, tolerance.grace_seconds) as stop,
         watched(

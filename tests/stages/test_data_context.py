@@ -25,3 +25,39 @@ with connection(None), data_settings():
 def test_a_dataset_in_a_ray_of_our_own_keeps_no_actors_beside_its_own() -> None:
     done = subprocess.run([sys.executable, "-c", ALONE], capture_output=True, text=True, timeout=300)
     assert done.stdout == "[0, 2, 4, 6, 8, 10, 12, 14] {'MapWorker(ReadRange->MapBatches(Doubling))'}\n", done.stderr
+
+
+RESTING = """
+import time
+import ray, ray.data
+from raydistill.stages.cluster import connection
+from raydistill.stages.data_context import RestsWhileAllWork, data_settings
+
+steps = []
+
+class Seen(RestsWhileAllWork):
+    def on_execution_step(self, executor):
+        super().on_execution_step(executor)
+        steps.append(time.monotonic())
+
+class Slow:
+    def __call__(self, batch):
+        time.sleep(1)
+        return batch
+
+with connection(None), data_settings(custom_execution_callback_classes=[Seen]):
+    pool = ray.data.ActorPoolStrategy(size=1)
+    rows = ray.data.range(7, override_num_blocks=7).materialize().map_batches(Slow, compute=pool, batch_size=None)
+    seen = [(time.monotonic(), row["id"]) for row in rows.iter_rows()]
+    begun, ended = seen[0][0], seen[4][0]
+    print(sorted(row for _, row in seen), ended - begun, sum(begun < step < ended for step in steps))
+"""
+
+
+def test_ray_data_looks_around_less_often_while_an_actor_has_its_next_block() -> None:
+    done = subprocess.run([sys.executable, "-c", RESTING], capture_output=True, text=True, timeout=300)
+    rows, seconds, steps = done.stdout.rsplit(maxsplit=2)
+    assert rows == "[0, 1, 2, 3, 4, 5, 6]", done.stderr
+    # Five blocks of a second; of its own accord it would look ten times in each.
+    assert float(seconds) > 3
+    assert 3 <= int(steps) <= 5 * float(seconds), done.stdout
