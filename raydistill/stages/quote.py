@@ -27,7 +27,7 @@ SMALLEST_STRETCH_BYTES, LARGEST_STRETCH_BYTES = 8 << 10, 256 << 10
 PROBES = 8  # teachers at a time: more tell nothing new
 PROBE_SECONDS, CHUNK_SECONDS = 15.0, 1.0
 SHORT = 64  # characters
-STAGE_SECONDS = 2.5  # what Ray Data takes to start, and the last block to be written
+STAGE_SECONDS = 1.0  # what Ray Data takes to start, beside what loads the teacher, and the last block to be written
 
 
 def quote_labelling(
