@@ -386,8 +386,15 @@ class DistillConfig:
 
 
 def by_present_names(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Options by the names that they have now; those of the seed script and of transformers 4 are understood."""
-    present = {FORMER_NAMES.get(name, name): value for name, value in options.items() if name not in IGNORED_NAMES}
+    """Options by the names that they have now; those of the seed script and of transformers 4 are understood.
+
+    Where both names are given, the former one counts only if the present one is None, off or 0: so transformers 4 took
+    a `warmup_ratio` beside `warmup_steps`.
+    """
+    present = {name: value for name, value in options.items() if name not in IGNORED_NAMES | FORMER_NAMES.keys()}
+    for former, name in FORMER_NAMES.items():
+        if options.get(former) is not None and present.get(name) in (None, False, 0, "0"):
+            present[name] = options[former]
     if (grouped := present.pop("group_by_length", None)) is not None:
         way = "group_by_length" if truth("group_by_length", grouped) else "random"
         present.setdefault("train_sampling_strategy", way)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from hashlib import blake2b
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pyarrow as pa
 
@@ -28,16 +28,14 @@ OPENERS = 16  # files looked into at once: on an object store each takes a round
 SMALL_READ = 64 << 10
 PLACES = 16  # a sample is taken from so many, spread evenly over the corpus
 MOST_UNPACKED = 64 << 20  # of a sample: it may unpack to anything
+FILES_COUNTED = 1024  # text by text, before anything starts
 FILES_READ = 256  # one after the other in a task: each may be a round trip, which others are to make at the same time
 
 
 def check_readable(files: Sequence[CorpusFile], text_column: str) -> None:
     """Read the beginning of one file of each kind, to tell a wrong column or encoding at once. Raises CorpusError."""
-    seen: set[tuple[str, str | None]] = set()
-    for file in files:
-        if (file.format, file.compression) not in seen:
-            seen.add((file.format, file.compression))
-            next(filter(None, read_split(Split(file, 0, -1), text_column)), None)
+    for file in {_kind(file): file for file in reversed(files)}.values():
+        next(filter(None, read_split(Split(file, 0, -1), text_column)), None)
 
 
 def make_splits(files: Iterable[CorpusFile], split_bytes: int) -> list[Split]:
@@ -89,29 +87,51 @@ def estimate_texts(files: Sequence[CorpusFile], text_column: str, sample_bytes: 
     """(number of texts, whether that is exact), reading about `sample_bytes`.
 
     Where it is not, blank texts may be among them. Parquet is counted from its footers. Other files are read while they
-    fit the sample; of the rest, the line ends in parts of one of each kind are counted, and the others told by size.
+    fit the sample, `FILES_COUNTED` of them at most. The rest is told by size: small files from those that were read,
+    large ones from the line ends in parts of one of each kind. Raises CorpusError.
     """
-    parquet = [file for file in files if file.format == "parquet"]
+    looked_into = [file for file in files if file.format == "parquet"] + _that_fit(files, sample_bytes)
     with ThreadPoolExecutor(OPENERS) as pool:
-        total = sum(pool.map(partial(_count_rows, text_column=text_column), parquet))
-    left, exact = sample_bytes, not parquet
-    rates: dict[tuple[str, str | None], float] = {}
+        counts = pool.map(partial(_count_texts, text_column=text_column), looked_into)
+        found = dict(zip(looked_into, counts, strict=True))
+    total = sum(found.values())
+    rates: dict[Any, float] = {}
     for file in files:
-        kind = (file.format, file.compression)
-        if file.format == "parquet":
-            continue
-        if (size := file.likely_bytes) <= left:
-            left -= size
-            total += sum(bool(clean(text)) for texts in read_split(Split(file, 0, -1), text_column) for text in texts)
-        else:
-            exact = False
-            rates[kind] = rates.get(kind) or _lines_per_byte(file, sample_bytes)
-            total += round(rates[kind] * file.size)
-    return total, exact
+        if file not in found:
+            kind, small = _kind(file), file.likely_bytes <= sample_bytes
+            if (kind, small) not in rates:
+                like = [other for other in found if small and _kind(other) == kind]
+                rates[kind, small] = (
+                    sum(found[other] for other in like) / sum(other.size for other in like)
+                    if like
+                    else _lines_per_byte(file, sample_bytes)
+                )
+            total += round(rates[kind, small] * file.size)
+    return total, len(found) == len(files) and not any(file.format == "parquet" for file in files)
+
+
+def _that_fit(files: Sequence[CorpusFile], sample_bytes: int) -> list[CorpusFile]:
+    """The first files, but for Parquet, that are `sample_bytes` together; `FILES_COUNTED` at most."""
+    fitting: list[CorpusFile] = []
+    for file in files:
+        if file.format != "parquet" and file.likely_bytes <= sample_bytes and len(fitting) < FILES_COUNTED:
+            sample_bytes -= file.likely_bytes
+            fitting.append(file)
+    return fitting
+
+
+def _kind(file: CorpusFile) -> tuple[str, str | None]:
+    return file.format, file.compression
+
+
+def _count_texts(file: CorpusFile, text_column: str) -> int:
+    """Texts of a file; of Parquet all rows but those that the footer knows to be null."""
+    if file.format == "parquet":
+        return _count_rows(file, text_column)
+    return sum(bool(clean(text)) for texts in read_split(Split(file, 0, -1), text_column) for text in texts)
 
 
 def _count_rows(file: CorpusFile, text_column: str) -> int:
-    """Rows of Parquet, without those that the footer knows to be null."""
     footer = open_parquet(file).metadata
     columns = [parquet_column(footer, group, text_column) for group in range(footer.num_row_groups)]
     known = [column.statistics for column in columns if column is not None and column.statistics]
@@ -144,23 +164,21 @@ def _count_lines(piece: bytes, file: CorpusFile) -> tuple[int, int]:
     return lines, source.tell()
 
 
-def sample_texts(files: Sequence[CorpusFile], text_column: str, count: int, places: int = PLACES) -> list[str]:
+def sample_texts(files: Sequence[CorpusFile], text_column: str, count: int) -> list[str]:
     """Up to `count` distinct texts, taken in like shares from places spread evenly over the corpus.
 
     The same corpus gives the same sample. Raises CorpusError.
     """
-    splits = _places(files, places)
+    places = _places(files)
     found: dict[str, None] = {}
-    beginnings = [_distinct(split, text_column, count) for split in splits]
-    share = -(-count // len(splits))
-    for texts in [*(texts[:share] for texts in beginnings), *(texts[share:] for texts in beginnings)]:
-        found |= dict.fromkeys(texts)
+    for most in (-(-count // len(places)), count):  # more of one where another has fewer, or the same
+        for place in places:
+            if len(found) < count:
+                found |= dict.fromkeys(itertools.islice(_distinct(place, text_column), most))
     return list(found)[:count]
 
 
-def read_stretches(
-    files: Sequence[CorpusFile], text_column: str, stretch_bytes: int, places: int = PLACES
-) -> Iterator[list[str]]:
+def read_stretches(files: Sequence[CorpusFile], text_column: str, stretch_bytes: int) -> Iterator[list[str]]:
     """The texts, cleaned and blank ones included, that stand together in places spread evenly over the corpus.
 
     Args:
@@ -169,10 +187,10 @@ def read_stretches(
     Raises:
         CorpusError.
     """
-    for split in _places(files, places, stretch_bytes):
+    for place in _places(files, stretch_bytes):
         stretch: list[str] = []
         size = 0
-        for text in itertools.chain.from_iterable(read_split(split, text_column)):
+        for text in _read_on(place, text_column):
             stretch.append(clean(text))
             size += line_bytes(stretch[-1])
             if size >= stretch_bytes:
@@ -181,10 +199,19 @@ def read_stretches(
             yield stretch
 
 
-def _places(files: Sequence[CorpusFile], count: int, least_bytes: int = 1) -> list[Split]:
-    """Where to begin to read, at `count` places spread evenly over the corpus, or fewer of `least_bytes` each."""
-    some = _spread(files, count)
-    return _spread(make_splits(some, max(sum(file.size for file in some) // count + 1, least_bytes)), count)
+def _places(files: Sequence[CorpusFile], least_bytes: int = 1) -> list[list[Split]]:
+    """What to read from on, at `PLACES` spread evenly over the corpus, or fewer of `least_bytes` each.
+
+    With each place go the files between it and the next one, for a file may hold a single text.
+    """
+    some = _spread(files, PLACES)
+    splits = _spread(make_splits(some, max(sum(file.size for file in some) // PLACES + 1, least_bytes)), PLACES)
+    at = {file.path: number for number, file in enumerate(files)}
+    ends = [at[split.file.path] for split in splits[1:]] + [len(files)]
+    return [
+        [split, *(Split(file, 0, -1) for file in files[at[split.file.path] + 1 : end][: FILES_READ - 1])]
+        for split, end in zip(splits, ends, strict=True)
+    ]
 
 
 def _spread(items: Sequence[T], count: int) -> list[T]:
@@ -192,14 +219,18 @@ def _spread(items: Sequence[T], count: int) -> list[T]:
     return [items[i * len(items) // min(count, len(items))] for i in range(min(count, len(items)))]
 
 
-def _distinct(split: Split, text_column: str, count: int) -> list[str]:
-    """The first distinct texts of a split."""
-    found: dict[str, None] = {}
-    for texts in read_split(split, text_column):
-        found |= dict.fromkeys(text for text in map(clean, texts) if text)
-        if len(found) >= count:
-            break
-    return list(found)[:count]
+def _read_on(splits: Iterable[Split], text_column: str) -> Iterator[str | None]:
+    """The texts of splits, one split after another."""
+    return (text for split in splits for texts in read_split(split, text_column) for text in texts)
+
+
+def _distinct(splits: Iterable[Split], text_column: str) -> Iterator[str]:
+    """The distinct texts of splits, cleaned and without blank ones."""
+    found: set[str] = set()
+    for text in map(clean, _read_on(splits, text_column)):
+        if text and text not in found:
+            found.add(text)
+            yield text
 
 
 def _line_start(file: CorpusFile, at: int) -> int:

@@ -30,7 +30,8 @@ def option_changes(then: dict[str, Any], config: DistillConfig, product: str) ->
 
 
 def _unlike(then: dict[str, Any], now: dict[str, Any]) -> list[tuple[str, Any, Any]]:
-    """(name, then, now) of `TrainingArguments` fields; one that is left out is at its default."""
+    """(name, then, now) of `TrainingArguments` fields; one that is left out, or None, is at its default."""
+    then, now = ({name: value for name, value in given.items() if value is not None} for given in (then, now))
     defaults: dict[str, Any] = {}
     if then.keys() != now.keys():
         from raydistill.training_arguments import field_defaults  # with transformers, which takes seconds

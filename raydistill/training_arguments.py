@@ -96,7 +96,7 @@ def field_defaults() -> dict[str, Any]:
 
 
 def training_arguments(given: Mapping[str, Any], *, output_dir: str, use_cpu: bool) -> TrainingArguments:
-    """`TrainingArguments` from options as given (text from the command line, or typed values).
+    """`TrainingArguments` from options as given (text from the command line, or typed values; None for the default).
 
     Raises ConfigError for an unknown name, with the nearest known one, and for a value of the wrong type.
     """
@@ -111,10 +111,10 @@ def training_arguments(given: Mapping[str, Any], *, output_dir: str, use_cpu: bo
                 raise ConfigError(f"{flag(name)} does not go with raydistill: {REFUSED[name]}.")
         elif isinstance(given[name], bool) and name not in SWITCHES:
             raise ConfigError(f"{flag(name)} is no switch: give it a value (and quote YAML's no and off).")
-    values = {**DEFAULTS, **given}
+    values = DEFAULTS | {name: value for name, value in given.items() if value is not None}
     # HfArgumentParser takes one text where `TrainingArguments` takes several, as for report_to.
     lists = {name: list(map(str, values[name])) for name in SEVERAL & values.keys() if _is_list(values[name])}
-    left = {name: value for name, value in values.items() if value is not None and name not in lists}
+    left = {name: value for name, value in values.items() if name not in lists}
     parser = _Parser(cast(Any, TrainingArguments))
     parser.set_defaults(**lists)
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny models on a busy machine: with two threads ten times slower
+os.environ["RAY_ENABLE_AUTO_CONNECT"] = "0"  # else Ray starts by itself, or joins one that another test has started
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
@@ -87,6 +89,15 @@ def corpus_counts(corpus_lines: list[str]) -> CorpusCounts:
     """Counted from the lines, without the package."""
     texts = [line.strip() for line in corpus_lines if line.strip()]
     return CorpusCounts(len(corpus_lines), len(texts), len(set(texts)), len(corpus_lines) - len(texts))
+
+
+@pytest.fixture(scope="module")
+def own_ray() -> Iterator[None]:
+    """A private Ray, for what asks it for something in this process."""
+    from raydistill.stages.cluster import connection
+
+    with connection(None):
+        yield
 
 
 @pytest.fixture

@@ -127,6 +127,23 @@ def test_a_former_name_means_todays_option(former, today):
     assert DistillConfig(**{former: "1"}) != DistillConfig()
 
 
+@pytest.mark.parametrize(
+    ("both", "meant"),
+    [
+        ({"warmup_ratio": 0.1, "warmup_steps": 0}, {"warmup_steps": 0.1}),
+        ({"warmup_ratio": 0.1, "warmup_steps": 50}, {"warmup_steps": 50}),
+        (
+            {"per_gpu_train_batch_size": None, "per_device_train_batch_size": 16},
+            {"per_device_train_batch_size": 16},
+        ),
+        ({"no_cuda": False, "use_cpu": True}, {"use_cpu": True}),
+    ],
+)
+@pytest.mark.parametrize("order", [1, -1])
+def test_of_two_names_of_an_option_todays_counts_if_it_says_something(both, meant, order):
+    assert DistillConfig(**dict(list(both.items())[::order])) == DistillConfig(**meant)
+
+
 def test_the_former_names_are_those_of_the_seed_script_and_of_older_transformers():
     assert {"multi_class", "no_cuda", "evaluation_strategy", "warmup_ratio"} <= set(FORMER_NAMES)
 

@@ -27,6 +27,7 @@ from raydistill.corpus import (
     estimate_texts,
     gather_splits,
     make_splits,
+    read_stretches,
     sample_texts,
     text_id,
 )
@@ -713,6 +714,33 @@ def test_a_sample_holds_no_blank_and_no_text_twice_and_no_more_than_there_are(tm
     sample = sample_texts(find_files([str(tmp_path)]), "text", count)
     assert len(sample) == min(count, 4)
     assert len(set(sample) & {"one", "two", "three", "four"}) == len(sample)
+
+
+@pytest.mark.parametrize("texts_of_a_file", [1, 3])
+def test_a_sample_is_as_large_where_each_file_has_few_texts(texts_of_a_file, tmp_path):
+    for i in range(600 // texts_of_a_file):
+        lines = (f"text {i * texts_of_a_file + j}\n" for j in range(texts_of_a_file))
+        (tmp_path / f"{i:03}.txt").write_text("".join(lines))
+    sample = sample_texts(find_files([str(tmp_path)]), "text", 256)
+    assert len(set(sample)) == 256
+    numbers = [int(text.split()[1]) for text in sample]
+    assert np.histogram(numbers, bins=6, range=(0, 600))[0].min() >= 30
+
+
+def test_a_stretch_goes_on_in_the_next_file(tmp_path):
+    for i in range(400):
+        (tmp_path / f"{i:03}.txt").write_text(f"text {i:03}\n")
+    stretches = list(read_stretches(find_files([str(tmp_path)]), "text", 90))
+    assert [len(stretch) for stretch in stretches] == [10] * 16
+    for stretch in stretches:
+        first = int(stretch[0].split()[1])
+        assert stretch == [f"text {first + i:03}" for i in range(10)]
+
+
+def test_many_small_files_are_estimated_from_a_thousand_of_them(tmp_path):
+    for i in range(1200):
+        (tmp_path / f"{i:04}.txt").write_text("a text\n" * 3)
+    assert estimate_texts(find_files([str(tmp_path)]), "text") == (3600, False)
 
 
 def test_a_sample_is_filled_from_where_there_are_more(tmp_path):

@@ -109,8 +109,9 @@ def test_a_number_that_yaml_takes_for_text_is_a_number(tmp_path):
     assert (found.learning_rate, found.weight_decay) == (3e-5, 1e-2)
 
 
-def test_none_leaves_the_default():
-    assert arguments(max_grad_norm=None).max_grad_norm == arguments().max_grad_norm
+@pytest.mark.parametrize("name", ["max_grad_norm", *DEFAULTS])
+def test_none_leaves_the_default(name):
+    assert getattr(arguments({name: None}), name) == getattr(arguments(), name)
 
 
 @pytest.mark.parametrize(

@@ -87,7 +87,7 @@ def cleaned(text: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def actor(tiny_teacher_dir: Path) -> TeacherActor:
+def actor(tiny_teacher_dir: Path, own_ray: None) -> TeacherActor:
     spec = TeacherSpec(str(tiny_teacher_dir), CLASSES, "This is {}.", backend="torch")
     return TeacherActor(spec, LabelStore("/nowhere"))
 
