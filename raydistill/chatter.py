@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import shutil
@@ -69,11 +70,10 @@ class Chatter:
         os.dup2(sink.fileno(), 2)
 
     def __exit__(self, *_: object) -> None:
-        sys.stdout.flush()
-        sys.stderr.flush()
         logging.getLogger().removeHandler(self._handler)
-        self._handler.close()
-        self._handler.stream.close()
+        for end in (sys.stdout.flush, sys.stderr.flush, self._handler.close, self._handler.stream.close):
+            with contextlib.suppress(OSError):  # no room for them in the log
+                end()
         for kept, number in zip(self._kept, (1, 2), strict=True):
             os.dup2(kept, number)
             os.close(kept)

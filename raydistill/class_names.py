@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import io
+import os
 from collections import Counter
-from pathlib import Path
 
 from raydistill.errors import CorpusError, first_line, shown
 from raydistill.paths import is_uri, open_path
@@ -40,7 +40,7 @@ def read_class_names(path: str | None) -> list[str]:
 def _beginning(path: str) -> bytes:
     """As much of a file, by path or URI, as is read. Raises OSError and ValueError."""
     if not is_uri(path):
-        with Path(path).expanduser().open("rb") as file:
+        with open(os.path.expanduser(path), "rb") as file:
             return file.read(MOST_BYTES + 1)
     filesystem, where = open_path(path)
     with filesystem.open_input_stream(where, compression=None) as stream:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -43,7 +44,7 @@ def _pairs(pairs: Sequence[tuple[Any, Any]]) -> dict[Any, Any]:
 def read_config_file(path: str) -> dict[str, Any]:
     """Options from a YAML or JSON file, by the names of the flags, with - or _. Raises ConfigError."""
     try:
-        text = Path(path).expanduser().read_text(encoding="utf-8-sig")
+        text = Path(os.path.expanduser(path)).read_text(encoding="utf-8-sig")
     except (OSError, ValueError) as error:
         raise ConfigError(f"--config {path}: cannot be read ({first_line(error)}).") from None
     kind = "JSON" if path.endswith(".json") else "YAML"

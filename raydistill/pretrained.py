@@ -134,8 +134,12 @@ def load_classifier(model: ModelSpec, *, new_head: bool = False, **loading: Any)
             f"its weights are not those of the {type(loaded).__name__} that its config.json describes: {len(made_up)} "
             f"are missing or of another size ({made_up[0]}, …)."
         )
-    except pickle.UnpicklingError:
+    except (pickle.UnpicklingError, EOFError):
         reason = "its pickled weights hold more than tensors, or are damaged. Give a model with safetensors."
+    except RuntimeError as error:
+        if "corrupted" not in str(error):  # as PyTorch says of a pickle that was cut short
+            raise
+        reason = "its pickled weights are damaged or cut short. Copy them again."
     except (OSError, ValueError, ImportError, SafetensorError) as error:
         reason = _why_not(error, f"its weights cannot be loaded ({first_line(error)}).")
     raise ModelError(f"{model.name_or_path}: {reason}")
@@ -212,7 +216,7 @@ def fingerprint(model: ModelSpec) -> str:
 
 
 def _folder(model: ModelSpec) -> Path:
-    return Path(model.name_or_path).expanduser()
+    return Path(os.path.expanduser(model.name_or_path))
 
 
 def _is_folder(model: ModelSpec) -> bool:

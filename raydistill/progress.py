@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import time
@@ -42,19 +43,21 @@ class Console:
 
     @property
     def columns(self) -> int:
-        """The width of the terminal; 80 where it does not know."""
-        return self._columns or os.get_terminal_size(self.stream.fileno()).columns or 80
+        """The width of the terminal; 80 where it does not know, or is gone."""
+        with contextlib.suppress(OSError):
+            return self._columns or os.get_terminal_size(self.stream.fileno()).columns or 80
+        return 80
 
     def say(self, text: str = "") -> None:
         """Print a line; on a terminal in the place of a stage's, which then comes again below it."""
         self.write((ERASE if self.live else "") + printable(without_secrets(text)) + "\n")
 
     def write(self, text: str) -> None:
-        """Print it as it is; nothing any more once nobody reads, as behind `| head`: the work goes on."""
+        """Print it as it is; nothing any more once that cannot be, as behind `| head`: the work goes on."""
         try:
             self.stream.write(text)
             self.stream.flush()
-        except BrokenPipeError:
+        except OSError:  # a pipe or a terminal that is gone, a file on a full disk
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, self.stream.fileno())  # what is left in the stream's buffer goes there at its end
             os.close(nowhere)

@@ -379,6 +379,14 @@ BAD_INPUT: dict[str, tuple[Change, list[str]]] = {
     "Parquet without an end": (corpus("c.parquet", b"PAR1" + b"\0" * 100), ["c.parquet", "not a Parquet file"]),
     # Class names
     "classes missing": (lambda t, g: {"--class-names-file": str(t / "no.txt")}, ["--class-names-file", "no.txt"]),
+    "classes of a user that is not there": (
+        option(class_names_file="~nobody-here/k.txt"),
+        ["--class-names-file ~nobody-here/k.txt", "cannot be read"],
+    ),
+    "config of a user that is not there": (
+        option(config="~nobody-here/c.yaml"),
+        ["--config ~nobody-here/c.yaml", "cannot be read"],
+    ),
     "classes in a folder": (lambda t, g: {"--class-names-file": str(t)}, ["--class-names-file", "cannot be read"]),
     "classes empty": (classes("\n \n"), ["no class name"]),
     "classes doubled": (classes("a\nb\n a \n"), ["'a'", "more than once"]),
@@ -402,6 +410,14 @@ BAD_INPUT: dict[str, tuple[Change, list[str]]] = {
         ["leaves none for the text", "Or raise --teacher-max-length 5."],
     ),
     # Models
+    "teacher of a user that is not there": (
+        option(teacher_name_or_path="~nobody-here/no"),
+        [TEACHER, "no such folder"],
+    ),
+    "student of a user that is not there": (
+        option(student_name_or_path="~nobody-here/no"),
+        [STUDENT, "no such folder"],
+    ),
     "teacher folder missing": (lambda t, g: {TEACHER: str(t / "no")}, [TEACHER, "no such folder"]),
     "teacher not on the hub": (lambda t, g: {TEACHER: "nobody/nothing"}, [TEACHER, "hub", "cannot be reached"]),
     "student not on the hub": (lambda t, g: {STUDENT: "nobody/nothing"}, [STUDENT, "hub"]),

@@ -240,6 +240,24 @@ with Chatter():
     assert run_script(script) == ("", "")
 
 
+def test_where_the_log_has_no_room_the_user_is_still_told():
+    script = """
+import logging, pathlib, sys
+from raydistill.chatter import Chatter
+try:
+    with Chatter() as chatter:
+        chatter.keep_in(pathlib.Path("/dev/full"))
+        logging.getLogger("library").warning("chatter")
+        raise RuntimeError("no room")
+except RuntimeError as error:
+    print("Error:", error, file=sys.stderr)
+print("a result")
+"""
+    out, told = run_script(script)
+    assert out.endswith("a result\n")
+    assert told.endswith("Error: no room\n")
+
+
 HOSTILE = "\x1b[2J\x1b]0;owned\x07 \x9b31m \r\b\x7f \u202eexe.gpj\u2066 \ud800 \n two lines \u2028 \ufeff"
 
 
@@ -252,6 +270,19 @@ def test_work_goes_on_when_nobody_reads_any_more():
         os.close(reader)
         with console.stage("label", "texts") as progress:
             progress.update(1)
+        console.say("two")
+
+
+def test_work_goes_on_when_the_terminal_is_gone():
+    controlling, terminal = pty.openpty()
+    with open(terminal, "w", encoding="utf-8") as stream:
+        console = Console(stream)
+        assert console.live
+        console.say("one")
+        os.close(controlling)
+        with console.stage("label", "texts", 3) as progress:
+            progress.update(1)
+            progress.update(2)
         console.say("two")
 
 

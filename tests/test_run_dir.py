@@ -190,6 +190,7 @@ def test_a_run_of_other_options_is_refused_and_each_difference_is_told(tmp_path)
 def test_an_option_given_at_its_default_is_as_one_left_out(tmp_path):
     begun(tmp_path, made=True, num_train_epochs="1", fp16=False)
     assert RunDir.claim(config_for(tmp_path, lr_scheduler_type="linear"), BOTH).record
+    assert RunDir.claim(config_for(tmp_path, num_train_epochs=None, max_grad_norm=None), BOTH).record
     message = claim_error(config_for(tmp_path, num_train_epochs=2, bf16=True))
     assert "(--bf16 was not given, now True; --num-train-epochs was 1, now 2)" in message
 

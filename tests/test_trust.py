@@ -30,7 +30,7 @@ from raydistill.corpus_readers import Split, read_split
 from raydistill.errors import CorpusError, ModelError, RunDirError
 from raydistill.label_store import LabelStore, logits_column
 from raydistill.nli import describe_teacher
-from raydistill.pretrained import load_config, load_tokenizer, pinned, skeleton
+from raydistill.pretrained import expect_own_weights, load_config, load_tokenizer, pinned, skeleton
 from raydistill.specs import ModelSpec, TeacherSpec
 from raydistill.student import load_student, load_trained_student
 from raydistill.teacher import Teacher
@@ -133,6 +133,17 @@ def test_a_pickle_that_is_more_than_tensors_is_never_run(tmp_path, trace, refusa
     with pytest.raises(ModelError):
         load_trained_student(str(tmp_path / "student"))
     assert not trace.exists()
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("share", [0, 0.001, 0.5, 0.999])
+def test_a_pickle_that_was_cut_short_is_one_line(tmp_path, zipped, share):
+    folder = pickle_weights(save_classifier(tmp_path / "nli"))
+    weights = folder / "pytorch_model.bin"
+    torch.save(torch.load(weights), weights, _use_new_zipfile_serialization=zipped)
+    weights.write_bytes(weights.read_bytes()[: int(share * weights.stat().st_size)])
+    with pytest.raises(ModelError, match=r"damaged|cannot be loaded"):
+        expect_own_weights(teacher_spec(folder, allow_pickle_weights=True))
 
 
 def test_an_index_of_safetensors_cannot_name_a_pickle(tmp_path, trace, refusal):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import importlib.util
+import os
 import random
 import time
 from collections.abc import Callable
@@ -154,7 +155,7 @@ def _own_folder(path: str) -> Path:
     folder = Folder(path)
     if hindrance := folder.hindrance():
         raise ConfigError(f"--output-dir {path}: {hindrance}.")
-    files, own = DemoFiles(Path(path).expanduser()), "".join(f"{name}\n" for name in CLASSES).encode()
+    files, own = DemoFiles(Path(os.path.expanduser(path))), "".join(f"{name}\n" for name in CLASSES).encode()
     if folder.is_there() and not folder.is_empty():
         try:
             found = folder.read(files.class_names.name)
