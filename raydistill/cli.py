@@ -13,6 +13,7 @@ from typing import Any
 
 import click
 
+import raydistill
 from raydistill.chatter import Chatter, quiet_libraries
 from raydistill.config import (
     LABELS_PRODUCT,
@@ -35,7 +36,7 @@ SETTINGS = {
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="raydistill", message="raydistill %(version)s")
+@click.version_option(raydistill.__version__, message="raydistill %(version)s")
 def cli() -> None:
     """Distil a slow zero-shot NLI classifier into a small, fast one, on one machine or on a Ray cluster."""
 

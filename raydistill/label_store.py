@@ -34,6 +34,7 @@ SOURCES = b"raydistill.replaces"  # in the metadata of a part
 PART_NAME = re.compile(r"part-(?P<digest>[0-9a-f]{32})-[0-9a-f]{16}\.parquet")
 SCHEMA_VERSION = 2
 LISTERS = 16  # parts opened at once: on an object store each takes a round trip
+GROUPS_READ = 16  # row groups of which some columns are read at once
 ROW_GROUP_BYTES = 4 << 20  # in a merged part, at least: what a reader has to hold at a time
 LEAST_ROW_BYTES = 32  # an id alone takes half of it, however it is compressed
 SCHEMA = pa.schema(
@@ -109,7 +110,7 @@ class LabelStore:
         self.folder.write(RECORD, content.encode())
 
     def complete_record(self) -> dict[str, Any]:
-        """The record of a store that can be trained from. Raises RunDirError for one that is missing or unfinished."""
+        """The record of a store that is finished. Raises RunDirError for one that is missing or unfinished."""
         record = self.record()
         if record is None:
             raise RunDirError(
@@ -117,7 +118,11 @@ class LabelStore:
             )
         if not record.get("complete"):
             raise RunDirError(f"{self.path}: its labels are not complete. Run `raydistill label` again to finish them.")
-        found, texts = self.count_texts(), record["complete"]["texts"]
+        return record
+
+    def expect_all_texts(self) -> None:
+        """Raise RunDirError where a finished store's parts do not hold as many texts as its record says."""
+        found, texts = self.count_texts(), self.complete_record()["complete"]["texts"]
         if found > texts:
             raise RunDirError(
                 f"{self.path}: holds {found:,} texts, and only {texts:,} are recorded: there are label files that are "
@@ -127,7 +132,6 @@ class LabelStore:
             raise RunDirError(
                 f"{self.path}: holds {found:,} of its {texts:,} texts. Run `raydistill label` again to make the others."
             )
-        return record
 
     def parts(self) -> list[str]:
         """The names of the finished parts, sorted."""
@@ -147,11 +151,12 @@ class LabelStore:
         """Write rows of `SCHEMA` as a new part; return its name and its bytes."""
         return self._write_rows([table.select(SCHEMA.names).cast(SCHEMA)])
 
-    def read_part(self, name: str, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
-        """A part, or some columns of it, a row group at a time. Raises RunDirError for a file that is not one."""
+    def read_part(self, name: str, columns: Sequence[str] | None = None, groups: int = 1) -> Iterator[pa.Table]:
+        """A part, or some columns of it, so many row groups at a time. Raises RunDirError for what is no part."""
         with self._opened(name) as part:
-            for group in range(part.num_row_groups):
-                yield part.read_row_group(group, columns=list(columns) if columns else None)
+            for at in range(0, part.num_row_groups, groups):
+                some = range(at, min(at + groups, part.num_row_groups))
+                yield part.read_row_groups(some, columns=list(columns) if columns else None)
 
     def row_groups(self) -> list[RowGroup]:
         """All of the store in pieces that can be read in any order, sorted by part."""
@@ -173,7 +178,8 @@ class LabelStore:
     def _opened(self, name: str) -> Iterator[pq.ParquetFile]:
         try:
             with self.folder.open(name) as source:
-                part = pq.ParquetFile(source, page_checksum_verification=True)
+                ahead = not self.folder.local  # each row group is a round trip
+                part = pq.ParquetFile(source, page_checksum_verification=True, pre_buffer=ahead)
                 held = part.schema_arrow
                 # Types are looked at too: a column of Ray's pickled objects would run code as its values are read.
                 if not all(
@@ -302,12 +308,12 @@ class LabelStore:
 
     def count_texts(self) -> int:
         """How many texts the parts hold, each as often as it stands in the corpus."""
-        tables = (table for name in self.parts() for table in self.read_part(name, ["occurrences"]))
+        tables = (table for name in self.parts() for table in self.read_part(name, ["occurrences"], GROUPS_READ))
         return sum(pc.sum(table["occurrences"]).as_py() or 0 for table in tables)
 
     def _ids(self, parts: Iterable[str]) -> Iterator[tuple[pa.ChunkedArray, npt.NDArray[np.int64]]]:
         for name in parts:
-            for table in self.read_part(name, ["text_id", "occurrences"]):
+            for table in self.read_part(name, ["text_id", "occurrences"], GROUPS_READ):
                 yield table["text_id"], table["occurrences"].to_numpy()
 
 

@@ -23,6 +23,7 @@ SCHEMA = pa.schema(
     [("input_ids", pa.list_(pa.int32())), ("labels", pa.list_(pa.float32())), ("occurrences", pa.int64())]
 )
 SLICE_ROWS = 8192
+MIXED_ROWS = 1 << 20  # at a time: one text may occur a hundred million times
 _tokenizers: dict[int, Any] = {}  # by the hash of what they are made from, once a process
 
 
@@ -115,9 +116,12 @@ def as_often(rows: pa.Table) -> Iterator[pa.Table]:
     if (occurrences == 1).all():
         yield rows
         return
-    order = np.random.default_rng(0).permutation(np.repeat(np.arange(len(occurrences)), occurrences))
-    for at in range(0, max(len(order), 1), SLICE_ROWS):
-        yield rows.take(order[at : at + SLICE_ROWS])
+    generator, rounds = np.random.default_rng(0), max(1, -(-int(occurrences.sum()) // MIXED_ROWS))
+    for number in range(rounds):  # in each about the same share of every text's
+        share = occurrences * (number + 1) // rounds - occurrences * number // rounds
+        order = generator.permutation(np.repeat(np.arange(len(share)), share))
+        for at in range(0, max(len(order), 1), SLICE_ROWS):
+            yield rows.take(order[at : at + SLICE_ROWS])
 
 
 def pad_rows(rows: pa.Table, pad_id: int, num_classes: int, *, left: bool = False) -> dict[str, np.ndarray[Any, Any]]:

@@ -104,7 +104,9 @@ def _verify_labels(
     record: dict[str, Any] = {}
 
     def read_record() -> str:
-        record.update(store.complete_record())
+        found = store.complete_record()
+        store.expect_all_texts()
+        record.update(found)
         return f"complete: {record['complete']['texts']:,} texts, {record['complete']['pairs']:,} pairs"
 
     yield _checked("record", read_record)

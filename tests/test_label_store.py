@@ -250,9 +250,10 @@ def test_only_a_complete_store_can_be_trained_from(store):
     store.write_record({"labelling": {}, "complete": {"texts": 3}})
     name, _ = store.write_part(part({"a": 2, "b": 1}))
     assert store.complete_record()["complete"] == {"texts": 3}
+    store.expect_all_texts()
     store.folder.delete(name)
     with pytest.raises(RunDirError, match="holds 0 of its 3 texts"):
-        store.complete_record()
+        store.expect_all_texts()
 
 
 # Known texts

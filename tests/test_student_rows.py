@@ -6,6 +6,7 @@ import functools
 import pickle
 import subprocess
 import sys
+import tracemalloc
 
 import numpy as np
 import pyarrow as pa
@@ -15,10 +16,12 @@ from hypothesis import strategies as st
 from tiny_models import FAMILIES, make_tokenizer, sentences
 from transformers import CanineConfig, CanineTokenizer
 
+from raydistill import student_rows
 from raydistill.distillation import soft_labels
 from raydistill.label_store import logits_column
 from raydistill.pretrained import load_tokenizer
 from raydistill.specs import ModelSpec
+from raydistill.stages.replaced import replaced
 from raydistill.student_rows import StudentRows, as_often, pad_rows
 
 CLASSES = 3
@@ -137,8 +140,13 @@ def test_labels_are_the_soft_labels_of_the_logits(multi_label, temperature):
     assert found.schema == pa.schema([("input_ids", pa.list_(pa.int32())), ("labels", pa.list_(pa.float32()))])
 
 
-@given(st.lists(st.integers(0, 4), min_size=1, max_size=8))
-def test_a_text_stands_as_often_as_in_the_corpus(occurrences):
+@given(st.lists(st.integers(0, 4), min_size=1, max_size=8), st.integers(1, 9))
+def test_a_text_stands_as_often_as_in_the_corpus(occurrences, mixed_rows):
+    with replaced(student_rows, MIXED_ROWS=mixed_rows):
+        expect_as_often(occurrences)
+
+
+def expect_as_often(occurrences):
     texts = sentences()[: len(occurrences)]
     tokenizer = make_tokenizer("bert")
     once = made(rows_of(tokenizer), part(texts)).to_pylist()
@@ -155,6 +163,15 @@ def test_copies_of_a_text_come_some_at_a_time_and_mixed_with_others(monkeypatch)
         sum(row == slices[0]["input_ids"][0].as_py() for row in table["input_ids"].to_pylist()) for table in slices
     ]
     assert all(20 < number < 80 for number in first)
+
+
+def test_copies_without_number_take_no_memory_without_bound():
+    table = rows_of(make_tokenizer("bert"))(part(sentences()[:2], [3 << 30, 1]))
+    tracemalloc.start()
+    first = next(iter(as_often(table)))
+    assert first.num_rows == student_rows.SLICE_ROWS
+    assert tracemalloc.get_traced_memory()[1] < 64 << 20
+    tracemalloc.stop()
 
 
 def test_no_texts_are_no_rows(slow_tokenizer):

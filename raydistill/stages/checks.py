@@ -34,6 +34,7 @@ class Training:
     `evaluates_midway`: the student is evaluated before it is trained to the end, too.
     `seed`: what the order of texts is drawn from.
     `checkpoints`: how many are kept when it has ended.
+    `fp16`: it was asked for, which only a GPU can do.
     """
 
     student: StudentSpec
@@ -43,6 +44,7 @@ class Training:
     evaluates_midway: bool
     seed: int
     checkpoints: int
+    fp16: bool
 
     def expect_enough(self, texts: int, workers: int) -> None:
         """Raise ConfigError where some train worker would have nothing to do."""
@@ -97,6 +99,7 @@ def check_models(config: DistillConfig, stages: Sequence[str], class_names: Sequ
             evaluates_midway=evaluates_midway(arguments),
             seed=data_seed(arguments),
             checkpoints=arguments.save_total_limit or 0,
+            fp16=arguments.fp16,
         )
         models = Models(training=training, student_parameters=parameters, notes=notes)
     if LABEL in stages:

@@ -38,12 +38,14 @@ from raydistill.stages.private_ray import WORKER_ENVIRONMENT, private_ray
 
 OWN = (None, "local")  # addresses of a Ray of our own
 CONNECT_SECONDS = 10
+GIVE_BACK_SECONDS = 3.0  # what an actor had may count as taken for so long after its end
 ANSWER_SECONDS = 120.0  # for a node to look at a folder
 CLIENT_SCHEME = "ray://"
 # The head starts a server for each client, which now and then hangs in its fork; the next one does well.
 CLIENT_ATTEMPTS, STARTUP_FAULT = 3, "Initialization failure from server"
 FORWARDED_ENVIRONMENT = ("HF_HUB_OFFLINE", "HF_ENDPOINT")
 T = TypeVar("T")
+logger = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
@@ -61,6 +63,11 @@ def connection(address: str | None, *, worker_output: bool = False) -> Iterator[
         ResourceError: there is no cluster to join.
     """
     if ray.is_initialized():
+        here = ray.get_runtime_context().gcs_address
+        if address not in (*OWN, "auto", here):
+            logger.warning(
+                "--address %s is not joined: this process is connected to a Ray at %s already", address, here
+            )
         yield False
         return
     on_terminate = signal.getsignal(signal.SIGTERM)
@@ -150,11 +157,13 @@ def _no_cluster(address: str, reason: str) -> ResourceError:
     )
 
 
-def free_nodes(patience: float = 10.0) -> list[Node]:
-    """What each living node has free, after `patience` seconds at most for the actors of work that has ended to go."""
-    deadline = time.monotonic() + patience
-    while _taken() > 0 and time.monotonic() < deadline:
+def free_nodes() -> list[Node]:
+    """What each living node has free, once the actors of work that has ended are gone, or nothing is given back."""
+    least, since = _taken(), time.monotonic()
+    while least > 0 and time.monotonic() - since < GIVE_BACK_SECONDS:
         time.sleep(0.1)
+        if (taken := _taken()) < least:
+            least, since = taken, time.monotonic()
     names = {node["NodeID"]: node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]}
     free = available_resources_per_node()
     return [

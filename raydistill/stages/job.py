@@ -94,6 +94,7 @@ class Job:
         store = LabelStore(run_dir.labels_path if labelled_here or not config.labels else config.labels)
         if not labelled_here:
             class_names = store.complete_record()["labelling"]["class_names"]
+            store.expect_all_texts()
         if len(class_names) == 1 and not config.multi_label and TRAIN in stages:
             raise ConfigError(
                 f"there is only one class, {shown(class_names[0])}: against no other, its probability is always 1. "
@@ -140,6 +141,10 @@ class Job:
             console.say(f"plan   {describe_plan(plan, label=LABEL in self.stages, train=TRAIN in self.stages)}")
             for note in self.models.notes:
                 console.say(f"       {note}")
+            if self.models.training and self.models.training.fp16 and not plan.train_gpus:
+                console.say(
+                    "       --fp16 is for GPUs: on a CPU the student is trained in fp32, or in bf16 with --bf16"
+                )
             if self.config.dry_run:
                 quote = self.label_stage.quote(plan, console) if LABEL in self.stages else None
                 return DistillResult(folder.path, self.store.path, {}, {}, {}, quote)

@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import psutil
@@ -65,9 +65,7 @@ _private = False
 def private_ray(settings: dict[str, Any]) -> Iterator[bool]:
     """A Ray of our own, which ends here too; whether its workers are forked."""
     global _private
-    for name, value in (PRIVATE_ENVIRONMENT | WORKER_ENVIRONMENT).items():
-        os.environ.setdefault(name, value)
-    with forked_workers() as forks:
+    with _environment(PRIVATE_ENVIRONMENT | WORKER_ENVIRONMENT), forked_workers() as forks:
         with _lean(forks), _whole():
             try:
                 ray.init(address="local", include_dashboard=False, **settings)
@@ -85,6 +83,18 @@ def private_ray(settings: dict[str, Any]) -> Iterator[bool]:
         finally:
             _private = False
             ray.shutdown()
+
+
+@contextlib.contextmanager
+def _environment(variables: Mapping[str, str]) -> Iterator[None]:
+    """Have these variables set within, but for those that the user has set; processes inherit them."""
+    ours = {name: value for name, value in variables.items() if name not in os.environ}
+    os.environ.update(ours)
+    try:
+        yield
+    finally:
+        for name in ours:
+            os.environ.pop(name, None)
 
 
 def ends_with_run() -> bool:

@@ -37,8 +37,9 @@ from raydistill.errors import ConfigError
 from raydistill.files import Folder
 from raydistill.lease import hold
 from raydistill.progress import Console
-from raydistill.stages import job
+from raydistill.stages import job, private_ray
 from raydistill.stages.checks import labels_identity
+from raydistill.stages.cluster import connection
 from raydistill.stages.data_context import data_settings
 from raydistill.stages.faults import job_actors
 from raydistill.stages.summary import advice
@@ -206,6 +207,26 @@ def test_workers_of_a_private_ray_have_no_environment_of_their_own(under: str, t
         timeout=300,
     )
     assert done.stdout == "{}\n", done.stderr
+
+
+def test_the_environment_of_a_private_ray_is_gone_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("THEIRS", "1")
+    before = dict(os.environ)
+    with private_ray._environment({"OURS": "2", "THEIRS": "3"}):
+        assert os.environ == before | {"OURS": "2"}
+    assert os.environ == before
+
+
+def test_where_a_process_is_connected_already_another_address_is_told_to_be_left_aside(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    here = ray.get_runtime_context().gcs_address
+    for address in (None, "local", "auto", here):
+        with connection(address):
+            assert not caplog.records
+    with connection("192.0.2.1:6379"):
+        assert ray.is_initialized()
+    assert "--address 192.0.2.1:6379 is not joined" in caplog.text
 
 
 @pytest.mark.slow
@@ -570,10 +591,11 @@ def test_dry_run_prints_the_plan_and_a_quote_that_the_run_bears_out_whichever_wa
     assert re.search(r"quote +.*, took .* s for 0\.0\d+, quoted at 0\.0\d+\n", said)
 
     spelled = [token for flag, value in good.items() for token in ("--" + flag[2:].replace("-", "_"), value)]
-    said = said_by("run", *spelled, "--multi_class", "--no_cuda", "--dry_run")
+    said = said_by("run", *spelled, "--multi_class", "--no_cuda", "--fp16", "--dry_run")
     assert "done before" in said
     assert "quote" not in said
     assert f"--student-max-length 999: the student reads {MAX_LENGTH} tokens at most" in said
+    assert "--fp16 is for GPUs" in said
 
 
 def test_bad_line_in_the_middle_is_told_with_its_number_and_the_store_stays_open(
