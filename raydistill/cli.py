@@ -15,12 +15,7 @@ import click
 
 import raydistill
 from raydistill.chatter import Chatter, quiet_libraries
-from raydistill.config import (
-    LABELS_PRODUCT,
-    STUDENT,
-    STUDENT_PRODUCT,
-    TEACHER,
-)
+from raydistill.config import LABEL, LABELS_PRODUCT, STUDENT, TEACHER, TRAIN
 from raydistill.errors import ConfigError, RaydistillError
 from raydistill.flags import GroupedCommand, collect_config, config_options
 from raydistill.option_values import SHARE
@@ -42,7 +37,7 @@ def cli() -> None:
 
 
 def _command(
-    name: str, help: str, irrelevant: Callable[[Any], bool] = lambda metadata: False
+    name: str, help: str, irrelevant: Callable[[dataclasses.Field[Any]], bool]
 ) -> Callable[[Callable[..., Any]], click.Command]:
     def decorate(function: Callable[..., Any]) -> click.Command:
         return cli.command(name, cls=GroupedCommand, context_settings=SETTINGS, help=help)(
@@ -52,27 +47,31 @@ def _command(
     return decorate
 
 
-@_command("run", "Label a corpus with the teacher, then train the student on the labels.")
+@_command(
+    "run",
+    "Label a corpus with the teacher, then train the student on the labels.",
+    lambda option: option.name == "labels",
+)
 def run(ctx: click.Context, **flags: Any) -> None:
-    _execute(ctx, flags, ("label", "train"))
+    _execute(ctx, flags, (LABEL, TRAIN))
 
 
 @_command(
-    "label",
+    LABEL,
     "The teacher stage alone: corpus to label store (OUTPUT_DIR/labels).",
-    lambda metadata: metadata["group"] == STUDENT or metadata["changes"] == STUDENT_PRODUCT,
+    lambda option: option.metadata["group"] == STUDENT or option.name == "student_name_or_path",
 )
 def label(ctx: click.Context, **flags: Any) -> None:
-    _execute(ctx, flags, ("label",))
+    _execute(ctx, flags, (LABEL,))
 
 
 @_command(
-    "train",
+    TRAIN,
     "The student stage alone, from a label store (--labels, or OUTPUT_DIR/labels).",
-    lambda metadata: metadata["group"] == TEACHER or metadata["changes"] == LABELS_PRODUCT,
+    lambda option: option.metadata["group"] == TEACHER or option.metadata["changes"] == LABELS_PRODUCT,
 )
 def train(ctx: click.Context, **flags: Any) -> None:
-    _execute(ctx, flags, ("train",))
+    _execute(ctx, flags, (TRAIN,))
 
 
 @cli.command("demo", context_settings=SETTINGS | {"ignore_unknown_options": False, "allow_extra_args": False})
@@ -86,7 +85,7 @@ def demo(output_dir: str, address: str | None, texts: int) -> None:
 
     with Chatter() as chatter:
         files, config = prepare_demo(output_dir, texts, address)
-        run_demo(files, Job.prepare(config, ("label", "train")), chatter)
+        run_demo(files, Job.prepare(config, (LABEL, TRAIN)), chatter)
 
 
 @cli.command("verify", context_settings={"help_option_names": ["-h", "--help"]})
@@ -98,7 +97,7 @@ def demo(output_dir: str, address: str | None, texts: int) -> None:
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the checks as JSON.")
 def verify(output_dir: str, sample: float, as_json: bool, **trust: bool) -> int:
-    """Check what a run has left: files, rows, counts, the corpus, the teacher, the student.
+    """Check what a run has left: record, files, rows, counts, corpus, teacher, student, checkpoints.
 
     One line for each check, with - for one that was not made; the exit code is 1 if any fails.
     """

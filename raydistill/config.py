@@ -31,7 +31,8 @@ from raydistill.specs import Tolerance
 
 ESSENTIALS, TEACHER, STUDENT = "Essentials", "Teacher", "Student"
 RESOURCES, BEHAVIOUR, FAULTS = "Resources", "Behaviour", "Faults"
-LABELS_PRODUCT, STUDENT_PRODUCT = "labels", "student"
+LABEL, TRAIN = "label", "train"  # the stages
+LABELS_PRODUCT, STUDENT_PRODUCT = "labels", "student"  # and what they make
 
 # Names that users of the seed script and of older transformers know -> today's option.
 FORMER_NAMES = {
@@ -150,6 +151,7 @@ class DistillConfig:
         "every node, with all your rights. Read it first.",
         group=BEHAVIOUR,
     )
+    use_fast_tokenizer: bool = option(True, "Use the Rust tokenizers where there are any.", group=BEHAVIOUR)
     dry_run: bool = option(
         False,
         "Print the plan and a quote of the label stage, for which the teacher is probed for some seconds, and exit.",
@@ -229,8 +231,6 @@ class DistillConfig:
         changes=LABELS_PRODUCT,
         bounds=ZERO_OR_MORE,
     )
-    use_fast_tokenizer: bool = option(True, "Use the Rust tokenizers where there are any.", group=TEACHER)
-
     labels: str | None = option(
         None,
         "Label store to train from, for `train`; by default OUTPUT_DIR/labels.",

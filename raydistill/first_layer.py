@@ -4,7 +4,7 @@ What enters the first layer depends on a token, its type and its place alone, an
 times: the tokens of a text stand in the same places beside each of the K hypotheses. So of the tokens of a batch the
 distinct ones are multiplied with the weights, and the rows of the result are put where they belong. Of five hypotheses
 that spares some three quarters of these products, which are a fourth of a layer: 4 % of all products of six layers, of
-which the last one is narrowed (`raydistill.first_token`), 2 % of twelve, 1 % of twenty-four.
+which the last one is narrowed (`raydistill.last_layer`), 2 % of twelve, 1 % of twenty-four.
 
 For CPUs: how many tokens are distinct, a GPU would have to be waited for. And in fp32: a CPU with instructions for bf16
 or int8 multiplies rows sooner than it puts them in place. The logits stay what they are.

@@ -43,7 +43,9 @@ class GroupedOption(click.Option):
         self.group = group
 
 
-def config_options(command: Callable[..., Any], irrelevant: Callable[[Any], bool]) -> Callable[..., Any]:
+def config_options(
+    command: Callable[..., Any], irrelevant: Callable[[dataclasses.Field[Any]], bool]
+) -> Callable[..., Any]:
     """Give a command every option of `DistillConfig`, and `--config`; what is irrelevant to it is not in its help."""
     former: dict[str, list[str]] = {}
     for old, new in FORMER_NAMES.items():
@@ -62,7 +64,7 @@ def config_options(command: Callable[..., Any], irrelevant: Callable[[Any], bool
             group=field.metadata["group"],
             metavar=f"[{choices}]" if choices else KINDS.get(kind, "TEXT"),
             help=field.metadata["help"] + default,
-            hidden=irrelevant(field.metadata),
+            hidden=irrelevant(field),
             **extra,
         )(command)
     command = click.option(

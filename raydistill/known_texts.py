@@ -29,9 +29,11 @@ _NIBBLES[np.frombuffer(b"0123456789abcdef", dtype=np.uint8)] = np.arange(16)
 
 @dataclasses.dataclass(frozen=True)
 class KnownTexts:
-    """Texts sorted by id, each once: 24 bytes for each.
+    """N texts sorted by id, each once: 24 bytes for each.
 
-    An id is kept as two 64-bit halves, which are searched in turn.
+    Attributes:
+        first, second: (N,) uint64: the two halves of the ids, which are searched in turn.
+        occurrences: (N,) int64.
     """
 
     first: Ids
@@ -39,13 +41,11 @@ class KnownTexts:
     occurrences: npt.NDArray[np.int64]
 
     @classmethod
-    def of(cls, text_ids: Sequence[str], occurrences: npt.NDArray[np.int64]) -> KnownTexts:
-        """From rows in any order: each text once, with its occurrences added up."""
-        return cls._merged(*id_halves(text_ids), occurrences)
-
-    @classmethod
     def gathered(cls, rows: Rows, about: int, folder: str | None = None) -> KnownTexts:
-        """The same from any number of rows; arguments as for `sorted_shares`. What comes of it lies on disk as well."""
+        """From rows in any order: each text once, with its occurrences added up. What comes of it lies on disk as well.
+
+        Arguments as for `sorted_shares`.
+        """
         with contextlib.ExitStack() as stack:
             columns = [stack.enter_context(tempfile.TemporaryFile(dir=folder)) for _ in _ROW.names or ()]
             for share in sorted_shares(rows, about, folder):
@@ -67,7 +67,7 @@ class KnownTexts:
         return len(self.first)
 
     def find(self, text_ids: Sequence[str] | pa.Array | pa.ChunkedArray) -> npt.NDArray[np.int64]:
-        """(N,) int64: the index of each id here, or -1."""
+        """(len(text_ids),) int64: the index of each id here, or -1. Raises ValueError for what is no id."""
         if not len(self) or not len(text_ids):
             return np.full(len(text_ids), -1, dtype=np.int64)
         first, second = id_halves(text_ids)

@@ -70,7 +70,6 @@ class Plan:
     train_cpus: float
     train_gpus: float
     train_threads: int
-    task_cpus: float = TASK_CPUS
 
     @property
     def elastic(self) -> bool:

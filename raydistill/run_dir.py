@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from raydistill.config import LABELS_PRODUCT, STUDENT_PRODUCT, DistillConfig
+from raydistill.config import LABEL, LABELS_PRODUCT, STUDENT_PRODUCT, TRAIN, DistillConfig
 from raydistill.errors import RunDirError
 from raydistill.files import Folder, parse_record
 from raydistill.label_store import RECORD as LABELS_RECORD
@@ -19,7 +19,7 @@ from raydistill.label_store import LabelStore
 from raydistill.option_changes import option_changes
 
 RECORD, LOG, LABELS, CHECKPOINTS = "run.json", "raydistill.log", "labels", "checkpoints"
-PRODUCTS = {"label": LABELS_PRODUCT, "train": STUDENT_PRODUCT}  # what each stage makes
+PRODUCTS = {LABEL: LABELS_PRODUCT, TRAIN: STUDENT_PRODUCT}
 EVENTS = "runs"  # of TensorBoard, under the name that Trainer gives them
 ROWS = "rows"  # in the folder of checkpoints: what the student is trained on
 WRITTEN = (RECORD, LOG, f"{LABELS}/part-0.parquet")  # by every run, and not hidden from readers of folders
@@ -292,7 +292,7 @@ def _holds_labels(folder: Folder) -> bool:
 def _of_labels(record: dict[str, Any]) -> dict[str, Any]:
     """What `run.json` says of the labels alone."""
     kept: dict[str, Any] = {name: record[name] for name in ("labelling", "scoring", "counts") if name in record}
-    for table, entry in (("made_with", LABELS_PRODUCT), ("stages", "label")):
+    for table, entry in (("made_with", LABELS_PRODUCT), ("stages", LABEL)):
         if entry in _table(record, table):
             kept[table] = {entry: record[table][entry]}
     return kept

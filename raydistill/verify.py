@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from raydistill.config import TRAIN
 from raydistill.corpus import clean, make_splits, text_id
 from raydistill.corpus_files import corpus_signature, find_files
 from raydistill.corpus_readers import read_split
@@ -275,7 +276,7 @@ def _verify_checkpoints(folder: Folder) -> str:
 def _verify_student(folder: Folder, run: dict[str, Any]) -> str:
     from safetensors.torch import load
 
-    if not run.get("stages", {}).get("train", {}).get("finished"):
+    if not run.get("stages", {}).get(TRAIN, {}).get("finished"):
         raise ValueError("its training is not finished. Run the same command again to go on")
     published = run.get("published")
     if damaged := damaged_file(folder, published):

@@ -17,7 +17,7 @@ LITTLE = {
     "durability.py": "--texts 200 --rounds 1",
     "engines.py": "--rounds 1 --agreement-texts 8",
     "first_layer.py": "--shape bert-tiny --rounds 1 --batches 1 --documents 1 --sentences 4 --classes 2",
-    "first_token.py": "--pairs 1 --tokens 16 --rounds 1",
+    "last_layer.py": "--pairs 1 --tokens 16 --rounds 1",
     "memory.py": "--sizes 100 200",
     "overhead.py": "--texts 50 --rounds 1",
     "padding.py": "",

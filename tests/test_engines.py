@@ -32,7 +32,7 @@ from raydistill.engines.offers import check_backend
 from raydistill.engines.openvino_engine import OpenVinoEngine
 from raydistill.engines.torch_engine import TorchEngine
 from raydistill.errors import ConfigError, ConversionError, ModelError, RunDirError
-from raydistill.first_token import narrow_last_layer
+from raydistill.last_layer import narrow_last_layer
 from raydistill.specs import TeacherSpec
 from raydistill.teacher import Teacher
 

@@ -12,7 +12,7 @@ from transformers import AutoModelForSequenceClassification, BigBirdConfig
 from raydistill.engines import openvino_engine
 from raydistill.engines.openvino_engine import OpenVinoEngine
 from raydistill.first_layer import share_first_layer
-from raydistill.first_token import narrow_last_layer
+from raydistill.last_layer import narrow_last_layer
 
 SHARING = [family for family in FAMILIES if family != "bart"]  # whose embeddings are no part of their own
 HYPOTHESES = ["about sport", "about politics and money", "art"]

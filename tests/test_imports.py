@@ -98,7 +98,16 @@ def loaded_by(code):
 
 
 def test_what_ray_trains_controller_and_the_data_tasks_read_loads_no_torch():
-    modules = ("board", "checkpoints", "ingest", "label", "label_rows", "process_group", "train_policies", "train_task")
+    modules = (
+        "board",
+        "checkpoints",
+        "ingest",
+        "label",
+        "training_data",
+        "process_group",
+        "train_policies",
+        "train_task",
+    )
     printed = loaded_by(f"import {', '.join(f'raydistill.stages.{module}' for module in modules)}")
     assert "ray" in printed
     assert "torch" not in printed

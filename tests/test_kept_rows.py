@@ -16,7 +16,7 @@ from tiny_models import make_tokenizer, sentences
 from raydistill.files import Folder
 from raydistill.kept_rows import KeptRows
 from raydistill.label_store import LabelStore
-from raydistill.stages.label_rows import LabelSource, _named
+from raydistill.stages.training_data import LabelSource, _named
 from raydistill.student_rows import StudentRows
 
 

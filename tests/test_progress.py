@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from raydistill import progress
 from raydistill.progress import Console, duration
-from raydistill.stages.remote import show
+from raydistill.stages.ray_client import show
 
 
 @pytest.fixture

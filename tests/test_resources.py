@@ -9,7 +9,7 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from raydistill.errors import ResourceError
-from raydistill.resources import STUDENT_BYTES, TEACHER_BYTES, Node, Request, make_plan, tasks_reserve
+from raydistill.resources import STUDENT_BYTES, TASK_CPUS, TEACHER_BYTES, Node, Request, make_plan, tasks_reserve
 
 TASK = 0.25  # CPUs of a read, write or tokenising task
 TINY = 1e-6
@@ -90,7 +90,7 @@ def test_a_plan_fits_beside_the_tasks_in_both_stages(nodes, request):
         return
     assert_fits(nodes, plan.teacher_actors_min, plan.teacher_cpus, plan.teacher_gpus)
     assert_fits(nodes, plan.train_workers_min, plan.train_cpus, plan.train_gpus)
-    assert 0 < plan.task_cpus <= TASK
+    assert 0 < TASK_CPUS <= TASK
 
 
 @example([Node(4, 0)], Request(teacher_actors="1:4", teacher_cpus_per_actor=1))
@@ -369,4 +369,4 @@ def test_no_actor_is_of_the_size_of_a_task(cpus):
             plan = make_plan([Node(cpus)], Request(teacher_actors=actors))
         except ResourceError:
             continue
-        assert plan.teacher_cpus != plan.task_cpus
+        assert plan.teacher_cpus != TASK_CPUS

@@ -33,7 +33,7 @@ from tables import at_least_one, benchmark_parser, publish, spread, times_as_fas
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from raydistill import soft_labels
-from raydistill.products import onednn_linear
+from raydistill.onednn import onednn_linear
 from raydistill.specs import Effort, TeacherSpec
 from raydistill.stages.demo import CLASSES, TEMPLATE, demo_documents, prepare_demo
 from raydistill.teacher import Teacher

@@ -24,7 +24,7 @@ from raydistill.label_store import LabelStore, logits_column
 from raydistill.pretrained import load_tokenizer
 from raydistill.specs import ModelSpec
 from raydistill.stages.demo import CLASSES, demo_documents, prepare_demo
-from raydistill.stages.label_rows import LabelSource
+from raydistill.stages.training_data import LabelSource
 from raydistill.student_rows import StudentRows
 
 

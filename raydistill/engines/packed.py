@@ -1,7 +1,7 @@
 """Pairs without padding: those of a batch stand one after the other in one row, and each attends to itself alone.
 
 For GPUs, in bf16 and fp16: nothing is computed for padding, and the attention needs no mask. Of the last layer only the
-first token of each pair is computed (see `raydistill.first_token`), which is also where the row becomes a batch again:
+first token of each pair is computed (see `raydistill.last_layer`), which is also where the row becomes a batch again:
 what a model does after its layers needs no change.
 """
 
@@ -17,7 +17,7 @@ from torch import nn
 from transformers import AttentionInterface
 
 from raydistill.engines.engine import Inputs
-from raydistill.first_token import FirstTokenAttention
+from raydistill.last_layer import FirstTokenAttention
 
 try:
     from torch.nn.attention import varlen

@@ -13,9 +13,9 @@ from raydistill.engines.engine import EXACT, Inputs, PendingLogits
 from raydistill.engines.packed import Packing
 from raydistill.errors import DeviceLostError, first_line
 from raydistill.first_layer import share_first_layer
-from raydistill.first_token import narrow_last_layer
+from raydistill.last_layer import narrow_last_layer
+from raydistill.onednn import use_faster_products
 from raydistill.pretrained import load_classifier
-from raydistill.products import use_faster_products
 from raydistill.specs import ModelSpec
 
 DTYPES = {EXACT: torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -72,7 +72,7 @@ class TorchEngine:
 
         Args:
             tune: multiply what pairs have in common once (`raydistill.first_layer`), and by the faster library
-                (`raydistill.products`), where that pays: for CPUs, and not to be compiled.
+                (`raydistill.onednn`), where that pays: for CPUs, and not to be compiled.
         """
         loaded = load_exact(model, pad_token_id)
         if tune:

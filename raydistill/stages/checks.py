@@ -9,7 +9,7 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from raydistill.config import DistillConfig
+from raydistill.config import LABEL, TRAIN, DistillConfig
 from raydistill.corpus_files import CorpusFile
 from raydistill.errors import ConfigError, CorpusError, RunDirError, counted, shown
 from raydistill.files import Folder
@@ -20,7 +20,6 @@ from raydistill.run_dir import CHECKPOINTS, EVENTS, LABELS, WRITTEN
 from raydistill.specs import StudentSpec, TeacherSpec, Tolerance
 from raydistill.student_rows import StudentRows
 
-LABEL, TRAIN = "label", "train"
 TOLD_BY_FINGERPRINT = ("teacher", "teacher_revision", "teacher_parameters", "trust_remote_code")
 
 

@@ -15,7 +15,7 @@ from ray.data._internal.execution.execution_callback import ExecutionCallback
 from ray.data._internal.execution.operators import actor_pool_map_operator
 from ray.data._internal.stats import _StatsManager
 
-from raydistill.stages.private_ray import ends_with_run
+from raydistill.stages.private_ray import is_private_ray
 from raydistill.stages.replaced import replaced
 
 LONGEST_REST_SECONDS = 0.5  # so long it may take to see that the end is wanted
@@ -29,7 +29,7 @@ def data_settings(**settings: Any) -> Iterator[None]:
     with replaced(ray.data.DataContext.get_current(), **settings), warnings.catch_warnings():
         # How often what dies is started again can be said in no other way yet.
         warnings.filterwarnings("ignore", "`ray_remote_args` is deprecated")
-        with _no_helpers() if ends_with_run() else contextlib.nullcontext():
+        with _no_helpers() if is_private_ray() else contextlib.nullcontext():
             yield
 
 
@@ -71,7 +71,7 @@ class RestsWhileAllWork(ExecutionCallback):
 
     def on_execution_step(self, executor: Any) -> None:
         """Wait until one is done, if none could take another block now."""
-        if not ends_with_run():
+        if not is_private_ray():
             return
         for operator in executor._topology:
             pools = operator.get_autoscaling_actor_pools()

@@ -11,7 +11,7 @@ from functools import partial
 
 from raydistill.chatter import Chatter, quiet_libraries
 from raydistill.class_names import read_class_names
-from raydistill.config import DistillConfig
+from raydistill.config import LABEL, TRAIN, DistillConfig
 from raydistill.corpus import check_readable, estimate_texts
 from raydistill.corpus_files import CorpusFile, find_files
 from raydistill.engines.offers import check_backend
@@ -24,8 +24,6 @@ from raydistill.resources import Plan, Request, make_plan
 from raydistill.result import DistillResult
 from raydistill.run_dir import LOG, PRODUCTS, RunDir, versions
 from raydistill.stages.checks import (
-    LABEL,
-    TRAIN,
     Models,
     check_models,
     expect_corpus_elsewhere,

@@ -21,7 +21,7 @@ from raydistill.label_store import LabelStore
 from raydistill.occurrences import correct_occurrences
 from raydistill.progress import Console, Progress
 from raydistill.rejected import set_aside
-from raydistill.resources import Plan
+from raydistill.resources import TASK_CPUS, Plan
 from raydistill.specs import Effort, TeacherSpec, Tolerance
 from raydistill.stages.attempts import progress_made
 from raydistill.stages.data_context import RestsWhileAllWork, data_settings
@@ -127,7 +127,7 @@ def label_corpus(
         no_actor_left(actor.__name__),
         # A packed block is a row: neither merged nor cut.
         data_settings(target_max_block_size=1, custom_execution_callback_classes=[RestsWhileAllWork]),
-        contextlib.closing(Merger(store, file_bytes, plan.task_cpus, progress.touch)) as merger,
+        contextlib.closing(Merger(store, file_bytes, progress.touch)) as merger,
         orderly_stop(progress.console.say, tolerance.grace_seconds) as stop,
         watched(
             progress,
@@ -242,7 +242,7 @@ def _receipts(
         make_splits(files, task_bytes), min(task_bytes, max(size, total // plan.teacher_actors_max))
     )
     source = CorpusSource(gathered, text_column, size, known_ref)
-    task: dict[str, Any] = {"num_cpus": plan.task_cpus, "max_retries": tolerance.max_failures}
+    task: dict[str, Any] = {"num_cpus": TASK_CPUS, "max_retries": tolerance.max_failures}
     blocks = ray.data.read_datasource(source, override_num_blocks=len(gathered), ray_remote_args=task)
     receipts = blocks.map_batches(
         actor,

@@ -8,7 +8,7 @@ import hashlib
 import json
 from typing import Any
 
-from raydistill.config import DistillConfig
+from raydistill.config import LABEL, DistillConfig
 from raydistill.corpus import sample_texts
 from raydistill.corpus_files import CorpusFile, corpus_signature
 from raydistill.engines.engine import EXACT
@@ -21,7 +21,7 @@ from raydistill.rejected import REJECTED, most_rejected
 from raydistill.resources import Plan
 from raydistill.run_dir import RunDir, versions
 from raydistill.specs import TeacherSpec
-from raydistill.stages.checks import LABEL, Models, no_text, store_counts, tolerance_of
+from raydistill.stages.checks import Models, no_text, store_counts, tolerance_of
 from raydistill.stages.summary import describe_quote
 
 
@@ -142,7 +142,7 @@ class LabelStage:
         self.store.write_record(record | {"complete": None})
         self.run_dir.update(labelling=self.models.labelling, scoring=scoring)
         spec = dataclasses.replace(self.teacher_spec, precision=scoring["precision"])
-        with console.stage("label", "texts", self.texts[0]) as progress:
+        with console.stage(LABEL, "texts", self.texts[0]) as progress:
             counts = label_corpus(
                 self.files,
                 self.config.text_column,

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import ray
 
 from raydistill.label_store import LabelStore
+from raydistill.resources import TASK_CPUS
 
 CLOSE_SECONDS = 30.0
 # Of a slow teacher a block is some texts, or one: so many parts are merged, however little they hold. What has become a
@@ -24,18 +25,15 @@ class Merger:
 
     Args:
         target_bytes: of a merged file; parts of half of it are large enough.
-        task_cpus: what a task takes.
         moved: called whenever a task is done with.
 
     Attributes:
         parts: the parts that stand for all that were added.
     """
 
-    def __init__(
-        self, store: LabelStore, target_bytes: int, task_cpus: float, moved: Callable[[], None] = lambda: None
-    ) -> None:
+    def __init__(self, store: LabelStore, target_bytes: int, moved: Callable[[], None] = lambda: None) -> None:
         self._store, self._target, self._moved = store, target_bytes, moved
-        remote: Any = ray.remote(num_cpus=task_cpus, max_retries=0)
+        remote: Any = ray.remote(num_cpus=TASK_CPUS, max_retries=0)
         self._merge: Any = remote(merge_parts)
         # Asked for only once a merge has been heard of: a task that was taken for lost removes nothing.
         self._end: Any = remote(end_replacement)

@@ -97,7 +97,7 @@ def _environment(variables: Mapping[str, str]) -> Iterator[None]:
             os.environ.pop(name, None)
 
 
-def ends_with_run() -> bool:
+def is_private_ray() -> bool:
     """Whether Ray was started by `connection` for this very run, so that nothing can be left behind in it."""
     return _private
 

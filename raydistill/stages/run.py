@@ -7,10 +7,10 @@ import sys
 from functools import partial
 
 from raydistill.chatter import Chatter
-from raydistill.config import DistillConfig
+from raydistill.config import LABEL, TRAIN, DistillConfig
 from raydistill.progress import Console
 from raydistill.result import DistillResult
-from raydistill.stages.checks import LABEL, TRAIN, expect_absolute_paths
+from raydistill.stages.checks import expect_absolute_paths
 from raydistill.stages.job import Job
 
 
@@ -53,7 +53,7 @@ def run_stages(
     with Chatter() if own_process else contextlib.nullcontext() as chatter:
         console = console or (chatter.console if chatter else Console())
         if config.address or "ray" in sys.modules:
-            from raydistill.stages.remote import behind_client, run_behind_client
+            from raydistill.stages.ray_client import behind_client, run_behind_client
 
             if behind_client(config.address):
                 expect_absolute_paths(config)

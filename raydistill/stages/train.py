@@ -28,11 +28,11 @@ from raydistill.stages.board import followed_board
 from raydistill.stages.checks import Training
 from raydistill.stages.data_context import data_settings
 from raydistill.stages.faults import end_actor, our_errors
-from raydistill.stages.label_rows import EvenOrWhole, label_rows
-from raydistill.stages.private_ray import ends_with_run
+from raydistill.stages.private_ray import is_private_ray
 from raydistill.stages.process_group import ProcessGroup
 from raydistill.stages.train_policies import GoOnFromCheckpoint, KnowGroup, RoomForTasks, SameEnvironment
-from raydistill.stages.train_task import EVALUATION, TRAIN, TrainTask
+from raydistill.stages.train_task import EVALUATION_SHARD, TRAIN_SHARD, TrainTask
+from raydistill.stages.training_data import EvenOrWhole, label_rows
 from raydistill.stages.watchdog import watched
 from raydistill.stopping import orderly_stop
 from raydistill.stopwatch import Stopwatch
@@ -48,7 +48,7 @@ class _Trainer(TorchTrainer):
 
     def _initialize_and_run_controller(self, **controller: Any) -> Any:
         controller |= self.policies
-        if not ends_with_run():
+        if not is_private_ray():
             return super()._initialize_and_run_controller(**controller)  # type: ignore[misc]
         # As Ray's own does, but for an environment of its own: see `SameEnvironment`.
         self.controller = ray.remote(num_cpus=0)(TrainController).remote(**controller)
@@ -57,7 +57,7 @@ class _Trainer(TorchTrainer):
 
     def _create_default_callbacks(self) -> list[Any]:
         callbacks = super()._create_default_callbacks()  # type: ignore[misc]
-        if ends_with_run():  # a process that cleans up after a dead controller has nothing to clean there
+        if is_private_ray():  # a process that cleans up after a dead controller has nothing to clean there
             callbacks = [callback for callback in callbacks if not isinstance(callback, PlacementGroupCleanerCallback)]
             callbacks.insert(0, SameEnvironment())
         return [KnowGroup(), *callbacks]  # first: others may fail while a group starts
@@ -146,10 +146,10 @@ def _make_trainer(task: TrainTask, training: Training, store: LabelStore, plan: 
     else:
         rows = KeptRows(store, task.rows)
     shards: dict[str, Any] = {
-        TRAIN: partial(label_rows, rows, plan, max_failures=max_failures, seed=training.seed, storage=storage)
+        TRAIN_SHARD: partial(label_rows, rows, max_failures=max_failures, seed=training.seed, storage=storage)
     }
-    if task.evaluation_shard(plan.train_workers) == EVALUATION:
-        shards[EVALUATION] = partial(label_rows, rows, plan, max_failures=max_failures)
+    if task.evaluation_shard(plan.train_workers) == EVALUATION_SHARD:
+        shards[EVALUATION_SHARD] = partial(label_rows, rows, max_failures=max_failures)
     keep = max(training.checkpoints, 1) + 2  # the newest, or as many as asked for, and the student, twice
     scaling = ScalingConfig(
         num_workers=(plan.train_workers_min, plan.train_workers) if plan.elastic else plan.train_workers,
@@ -160,7 +160,7 @@ def _make_trainer(task: TrainTask, training: Training, store: LabelStore, plan: 
 
     def work(loop: dict[str, Any]) -> None:  # within: it travels by value, and needs not this module, nor torch
         watch, task = Stopwatch("loading"), loop["task"]
-        for name in dict.fromkeys((TRAIN, task.evaluation_shard(ray.train.get_context().get_world_size()))):
+        for name in dict.fromkeys((TRAIN_SHARD, task.evaluation_shard(ray.train.get_context().get_world_size()))):
             ray.train.get_dataset_shard(name)  # so that its actor starts while this process imports torch
         from raydistill.quick_imports import quick_imports
 
@@ -175,7 +175,7 @@ def _make_trainer(task: TrainTask, training: Training, store: LabelStore, plan: 
         scaling_config=scaling,
         torch_config=ProcessGroup("nccl" if task.use_gpu else "gloo"),  # type: ignore[arg-type]
         datasets=shards,
-        dataset_config=EvenOrWhole(plan.task_cpus),
+        dataset_config=EvenOrWhole(),
         run_config=RunConfig(
             name=CHECKPOINTS,
             storage_path=storage.root,

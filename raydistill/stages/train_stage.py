@@ -6,6 +6,7 @@ import contextlib
 import time
 from typing import Any
 
+from raydistill.config import TRAIN
 from raydistill.errors import DivergedError, RunDirError, counted
 from raydistill.files import Folder
 from raydistill.label_store import LabelStore
@@ -14,7 +15,7 @@ from raydistill.resources import Plan
 from raydistill.run_dir import CHECKPOINTS, ROWS, RunDir
 from raydistill.specs import StudentSpec, Tolerance
 from raydistill.stages.checkpoints import last_report, mend_checkpoints
-from raydistill.stages.checks import TRAIN, Training, labels_identity, store_counts
+from raydistill.stages.checks import Training, labels_identity, store_counts
 from raydistill.stages.train import train_student
 
 REMOVALS = 3
@@ -45,7 +46,7 @@ def run_train_stage(
         begun = {"labels": identity, "workers": workers, "revision": spec.revision, "finished": False}
         run_dir.update(stages={TRAIN: begun})
         try:
-            with console.stage("train", "steps") as progress:
+            with console.stage(TRAIN, "steps") as progress:
                 student = train_student(
                     training, store, labels["texts"], plan, folder, progress, begun_with=workers, tolerance=tolerance
                 )

@@ -9,7 +9,7 @@ from raydistill.specs import StudentSpec
 from raydistill.stages.board import Board
 from raydistill.student_rows import StudentRows
 
-TRAIN, EVALUATION = "train", "evaluation"  # shards of the same rows
+TRAIN_SHARD, EVALUATION_SHARD = "train", "evaluation"  # shards of the same rows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,4 +44,4 @@ class TrainTask:
         A worker that is alone has all training rows and goes over them once more, so that Ray Data need not start
         another executor: unless it would end the pass that training is at.
         """
-        return TRAIN if workers == 1 and not self.evaluates_midway else EVALUATION
+        return TRAIN_SHARD if workers == 1 and not self.evaluates_midway else EVALUATION_SHARD

@@ -25,8 +25,8 @@ from transformers import TrainerCallback, TrainingArguments, set_seed
 from transformers.integrations import TensorBoardCallback
 
 from raydistill.errors import RunDirError, counted, first_line
-from raydistill.first_token import narrow_last_layer
-from raydistill.products import use_faster_products
+from raydistill.last_layer import narrow_last_layer
+from raydistill.onednn import use_faster_products
 from raydistill.run_dir import BEST, MODEL, RESULT, TRAINER
 from raydistill.scratch import scratch_folder
 from raydistill.seals import seal
@@ -41,7 +41,7 @@ from raydistill.stages.train_callbacks import (
     TellBoard,
     link,
 )
-from raydistill.stages.train_task import TRAIN, TrainTask
+from raydistill.stages.train_task import TRAIN_SHARD, TrainTask
 from raydistill.stopwatch import Stopwatch
 from raydistill.student import Batch, DistillationTrainer, EpochStream, expect_finite, load_student
 from raydistill.student_rows import pad_rows
@@ -152,7 +152,7 @@ def _make_trainer(
 
     def train_batches(epoch: int) -> Iterator[Batch]:
         batches = _batches(
-            TRAIN,
+            TRAIN_SHARD,
             collate,
             batch_size,
             window=window,

@@ -53,8 +53,8 @@ from raydistill.stages.cluster import free_nodes, in_a_worker
 from raydistill.stages.faults import job_actors, our_errors
 from raydistill.stages.forks import SWITCH
 from raydistill.stages.label import Counts, label_corpus
-from raydistill.stages.label_rows import label_rows
 from raydistill.stages.teacher_actor import TeacherActor, teacher_task
+from raydistill.stages.training_data import label_rows
 from raydistill.student_rows import StudentRows
 from raydistill.teacher import Teacher
 
@@ -533,7 +533,7 @@ def test_data_tasks_of_training_that_are_killed_are_tried_again_as_often_as_allo
     )
     (tmp_path / "deaths").mkdir()
     rows = DyingRows(store, made, deaths=str(tmp_path / "deaths"), most=most)
-    dataset = label_rows(rows, make_plan(free_nodes(), Request()), max_failures=2)
+    dataset = label_rows(rows, max_failures=2)
     if survived:
         assert dataset.count() == 30
     else:

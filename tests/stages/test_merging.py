@@ -103,7 +103,7 @@ def test_very_many_parts_are_merged_however_small_but_not_again_and_again(
 ) -> None:
     monkeypatch.setattr("raydistill.stages.merging.MOST_TINY", 3)
     sizes = store.folder.sizes()
-    merger = Merger(store, round(tiny * max(sizes.values()) / TINY), 0.1)
+    merger = Merger(store, round(tiny * max(sizes.values()) / TINY))
     merger.add_others(sizes)
     merger.finish()
     assert (len(sizes), len(store.parts()), len(merger.parts)) == (12, left, left)
@@ -189,7 +189,7 @@ def test_a_merge_that_fails_leaves_its_parts(store: LabelStore, small_parts: dic
     damaged = Path(store.path, names[0])
     content = damaged.read_bytes()
     damaged.write_bytes(content[:50])
-    merger = Merger(store, sum(store.folder.sizes().values()), 0.1)
+    merger = Merger(store, sum(store.folder.sizes().values()))
     for name, size in store.folder.sizes().items():
         merger.add(name, size if name != names[0] else len(content))
     merger.finish()
@@ -199,7 +199,7 @@ def test_a_merge_that_fails_leaves_its_parts(store: LabelStore, small_parts: dic
 
 
 def test_a_merge_that_is_stopped_leaves_nothing_at_work(store: LabelStore, small_parts: dict[str, int]) -> None:
-    merger = Merger(store, sum(store.folder.sizes().values()), 0.1)
+    merger = Merger(store, sum(store.folder.sizes().values()))
     for name, size in store.folder.sizes().items():
         merger._take(name, size)
     assert merger._running
@@ -255,7 +255,7 @@ def test_rejected_texts_alone_do_not_end_a_later_pass(
 
     actor = TeacherActor(dataclasses.replace(SPEC, name_or_path=str(tiny_teacher_dir)), store)
     good, bad = ["a good text"], [f"bad {i}" for i in range(SYSTEMATIC + 4)]
-    known = KnownTexts.of([text_id(text) for text in good], np.array([1]))
+    known = KnownTexts.gathered([([text_id(text) for text in good], np.array([1]))], 1)
     tokenize = actor.teacher.encoder._token_rows
 
     def refusing(texts: list[str]) -> list[list[int]]:

@@ -17,10 +17,10 @@ from tiny_models import FAMILIES, make_classifier, make_tokenizer, save_classifi
 from torch import nn
 from transformers import AutoModelForSequenceClassification
 
-from raydistill import products
+from raydistill import onednn
 from raydistill.engines.torch_engine import TorchEngine
-from raydistill.first_token import narrow_last_layer
-from raydistill.products import OneDnnLinear, use_faster_products
+from raydistill.last_layer import narrow_last_layer
+from raydistill.onednn import OneDnnLinear, use_faster_products
 from raydistill.specs import ModelSpec
 from raydistill.stages.private_ray import WORKER_ENVIRONMENT
 
@@ -31,7 +31,7 @@ pytestmark = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason
 def faster(monkeypatch, tmp_path):
     """Says how much faster oneDNN must be: 0 for always. What is measured is kept for one test."""
     monkeypatch.setenv("RAYDISTILL_CACHE", str(tmp_path / "cache"))
-    return lambda times: monkeypatch.setattr(products, "FASTER", times)
+    return lambda times: monkeypatch.setattr(onednn, "FASTER", times)
 
 
 def gradients(layer, states, wanted):
@@ -146,9 +146,9 @@ def test_nothing_is_changed_where_that_gains_nothing(why, faster, monkeypatch):
     if why == "without oneDNN":
         monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
     if why == "another PyTorch":
-        monkeypatch.setattr(products, "onednn_linear", lambda *given: torch.ops.mkldnn.no_such_product(*given))
+        monkeypatch.setattr(onednn, "onednn_linear", lambda *given: torch.ops.mkldnn.no_such_product(*given))
     if why == "other results":
-        monkeypatch.setattr(products, "onednn_linear", lambda *given: nn.functional.linear(*given).bfloat16().float())
+        monkeypatch.setattr(onednn, "onednn_linear", lambda *given: nn.functional.linear(*given).bfloat16().float())
     model = nn.Sequential(nn.Linear(4, 4))
     assert not use_faster_products(model)
     assert type(model[0]) is nn.Linear
@@ -157,7 +157,7 @@ def test_nothing_is_changed_where_that_gains_nothing(why, faster, monkeypatch):
 def test_what_multiplies_is_found_once_on_a_machine(faster, monkeypatch):
     faster(0)
     assert use_faster_products(nn.Sequential(nn.Linear(4, 4)))
-    monkeypatch.setattr(products, "onednn_linear", None)  # so nothing can be measured any more
+    monkeypatch.setattr(onednn, "onednn_linear", None)  # so nothing can be measured any more
     assert use_faster_products(nn.Sequential(nn.Linear(4, 4)))
 
 
@@ -171,7 +171,7 @@ def test_a_teacher_that_is_not_to_be_tuned_or_not_in_fp32_stays_as_it_is(precisi
 
 MANY_SHAPES = """
 import ctypes, psutil, torch
-from raydistill.products import OneDnnLinear
+from raydistill.onednn import OneDnnLinear
 layer, process, trim = OneDnnLinear(384, 1536), psutil.Process(), ctypes.CDLL(None).malloc_trim
 def memory(sizes):
     for size in sizes:

@@ -23,10 +23,10 @@ from ray.train import DataConfig
 from raydistill.files import Folder
 from raydistill.kept_rows import KeptRows
 from raydistill.label_store import LabelStore, RowGroup
-from raydistill.resources import Plan
+from raydistill.resources import TASK_CPUS
 from raydistill.stages.checkpoints import last_report
 from raydistill.stages.data_context import data_settings
-from raydistill.stages.train_task import TRAIN
+from raydistill.stages.train_task import TRAIN_SHARD
 
 # Ray Data would gather row groups to 128 MB. What a task takes in memory beside its process grows with both.
 BLOCK_BYTES, TASK_BYTES = 2 << 20, 4 << 20
@@ -34,7 +34,7 @@ STEP_SECONDS = 0.02
 
 
 def label_rows(
-    rows: KeptRows, plan: Plan, *, max_failures: int, seed: int | None = None, storage: Folder | None = None
+    rows: KeptRows, *, max_failures: int, seed: int | None = None, storage: Folder | None = None
 ) -> ray.data.Dataset:
     """The label store as a stream of the student's rows; with a seed, the order of its files is drawn anew each epoch.
 
@@ -44,7 +44,7 @@ def label_rows(
     Args:
         max_failures: how often a task whose process dies is tried again; then the train workers fail.
     """
-    task: dict[str, Any] = {"num_cpus": plan.task_cpus, "max_retries": max_failures}
+    task: dict[str, Any] = {"num_cpus": TASK_CPUS, "max_retries": max_failures}
     with data_settings(target_max_block_size=BLOCK_BYTES, custom_execution_callback_classes=[Unhurried]):
         source = LabelSource(rows.store, seed, last_report(storage).get("epoch", 0) if storage else 0)
         groups = ray.data.read_datasource(source, ray_remote_args=task, override_num_blocks=source.num_tasks)
@@ -103,19 +103,15 @@ def _named(groups: Sequence[RowGroup]) -> list[pa.Table]:
 class EvenOrWhole(DataConfig):
     """Training rows are dealt out evenly, so that no worker waits for another; evaluation leaves no row out."""
 
-    def __init__(self, task_cpus: float) -> None:
-        super().__init__()
-        self._task_cpus = task_cpus
-
     def configure(
         self, datasets: dict[str, Any], world_size: int, worker_handles: Any, worker_node_ids: Any, **_: Any
     ) -> Any:
         # Starts the process that the first rows will be read in: it takes as long as train workers take to load torch.
-        ray.remote(num_cpus=self._task_cpus)(_begin).remote()
+        ray.remote(num_cpus=TASK_CPUS)(_begin).remote()
         shares: list[dict[str, Any]] = [{} for _ in range(world_size)]
         for name, dataset in datasets.items():
             dataset.context.execution_options.preserve_order = True  # the same seed gives the same student
-            splits = dataset.streaming_split(world_size, equal=name == TRAIN, locality_hints=worker_node_ids)
+            splits = dataset.streaming_split(world_size, equal=name == TRAIN_SHARD, locality_hints=worker_node_ids)
             for share, split in zip(shares, splits, strict=True):
                 share[name] = split
         return shares

@@ -1,6 +1,6 @@
 """What does it save that of the last layer only the first token is computed?
 
-    pip install -e . && python examples/benchmarks/first_token.py
+    pip install -e . && python examples/benchmarks/last_layer.py
 
 Classifiers of well-known shapes with random weights, whole and as raydistill has them, on the same batch of random
 tokens, by turns: the forward pass of a teacher, and forward and backward passes of a student, without dropout.
@@ -20,7 +20,7 @@ import torch
 from tables import at_least_one, benchmark_parser, publish
 from transformers import AutoModelForSequenceClassification, BertConfig, DebertaV2Config, DistilBertConfig
 
-from raydistill.first_token import narrow_last_layer
+from raydistill.last_layer import narrow_last_layer
 
 SIX_LAYERS = {"num_hidden_layers": 6, "vocab_size": 30522}
 # DeBERTa-v3's own, but for its large vocabulary
