@@ -57,8 +57,7 @@ class DistillConfig:
     >>> DistillConfig(data_file="corpus.txt", class_names_file="classes.txt", output_dir="out", learning_rate=3e-5)
 
     Text values are converted to the option's type, as on the command line. Raises ConfigError for a value that cannot
-    be converted; `check` says whether the values make sense together. A name that is none of both is refused when the
-    run begins.
+    be converted; `check` says whether the values make sense together. An unknown name is refused when the run begins.
     """
 
     data_file: tuple[str, ...] = option(
@@ -128,52 +127,53 @@ class DistillConfig:
     )
     overwrite_output_dir: bool = option(
         False,
-        "Begin anew in an output directory that is not empty: an earlier run's files are removed (its labels only "
-        "where they are made anew), others left alone, but for a model, which the student replaces. A run that was "
-        "begun with this flag and the same options, and was stopped, goes on.",
+        "Start over in a directory that is not empty: an earlier run's files are removed (its labels only if they "
+        "would be made again) and a model there is replaced; other files stay. A run that was begun with this flag "
+        "and the same options, and was stopped, is resumed.",
         group=BEHAVIOUR,
     )
     label_file_mb: int = option(
         256,
-        "Megabytes of a label file: smaller ones are merged as soon as there are enough of them.",
+        "Target size of a label file in megabytes: smaller ones are merged as soon as there are enough of them.",
         group=BEHAVIOUR,
         bounds=ONE_OR_MORE,
     )
     allow_pickle_weights: bool = option(
         False,
-        "Take a teacher's or student's weights from a pickled file (pytorch_model.bin) where there is no "
-        "model.safetensors; tensors alone are taken from it.",
+        "Accept pickled weights (pytorch_model.bin) of a teacher or student that has no model.safetensors. Only "
+        "tensors are read from them.",
         group=BEHAVIOUR,
     )
     trust_remote_code: bool = option(
         False,
-        "Run the Python code that a teacher or student brings in its folder or hub repository: on this machine and on "
-        "every node, with all your rights. Read it first.",
+        "Run the Python code that a teacher or student brings along, on this machine and on every node, with all your "
+        "rights. Read it first.",
         group=BEHAVIOUR,
     )
-    use_fast_tokenizer: bool = option(True, "Use the Rust tokenizers where there are any.", group=BEHAVIOUR)
+    use_fast_tokenizer: bool = option(True, "Use fast (Rust) tokenizers where there are any.", group=BEHAVIOUR)
     dry_run: bool = option(
         False,
-        "Print the plan and a quote of the label stage, for which the teacher is probed for some seconds, and exit.",
+        "Print the plan and a quote of the label stage (the teacher is tried for about 15 s), keep the quote in "
+        "run.json, and stop.",
         group=BEHAVIOUR,
     )
     price_per_hour: float | None = option(
         None,
-        "What an hour of all the machines planned costs: the quote is in money too.",
+        "Price of an hour of all planned machines together: adds a cost to the quote.",
         group=BEHAVIOUR,
         bounds=ZERO_OR_MORE,
     )
 
     teacher_revision: str | None = option(
         None,
-        "Branch, tag or commit of a teacher from the hub. By default what its main branch is when the run begins.",
+        "Branch, tag or commit of a teacher from the hub. By default its main branch as it is when the run begins.",
         group=TEACHER,
         changes=LABELS_PRODUCT,
     )
     teacher_batch_size: int = option(
         32,
-        "Bounds the memory of a forward pass: at most this many pairs of full length, so more pairs when texts are "
-        "shorter; or of 2,048 tokens, on a GPU that is given pairs without padding. On a CPU a pass is mostly smaller.",
+        "Upper bound on a forward pass: this many pairs of maximum length, so more pairs when texts are shorter; on a "
+        "GPU that is given pairs without padding, this many times 2,048 tokens. A CPU is mostly given less.",
         group=TEACHER,
         bounds=ONE_OR_MORE,
     )
@@ -194,27 +194,27 @@ class DistillConfig:
     teacher_backend: str = option(
         "auto",
         "What runs the teacher: auto is PyTorch on a GPU, and on a CPU OpenVINO where it is installed and faster. "
-        "torch-compile takes some seconds first, which long work on a GPU may be worth.",
+        "torch-compile takes about ten seconds first, which can pay for long work on a GPU.",
         group=TEACHER,
         choices=("auto", "torch", "torch-compile", "openvino"),
     )
     audit_texts: int = option(
         256,
-        "Texts of the corpus that are scored by the exact teacher too, before a reduced precision is used.",
+        "How many texts of the corpus are scored in fp32 too, before a reduced precision is used.",
         group=TEACHER,
         bounds=ONE_OR_MORE,
     )
     min_agreement: float = option(
         0.99,
-        "Share of these texts on which both must name the same class (multi-label: of the yes and no of every class); "
-        "below it the teacher runs in fp32.",
+        "Share of the audited texts on which both must name the same class (multi-label: share of all yes or no "
+        "answers); below it the teacher runs in fp32.",
         group=TEACHER,
         bounds=SHARE,
     )
     strict: bool = option(
         False,
-        "Stop where a reduced precision does not reach --min-agreement, or the backend that was asked for cannot run "
-        "the teacher, instead of going on without.",
+        "Stop, instead of falling back, where a reduced precision misses --min-agreement or the chosen backend cannot "
+        "run the teacher.",
         group=TEACHER,
     )
     entailment_id: int | None = option(
@@ -233,14 +233,14 @@ class DistillConfig:
     )
     labels: str | None = option(
         None,
-        "Label store to train from, for `train`; by default OUTPUT_DIR/labels.",
+        "For `train`: the label store to train from. By default OUTPUT_DIR/labels.",
         group=STUDENT,
         changes=STUDENT_PRODUCT,
         path=True,
     )
     student_revision: str | None = option(
         None,
-        "Branch, tag or commit of a student from the hub. By default what its main branch is when the run begins.",
+        "Branch, tag or commit of a student from the hub. By default its main branch as it is when the run begins.",
         group=STUDENT,
         changes=STUDENT_PRODUCT,
     )
@@ -253,13 +253,13 @@ class DistillConfig:
     )
     logging_dir: str | None = option(
         None,
-        "Where TensorBoard's events go with --report-to tensorboard: a folder that every node can write to. By default "
-        "OUTPUT_DIR/runs.",
+        "Folder for TensorBoard's events with --report-to tensorboard; every node must be able to write there. By "
+        "default OUTPUT_DIR/runs.",
         group=STUDENT,
     )
     shuffle_buffer: int = option(
         10_000,
-        "Texts that each train worker holds for shuffling, beside the shuffled order of the label store's files.",
+        "Texts that each train worker holds to shuffle them; the store's files are read in shuffled order besides.",
         group=STUDENT,
         changes=STUDENT_PRODUCT,
         bounds=ONE_OR_MORE,
@@ -273,60 +273,60 @@ class DistillConfig:
     )
     teacher_cpus_per_actor: float | None = option(
         None,
-        "CPUs for each teacher actor. By default up to 4 (with --teacher-actors an even share, up to 32), or a GPU's "
-        "share up to 1.",
+        "CPUs for each teacher actor. By default up to 4 (with --teacher-actors an even share, up to 32); beside a GPU "
+        "up to 1.",
         group=RESOURCES,
     )
     train_workers: str | None = option(
         None,
         "Workers that train the student: N, or MIN:MAX for as many as there is room for at the time. By default one "
-        "per GPU, or one on a CPU.",
+        "per GPU, or one on CPUs.",
         group=RESOURCES,
     )
     gpus_per_train_worker: float | None = option(None, "GPUs for each train worker, 0 or 1.", group=RESOURCES)
     cpus_per_train_worker: float | None = option(
         None,
-        "CPUs for each train worker. By default what its node has left, up to 32, or a GPU's share up to 1.",
+        "CPUs for each train worker. By default what its node has left, up to 32; beside a GPU up to 1.",
         group=RESOURCES,
     )
     use_cpu: bool = option(False, "Leave GPUs alone, for teacher and student (formerly --no_cuda).", group=RESOURCES)
 
     max_rejected: float = option(
         0.001,
-        "Share of the corpus that the teacher may fail to score: such texts are set aside in labels/_rejected.jsonl; "
-        "beyond it the run stops.",
+        "Share of the corpus that the teacher may fail to score. Such texts are set aside in labels/_rejected.jsonl; "
+        "with more of them the run stops.",
         group=FAULTS,
         bounds=SHARE,
     )
     max_failures: int = option(
         Tolerance.max_failures,
-        "How often what died (an actor, a task, the train workers) is started again while the stage gets no further.",
+        "How often a process that died (actor, task, train workers) is restarted while its stage makes no progress.",
         group=FAULTS,
         bounds=ZERO_OR_MORE,
     )
     block_seconds: float = option(
         Tolerance.block_seconds,
-        "Seconds of a teacher actor's work in a block, about: what the loss of an actor costs. Short ones cost more "
-        "reading and writing, so there are twenty a second of all actors at the most.",
+        "Target seconds of a teacher actor's work per block, which is also what losing an actor costs. Shorter blocks "
+        "cost more reading and writing; at most 20 a second are made, over all actors.",
         group=FAULTS,
         bounds=Bounds("between 0.01 and 3600", lambda seconds: 0.01 <= seconds <= 3600),
     )
     stall_timeout: float = option(
         Tolerance.stall_seconds / 60,
-        "Minutes that a stage may stand still before it is ended with an error.",
+        "Minutes without progress after which a stage ends with an error.",
         group=FAULTS,
         bounds=MINUTES,
     )
     grace: float = option(
         Tolerance.grace_seconds,
-        "Seconds that a stop (Ctrl-C, SIGTERM) leaves for blocks under way, or for a last checkpoint; the second one "
-        "stops at once.",
+        "Seconds that a stop (Ctrl-C, SIGTERM) leaves to finish the blocks under way or to keep a checkpoint. A second "
+        "signal stops at once.",
         group=FAULTS,
         bounds=ZERO_OR_MORE,
     )
     checkpoint_minutes: float = option(
         Tolerance.checkpoint_seconds / 60,
-        "Minutes after which training keeps a checkpoint to go on from, besides those of --save-steps.",
+        "Minutes between checkpoints that training can be resumed from, besides those of --save-steps.",
         group=FAULTS,
         bounds=MINUTES,
     )

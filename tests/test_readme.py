@@ -15,6 +15,7 @@ from raydistill.option_values import flag
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = ["README.md", "cluster/README.md", "examples/agnews.md"]
+LINKED = [*DOCUMENTS, "raydistill/README.md", "examples/benchmarks/README.md"]
 
 
 def option_table() -> str:
@@ -63,6 +64,27 @@ def test_every_command_shown_is_one_that_would_run(line: str) -> None:
         from raydistill.training_arguments import training_arguments
 
         training_arguments(config.training, output_dir="unused", use_cpu=True)
+
+
+@pytest.mark.parametrize("name", LINKED)
+def test_what_a_document_links_to_is_there(name: str) -> None:
+    text = (ROOT / name).read_text(encoding="utf-8")
+    anchors = {re.sub(r"[^a-z0-9 -]", "", line.strip("# ").lower()).replace(" ", "-") for line in headings(text)}
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if target.startswith("#"):
+            assert target[1:] in anchors
+        elif "://" not in target:
+            assert (ROOT / name).parent.joinpath(target).exists(), target
+
+
+def headings(text: str) -> list[str]:
+    return re.findall(r"^#+ .*$", re.sub(r"```.*?```", "", text, flags=re.S), flags=re.M)
+
+
+def test_the_map_of_the_code_names_every_module() -> None:
+    text = (ROOT / "raydistill" / "README.md").read_text(encoding="utf-8")
+    modules = {path.stem for path in (ROOT / "raydistill").rglob("*.py") if not path.stem.startswith("__")}
+    assert modules <= set(re.findall(r"[`/(]([a-z_]+)(?:\.py)?`", text)), modules
 
 
 if __name__ == "__main__":
