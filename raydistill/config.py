@@ -347,7 +347,11 @@ class DistillConfig:
         self.training = {**training, **options}
 
     def check(self, required: Iterable[str]) -> None:
-        """Raise ConfigError with every fault that can be seen without opening a file or a model."""
+        """Raise ConfigError with every fault that can be seen without opening a file or a model.
+
+        Args:
+            required: names of options that must be given.
+        """
         faults = [f"{flag(name)} is missing" for name in required if not getattr(self, name)]
         faults += template_faults(self.hypothesis_template)
         for field in option_fields():

@@ -18,7 +18,7 @@ def softmax(logits: npt.ArrayLike, axis: int = -1) -> npt.NDArray[np.float64]:
 def soft_labels(
     entailment: npt.ArrayLike, contradiction: npt.ArrayLike, *, temperature: float = 1.0, multi_label: bool = False
 ) -> Floats:
-    """What the student is to learn from one row of NLI logits a text.
+    """Soft labels of N texts, which the student learns, from their NLI logits.
 
     The rule of Hugging Face's zero-shot distillation script (`get_teacher_predictions`), which is that of its
     zero-shot pipeline (Yin et al. 2019, arXiv:1909.00161) with a temperature:

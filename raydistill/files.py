@@ -162,7 +162,7 @@ class Folder:
         return info.mtime_ns / 1e9
 
     def touch(self, name: str) -> None:
-        """Make a file as good as written now. Raises FileNotFoundError."""
+        """Set the time at which a file was last written to now. Raises FileNotFoundError."""
         if self.local:
             with self.refusals("cannot be written", name, but=FileNotFoundError):
                 os.utime(self._at(name))

@@ -6,8 +6,8 @@ distinct ones are multiplied with the weights, and the rows of the result are pu
 that spares some three quarters of these products, which are a fourth of a layer: 4 % of all products of six layers, of
 which the last one is narrowed (`raydistill.last_layer`), 2 % of twelve, 1 % of twenty-four.
 
-For CPUs: how many tokens are distinct, a GPU would have to be waited for. And in fp32: a CPU with instructions for bf16
-or int8 multiplies rows sooner than it puts them in place. The logits stay what they are.
+On CPUs only: to know how many tokens are distinct, one would have to wait for a GPU. And in fp32 only: a CPU with
+instructions for bf16 or int8 multiplies rows sooner than it puts them in place. The logits stay what they are.
 """
 
 from __future__ import annotations

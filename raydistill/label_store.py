@@ -208,14 +208,14 @@ class LabelStore:
         return RunDirError(f"{where}: is not a label part ({first_line(error)}). Move it elsewhere.")
 
     def merge_parts(self, names: Sequence[str]) -> tuple[str, int]:
-        """Write one part that is to take the place of several; return its name and its bytes.
+        """Write one part that is to replace several; return its name and its bytes.
 
-        The others go with `end_replacement`: by whoever hears of the new one, and has not given it up.
+        Whoever hears of the new one, and has not given it up, removes the others with `end_replacement`.
         """
         return self._write_rows(_gathered(group for name in names for group in self.read_part(name)), names)
 
     def end_replacement(self, name: str, sources: Iterable[str]) -> None:
-        """Remove what a part has been written in the place of. Once begun, it may be done again, by anyone."""
+        """Delete the parts that this one replaces. Safe to repeat, by any process."""
         if not self.folder.has(name):
             return  # given up, or merged with others since then
         for source in sources:
@@ -223,12 +223,12 @@ class LabelStore:
         self.folder.delete(f"{PLAN}{name}.json")
 
     def mend_part(self, name: str, mended: Callable[[pa.Table], pa.Table]) -> None:
-        """Put one in the place of a part that has its row groups as a function mends them."""
+        """Replace a part by a copy of it, to each of whose row groups a function was applied."""
         made, _ = self._write_rows(map(mended, self.read_part(name)), [name])
         self.end_replacement(made, [name])
 
     def finish_replacements(self) -> list[tuple[str, list[str]]]:
-        """End or undo the replacements that a kill has interrupted. For when nobody ends any in the store.
+        """End or undo the replacements that a kill has interrupted. Call it while nobody else changes the store.
 
         Returns:
             those that took effect: the new part, and its sources.
@@ -251,11 +251,11 @@ class LabelStore:
             return json.loads((part.metadata.metadata or {}).get(SOURCES, b"[]"))
 
     def _write_rows(self, tables: Iterable[pa.Table], sources: Sequence[str] = ()) -> tuple[str, int]:
-        """Write a part, to take the place of others if there are any.
+        """Write a part, which is to replace others if any are named.
 
-        The new part says what it replaces, and a file that it is to do so is there before it: so `finish_replacements`
-        can end that after a kill. Until then rows may stand twice, and none is ever lost: whoever gives a replacement
-        up removes that file and then the part, and whoever writes the part looks for that file afterwards.
+        Its metadata names what it replaces, and a plan (an empty file) is written before it, so `finish_replacements`
+        can complete the swap after a kill. Until then rows may stand twice, and none is ever lost. To abandon a swap,
+        delete the plan and then the part; the writer looks for the plan once the part has its name.
         """
         with self.folder.draft() as draft:
             with pq.ParquetWriter(draft.sink, SCHEMA, compression="zstd", write_page_checksum=True) as writer:
@@ -281,7 +281,10 @@ class LabelStore:
         return named is not None and self.folder.digest(name) == named["digest"]
 
     def damaged_parts(self) -> list[str]:
-        """The parts whose content is not what their names say, as after a power cut. Reads all of the store."""
+        """The parts whose content is not what their names say, as after a power cut. Reads all of the store.
+
+        Raises RunDirError for what cannot be read.
+        """
 
         def is_damaged(name: str) -> bool:
             try:
@@ -294,7 +297,7 @@ class LabelStore:
             return [name for name, damaged in zip(names, pool.map(is_damaged, names), strict=True) if damaged]
 
     def known_texts(self, parts: Sequence[str]) -> KnownTexts:
-        """The ids in some parts, each once, with their occurrences added up."""
+        """The ids in some parts, each once, with their occurrences added up. Raises RunDirError."""
         sizes, wanted = self.folder.sizes(".parquet"), set(parts)
         about = sum(size for name, size in sizes.items() if name in wanted) // LEAST_ROW_BYTES
         folder = self.folder.local if wanted else None  # a store that is not there yet has none
@@ -302,12 +305,12 @@ class LabelStore:
             return KnownTexts.gathered(self._ids(parts), about, folder)
 
     def census(self, about: int) -> Census:
-        """Count what the store holds of the corpus, of `about` so many ids."""
+        """Count what the store holds of the corpus, of `about` so many ids. Raises RunDirError."""
         with refusals(self.folder.local or tempfile.gettempdir(), "cannot hold the ids of the texts"):
             return take_census(self._ids(self.parts()), about, self.folder.local)
 
     def count_texts(self) -> int:
-        """How many texts the parts hold, each as often as it stands in the corpus."""
+        """How many texts the parts hold, each as often as it occurs in the corpus. Raises RunDirError."""
         tables = (table for name in self.parts() for table in self.read_part(name, ["occurrences"], GROUPS_READ))
         return sum(pc.sum(table["occurrences"]).as_py() or 0 for table in tables)
 

@@ -31,7 +31,7 @@ class Owner:
     """Whose a lock is; the values by default are of one that cannot be read.
 
     Attributes:
-        kernel: what the process id belongs to: a boot of a machine, and a container on it.
+        kernel: where the process id is valid: a boot of a machine, and a container on it.
         started: when the process was, in seconds since the boot: ids are used again.
         shared: it only keeps out those who would not share.
     """
@@ -69,7 +69,7 @@ class Owner:
 
 
 def kernel() -> str:
-    """What a process id belongs to. Linux says it exactly; elsewhere hosts are trusted to have names of their own."""
+    """Where a process id is valid. Linux says it exactly; elsewhere host names are trusted to differ."""
     try:
         with open("/proc/sys/kernel/random/boot_id") as boot_id:
             return f"{boot_id.read().strip()} {os.readlink('/proc/self/ns/pid')}"
@@ -183,10 +183,11 @@ class Lock:
 
 @contextlib.contextmanager
 def hold(folder: Folder, say: Callable[[str], None], *, shared: bool = False) -> Iterator[None]:
-    """Keep others out of a folder, or only those who would not share it; make it and sweep it if it is one's own.
+    """Keep others out of a folder, or with `shared` only those who would not share it.
 
-    Everyone writes a lock first and looks for others' then, so of two at least one sees the other; of two at the very
-    same moment both may. A lock is good while its process runs, or, seen from another machine or container, while it is
+    Unless it is shared, the folder is also made, and temporary files that others have left there are removed. Everyone
+    writes a lock first and then looks for others' locks, so of two at least one sees the other (and at the very same
+    moment, both may). A lock is good while its process runs, or, seen from another machine or container, while it is
     renewed. It ends with the process, however that ends.
 
     Args:

@@ -32,6 +32,9 @@ def correct_occurrences(
 
     Returns:
         the number of texts that were set right.
+
+    Raises:
+        RunDirError: a part cannot be read, or its copy cannot be written.
     """
     wrong = known.occurrences != counted
     if not wrong.any():

@@ -139,7 +139,14 @@ class PairEncoder:
         return kept + len(self._head) + self.tail_lengths[None, :]
 
     def encode(self, texts: TokenizedTexts, text_index: Ints, class_index: Ints) -> dict[str, Ints]:
-        """Padded inputs of the pairs (text_index[b], class_index[b]): arrays of (B, longest pair) int64."""
+        """Padded inputs of B pairs.
+
+        Args:
+            text_index, class_index: (B,) int64: which text and which class each pair is of.
+
+        Returns:
+            input_ids, attention_mask and, for models that have types, token_type_ids: (B, longest pair) int64.
+        """
         if not self._fits_pattern:
             return self._encode_by_tokenizer(texts, text_index, class_index)
         kept = np.minimum(texts.lengths[text_index], self.room[class_index])

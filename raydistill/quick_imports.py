@@ -9,11 +9,11 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def quick_imports(*, own_process: bool = True) -> Iterator[None]:
-    """Within it, nobody looks for garbage: what is imported stays, and looking through it took a sixth of the time.
+    """Pause garbage collection within: what is imported stays, and looking through it took a sixth of the time.
 
     Args:
-        own_process: this process is there for our work alone, so that nobody need look through all that is there by
-            then at any time: that takes a second and a half when a process ends.
+        own_process: the process is ours, so all that is imported may be left out of garbage collection for good, which
+            spares 1.5 s when it ends.
     """
     before = gc.isenabled()
     gc.disable()

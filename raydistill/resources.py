@@ -44,7 +44,7 @@ class Size:
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """What the user asked for; None where the plan decides."""
+    """What the user asked for, as the options of these names; None where the plan decides."""
 
     teacher_actors: str | None = None
     teacher_gpus_per_actor: float | None = None
@@ -57,7 +57,15 @@ class Request:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """How the two stages are laid out. CPUs and GPUs are Ray's logical resources; threads are torch's."""
+    """How the two stages are laid out. CPUs and GPUs are Ray's logical resources; threads are torch's.
+
+    Attributes:
+        nodes: how many have something free.
+        teacher_actors_min, teacher_actors_max: how many there are to begin with, and how many there may be.
+        teacher_cpus, teacher_gpus, teacher_threads: of each.
+        train_workers_min, train_workers: how few training may go on with, and how many it is planned for.
+        train_cpus, train_gpus, train_threads: of each.
+    """
 
     nodes: int
     teacher_actors_min: int
@@ -80,7 +88,15 @@ class Plan:
 def make_plan(
     nodes: Sequence[Node], request: Request, *, teacher_parameters: int = 0, student_parameters: int = 0
 ) -> Plan:
-    """Decide. Raises ResourceError where the request cannot be read or does not fit what the nodes have free."""
+    """Decide.
+
+    Args:
+        teacher_parameters, student_parameters: how many the models have, embeddings included, for the memory that they
+            need beside CPUs; 0: memory is not looked at.
+
+    Raises:
+        ResourceError: the request cannot be read, or does not fit what the nodes have free.
+    """
     nodes = [node for node in nodes if node.cpus > EPSILON or node.gpus > EPSILON]
     if not nodes:
         raise ResourceError("the cluster has no free CPU. Wait for other work to end, or add a node.")
@@ -128,7 +144,7 @@ def tasks_reserve(node: Node) -> float:
 
 
 def places(nodes: Sequence[Node], size: Size, *, beside_tasks: bool = True) -> int:
-    """How many actors of a size fit, beside the tasks' share of each node or without a thought for it."""
+    """How many actors of a size fit: beside each node's reserve for tasks, or in all that it has free."""
     total = 0
     for node in nodes:
         room = node.cpus - tasks_reserve(node) if beside_tasks else node.cpus

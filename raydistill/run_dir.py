@@ -43,10 +43,10 @@ class RunDir:
     def claim(cls, config: DistillConfig, products: Sequence[str]) -> RunDir:
         """Take the output directory for a run that makes some products ("labels", "student"), or raise RunDirError.
 
-        It may be new, empty, or hold an earlier run whose options for these products are the same, but for files that
-        were added to the corpus or taken from it: that one goes on. One that is to be overwritten goes on if it was
-        begun so with these options and did not end: whoever starts a job again that was stopped gives the same flags.
-        Nothing is written yet; see `begin`. Of what was not begun yet, labels or student, any option may be another.
+        It may be new, empty, or hold an earlier run whose options for these products are the same (but for files added
+        to the corpus or taken from it): that one is resumed. With --overwrite-output-dir, an unfinished run that was
+        begun with that flag and the same options is resumed, not overwritten: a job that is restarted has the same
+        flags. Options of a product that was not begun yet may change freely. Nothing is written yet; see `begin`.
         """
         assert config.output_dir is not None
         try:

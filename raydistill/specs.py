@@ -29,6 +29,11 @@ class ModelSpec:
 class TeacherSpec(ModelSpec):
     """All that a worker needs to load the teacher. Ids left at None are read off the model's config.
 
+    `class_names`, `hypothesis_template`: K of them, and what makes a hypothesis of each.
+    `batch_size`: bounds the tokens of a forward pass, as --teacher-batch-size says.
+    `max_length`: of a pair in tokens; None: the model's own limit.
+    `precision`, `backend`: as the options of these names; `stages.audit` and `engines.load` decide what "auto" is.
+    `use_gpu`, `threads`: where it runs, and PyTorch's threads there; None: as many as PyTorch takes by itself.
     `fingerprint` is what `pretrained.fingerprint` says of its weights: the name of its export in each node's cache;
     `parameters` are the weights beside the embeddings, to judge its cost by.
     `work`: what it is loaded for, pairs times parameters: little does not pay for a better engine.
@@ -55,6 +60,10 @@ class TeacherSpec(ModelSpec):
 class StudentSpec(ModelSpec):
     """All that a worker needs to train the student.
 
+    `multi_label`, `temperature`: as for `distillation.soft_labels`.
+    `max_length`: of a text in tokens; None: the model's own limit.
+    `shuffle_buffer`: texts that each worker holds to shuffle them.
+    `training`: `TrainingArguments` fields by name, as they were given.
     `logging_dir`: where TensorBoard's events go, if there are to be any.
     """
 

@@ -152,8 +152,8 @@ def _rouse() -> None:
 def signals_wait() -> Iterator[None]:
     """Have a signal that asks for the end wait for that of what is within, which is short.
 
-    What a handler raises while Python forks is dropped, and with it what is to be done after a fork: then nobody gets
-    the lock of `logging` any more.
+    An exception that a handler raises during a fork is lost, and what Python does after a fork is skipped: `logging`
+    would stay locked for ever.
     """
     if threading.current_thread() is not threading.main_thread():
         yield  # handlers run in the main one

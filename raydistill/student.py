@@ -120,7 +120,11 @@ def load_trained_student(folder: str) -> tuple[Any, Any]:
 
 @torch.inference_mode()
 def predict(model: Any, tokenizer: Any, texts: Sequence[str], token_budget: int = 4096) -> npt.NDArray[np.float32]:
-    """The student's probabilities, (N, K) float32 in class order, from batches of like length."""
+    """The student's probabilities, (N, K) float32 in class order.
+
+    Args:
+        token_budget: tokens of a batch, padding included; texts are sorted by length for that.
+    """
     multi_label = model.config.problem_type == "multi_label_classification"
     limit = longest_input(tokenizer, model)
     ids = tokenizer(list(texts), truncation=True, max_length=limit, padding=False)["input_ids"] if len(texts) else []

@@ -96,10 +96,13 @@ class Teacher:
         return entailment, contradiction
 
     def score_some(self, texts: Sequence[str], effort: Effort) -> Scores:
-        """The same for texts of which some may not be to be scored.
+        """Like `score`, but what keeps a text from being scored is returned, not raised.
 
         Returns:
-            (entailment, contradiction) as `score`, and by the index of a text why its logits mean nothing.
+            (entailment, contradiction) as `score`, NaN where there is no logit, and the faults by index of the text.
+
+        Raises:
+            DeviceLostError: see `Engine.recover`.
         """
         started = time.perf_counter()
         tokenized = self.tokenize(texts)
@@ -115,7 +118,7 @@ class Teacher:
         return self.encoder.tokenize(texts)
 
     def score_tokenized(self, tokenized: TokenizedTexts, effort: Effort) -> Scores:
-        """The second half of `score_some`."""
+        """The second half of `score_some`: (N, K) float32 logits of entailment and of contradiction, and the faults."""
         num_classes = len(self.encoder.hypotheses)
         started = time.perf_counter()
         lengths = self.encoder.lengths(tokenized.lengths).reshape(-1)
@@ -149,7 +152,7 @@ class Teacher:
         return by_text[..., 0].copy(), by_text[..., 1].copy(), faults
 
     def work(self, samples: Sequence[Sequence[str]]) -> Work:
-        """What scoring texts would be, those of each sample sorted by length among themselves; nothing is scored."""
+        """Count the tokens that scoring each sample would take, sorted by length within it; nothing is scored."""
         counted = [self.encoder.count_tokens(texts) for texts in samples]
         pairs = [self.encoder.lengths(lengths).reshape(-1) for lengths in counted]
         padded = [

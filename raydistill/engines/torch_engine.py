@@ -21,8 +21,8 @@ from raydistill.specs import ModelSpec
 DTYPES = {EXACT: torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-# Rows and width of a layer's product that number formats are compared by, how often, and how much slower than fp32 one
-# must be to be taken for emulated: those are 2 to 8 times.
+# Shape and number of the products that are timed. A format that takes more than 1.25 times as long as fp32 counts as
+# emulated: emulated ones take 2 to 8 times as long.
 ROWS, WIDTH, ROUNDS, EMULATED = 256, 768, 8, 1.25
 
 

@@ -22,16 +22,16 @@ class Attempt:
     Args:
         notes: those on one pass over a corpus.
         block: the block's own name.
-        most_deaths: how many of which nothing is known may come before this attempt, but for a first one at a text,
-            and how many fatal texts. Fewer than three leave no attempt in which to find such.
+        most_deaths: how many unexplained deaths there may be before this attempt (a text's first one is not counted),
+            and how many fatal texts. Below three, texts are never tried one by one.
 
     Attributes:
-        deaths: how many have come before of which nothing is known.
+        deaths: how many unexplained ones there have been.
         fatal: ids of texts that must not be tried.
         careful: whether the others are to be tried one by one.
 
     Raises:
-        FaultError: there were more.
+        FaultError: there were more deaths than that.
     """
 
     def __init__(self, notes: Notes, block: str, most_deaths: int) -> None:

@@ -60,7 +60,7 @@ class Models:
 
     `labelling`: what the labels are made with.
     `teacher_parameters`, `student_parameters`: how many there are, embeddings included.
-    `notes`: lines about what is asked of them and cannot be had in full.
+    `notes`: lines about requests that can be met only in part, such as a maximum length above the model's own.
     """
 
     teacher: TeacherSpec | None = None

@@ -94,7 +94,7 @@ class AllOfTheNode:
 
 
 class Nobody:
-    """In place of an actor whose answers nobody waits for: does nothing, whatever it is called for."""
+    """Stands in for an actor whose answers nobody waits for: every method does nothing."""
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):  # of Python's own, as of those that copy an object

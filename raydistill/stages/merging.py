@@ -62,7 +62,7 @@ class Merger:
     def close(self) -> None:
         """Stop what is under way, and wait until it has stopped: nobody else may find it at work in the store.
 
-        One that a file system holds up for longer may be: as may one on a node that is cut off, it does no harm.
+        A task that its file system holds up, or that is on a node out of reach, may outlive this, and does no harm.
         """
         for ref in self._running:
             ray.cancel(ref, force=True)

@@ -45,7 +45,7 @@ PRIVATE_ENVIRONMENT = {
     "RAY_worker_register_timeout_seconds": "300",
 }
 
-# In place of a node's two agents, with either of which it ends, and they with it.
+# Stands in for a node's two agents: the node ends when one of them does, and they end with the node.
 STAND_IN = subprocess.list2cmdline([sys.executable, "-I", "-S", "-c", "import sys; sys.stdin.read()"])
 NO_AGENTS = [
     f"--dashboard_agent_command={STAND_IN}",
@@ -106,9 +106,9 @@ def is_private_ray() -> bool:
 def _lean(forks: bool) -> Iterator[None]:
     """Have a Ray that is started within listen on the loopback interface alone, and start no process it can do without.
 
-    Ray has no setting for either. In place of the address 127.0.0.1, where it is asked for, it takes one that other
-    machines reach; on Windows and macOS it does not, and so nobody else can so much as try its token. The servers of
-    the dashboard and of the autoscaler start even where there is none, and take two seconds of CPU.
+    Ray has no setting for either. On Linux it replaces the address 127.0.0.1 by one that other machines can reach; on
+    Windows and macOS it does not, and has a switch for that, which is set here: so nobody else can even try its token.
+    The servers of the dashboard and of the autoscaler start even where there is none, and take two seconds of CPU.
 
     So do the agents of a node, one for metrics that nobody reads and one for environments of workers' own. Worse, the
     node ends itself if they have not started after 15 s, as on a busy machine or from a slow disk. No worker has an
@@ -135,10 +135,10 @@ def _lean(forks: bool) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _whole() -> Iterator[None]:
-    """Have a Ray that is started within be there whole, or nothing of it be left.
+    """Have a Ray that is started within start completely, or leave no process behind.
 
-    A signal waits for the start of each process. Ray knows a node's processes only once all are there; they would end
-    with this one, but for some of theirs, which take a minute to see that.
+    A signal waits until the process that is being started is there. Ray knows a node's processes only once all of them
+    are; and some of their children would take a minute to see that the others are gone.
     """
     nodes: list[Any] = []
     node_class: Any = ray_node.Node

@@ -43,8 +43,8 @@ def as_planned(spec: TeacherSpec, plan: Plan) -> TeacherSpec:
 def teacher_task(function: Callable[..., Any], plan: Plan) -> Any:
     """A function that tries a teacher as a Ray task, with what an actor of this plan has.
 
-    What it raises is ours, as ModelError of all else: of a model or a GPU, anything. If its process dies, that is the
-    end: one that may be begun again Ray begins again for ever where memory is short.
+    Our own errors pass through; any other exception becomes a ModelError. If its process dies, it is not tried again:
+    Ray would do so without end where memory is short.
     """
 
     @functools.wraps(function)

@@ -49,8 +49,8 @@ class KeepTime(TrainerCallback):
 class KeepEvents(TensorBoardCallback):
     """TensorBoard's events of a training and of the evaluation after it, in one file.
 
-    Trainer would begin a new one for that and leave it open; and tensorboardX names files by the second, so that of a
-    short training none would be left.
+    Trainer would open a second file for the evaluation, and never close it. File names have a resolution of a second,
+    so after a short training it would overwrite the first.
     """
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:

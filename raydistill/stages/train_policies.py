@@ -42,11 +42,11 @@ LOOK_SECONDS, ANSWER_SECONDS = 0.5, 2.0
 
 
 class GoOnFromCheckpoint(DefaultFailurePolicy):
-    """Starts workers that failed again, up to `max_failures` times while no checkpoint is reached.
+    """Restarts workers that failed, up to `max_failures` times while no new checkpoint is reached.
 
-    Starts that fail lie ever further apart: those that took longer than that to fail are made again at once. What the
-    user can mend would fail again: that ends the training, but for a student that could be loaded before, as where a
-    network disk is away for a moment. Losses that the cluster foretold (preemption) do not count.
+    Starts that fail are repeated after growing pauses, counted from the start before. An error that the user can mend
+    ends the training at once, except a ModelError after a checkpoint: the student could be loaded before, so its disk
+    may be away for a moment. Losses that the cluster foretold (preemption) do not count.
     """
 
     def __init__(self, max_failures: int, storage: Folder) -> None:

@@ -17,6 +17,7 @@ class TrainTask:
     """The same for every worker of a training.
 
     Attributes:
+        spec: the student.
         texts: how many there are, each as often as it stands in the corpus.
         rows: how texts have become the rows that the worker gets.
         board: where rank 0 and the driver tell each other what they have to say.
@@ -25,6 +26,7 @@ class TrainTask:
         checkpoint_seconds: after which a checkpoint is kept, besides those that `TrainingArguments` ask for.
         evaluates_midway: whether the student is evaluated before it is trained to the end, too.
         threads: torch's.
+        use_gpu: each worker has one.
     """
 
     spec: StudentSpec

@@ -82,8 +82,8 @@ class LabelSource(Datasource):
 class Unhurried(ExecutionCallback):
     """Has Ray Data look around fifty times a second at most.
 
-    It waits for tasks, but where none is at work, or none may go on because the trainer has enough, it would turn round
-    at full speed until the trainer has taken the last block: a core lost for most of an epoch.
+    Its loop blocks on running tasks. While there are none, or all are held back because the trainer has enough, it
+    spins and takes a core, for most of an epoch.
     """
 
     def __init__(self) -> None:
