@@ -34,7 +34,7 @@ RESOURCES, BEHAVIOUR, FAULTS = "Resources", "Behaviour", "Faults"
 LABEL, TRAIN = "label", "train"  # the stages
 LABELS_PRODUCT, STUDENT_PRODUCT = "labels", "student"  # and what they make
 
-# Names that users of the seed script and of older transformers know -> today's option.
+# Names that users of Hugging Face's zero-shot distillation script and of older transformers know -> today's option.
 FORMER_NAMES = {
     "multi_class": "multi_label",
     "no_cuda": "use_cpu",
@@ -390,7 +390,7 @@ class DistillConfig:
 
 
 def by_present_names(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Options by the names that they have now; those of the seed script and of transformers 4 are understood.
+    """Options by the names that they have now; those of the original script and transformers 4 are understood.
 
     Where both names are given, the former one counts only if the present one is None, off or 0: so transformers 4 took
     a `warmup_ratio` beside `warmup_steps`.

@@ -38,7 +38,7 @@ def figures(sums: Array, class_names: Sequence[str], *, multi_label: bool) -> di
     """The figures of added-up sums.
 
     Returns:
-        single-label: `agreement`, the share of texts whose top class is the same (the seed script's figure).
+        single-label: `agreement`, the share of texts whose top class is the same (as in the zero-shot distillation script).
         Multi-label: `mean_absolute_difference`, `f1/<class>` at 0.5 for each class and their mean `f1_macro`; a class
         that neither side ever gives has F1 1.
     """

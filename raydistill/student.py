@@ -83,8 +83,8 @@ def soft_target_loss(
 ) -> torch.Tensor:
     """Mean loss of one batch against soft labels.
 
-    Single-label: cross-entropy, -sum p log softmax(z), as in the seed script. Multi-label: binary cross-entropy with p
-    as target, since p does not sum to one there.
+    Single-label: cross-entropy, -sum p log softmax(z), as in Hugging Face's zero-shot distillation script. Multi-label:
+    binary cross-entropy with p as target, since p does not sum to one there.
 
     Args:
         logits, targets: (B, K).

@@ -1,4 +1,4 @@
-"""Soft labels: the mathematics, and the seed script's own formula."""
+"""Soft labels: the mathematics, and the original script's own formula."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ EXTREME = SHAPES.flatmap(
 
 
 def seed_formula(entailment, contradiction, temperature, multi_label):
-    """`get_teacher_predictions` of the seed script, by torch, from (N, K, 2) logits."""
+    """`get_teacher_predictions` of the original script, by torch, from (N, K, 2) logits."""
     logits = torch.stack([torch.tensor(contradiction), torch.tensor(entailment)], dim=-1).double()
     if multi_label:
         return (logits / temperature).softmax(-1)[..., 1].numpy()

@@ -36,7 +36,7 @@ def padding(lengths: np.ndarray, block: int, budget: int) -> float:
 
 
 def unsorted(lengths: np.ndarray) -> float:
-    """The same of the seed script's loop: batches of 32 pairs in corpus order."""
+    """The same of the original script's loop: batches of 32 pairs in corpus order."""
     pairs = lengths.reshape(-1)
     batches = [pairs[at : at + BATCH_SIZE] for at in range(0, len(pairs), BATCH_SIZE)]
     return 1 - pairs.sum() / sum(len(batch) * int(batch.max()) for batch in batches)
@@ -60,7 +60,7 @@ def main() -> None:
         lengths = encoder.lengths(rng.choice(counted, TEXTS))
         shares = [padding(lengths, block, budget) for budget in budgets.values() for block in BLOCKS]
         ours = dict(zip(names, (f"{share:.1%}" for share in shares), strict=True))
-        rows.append({"corpus": name, "seed's loop": f"{unsorted(lengths):.1%}", **ours})
+        rows.append({"corpus": name, "the loop": f"{unsorted(lengths):.1%}", **ours})
     publish(rows, arguments)
 
 

@@ -1,4 +1,4 @@
-"""Does raydistill give what the seed script's method gives? Soft labels to 1e-5, students within a point.
+"""Does raydistill give what the original script's method gives? Soft labels to 1e-5, students within a point.
 
     pip install -e '.[demo]' && python examples/benchmarks/parity.py
 

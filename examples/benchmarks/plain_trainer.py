@@ -1,6 +1,6 @@
 """The reference of every comparison of students: a plain Hugging Face `Trainer` on rows in memory, in one process.
 
-Rows are tokenised once, drawn at random and padded to the longest of their batch; loss as in the seed script.
+Rows are tokenised once, drawn at random and padded to the longest of their batch; loss as in the original script.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Rows(Dataset):
 
 
 class SoftTargets(Trainer):
-    """The seed script's loss."""
+    """The original script's loss."""
 
     def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, **_: Any) -> Any:
         targets = inputs.pop("labels")

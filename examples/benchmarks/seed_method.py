@@ -1,7 +1,7 @@
-"""The references of every comparison of labels: the seed script's method, written plainly, in one process; and what
+"""The references of every comparison of labels: the original script's method, written plainly, in one process; and what
 people write by hand, a loop over a zero-shot pipeline.
 
-The seed's: pairs in corpus order, tokenised by the tokenizer in batches of 32 and padded to the longest; soft labels by
+The loop: pairs in corpus order, tokenised by the tokenizer in batches of 32 and padded to the longest; soft labels by
 softmax.
 """
 
@@ -36,7 +36,7 @@ def seed_score(
 
 
 def seed_soft_labels(logits: torch.Tensor, entailment: int, temperature: float, multi_label: bool) -> np.ndarray:
-    """(N, K) float32, by the seed script's rule."""
+    """(N, K) float32, by the original script's rule."""
     contradiction = -1 if entailment == 0 else 0
     nli = logits[..., [contradiction, entailment]] / temperature
     return nli.softmax(-1 if multi_label else 1)[..., 1].numpy()

@@ -3,7 +3,7 @@
     pip install -e '.[demo,openvino]' && python examples/benchmarks/student_speed.py
 
 BBC News, whole documents and first sentences by turns, all cut to the teacher's 128 tokens; 2, 5 and 20 classes. The
-teacher by the seed script's loop and by raydistill's engine, in fp32; the student, an encoder of the same size, by a
+teacher by the original script's loop and by raydistill, in fp32; the student, an encoder of the same size, by a
 plain transformers pipeline and by `raydistill.student.predict`. Every method classifies the same texts with the same
 threads, in turn, several rounds; medians, least and most in brackets. Both of the teacher's must come to the same soft
 labels, and both of the student's. Its head is not trained: only its speed is asked. Prints a Markdown table; --json
@@ -31,7 +31,7 @@ from raydistill.stages.demo import TEMPLATE, demo_documents, prepare_demo
 from raydistill.student import load_student, predict
 from raydistill.teacher import Teacher
 
-SEED, ENGINE = "teacher, seed's loop", "teacher, raydistill"
+SEED, ENGINE = "teacher, the loop", "teacher, raydistill"
 PIPELINE, PREDICT = "student, pipeline", "student, predict"
 MOST_APART = 1e-4
 
@@ -96,7 +96,7 @@ def main() -> None:
                         "classes": number,
                         "method": name,
                         "texts/s": spread([len(texts) / one for one in took], ".1f"),
-                        "times the seed's loop": spread(times_as_fast(seconds[SEED], took), ".1f"),
+                        "times the loop": spread(times_as_fast(seconds[SEED], took), ".1f"),
                         "times the teacher in raydistill": spread(times_as_fast(seconds[ENGINE], took), ".1f"),
                         "soft labels off those of the method above": f"{apart[name]:.1e}" if name in apart else "",
                     }

@@ -1,10 +1,10 @@
-"""How fast is the teacher beside the seed script's loop, and how near the machine's own matrix products?
+"""How fast is the teacher beside the original script's loop, and how near the machine's own matrix products?
 
     pip install -e '.[demo,int8]' && python examples/benchmarks/teacher.py
 
 Whole BBC News documents, their beginnings of 10 to 1,000 words, and their first sentences, five topics. Every method
-scores the same texts with the same threads, in turn, several rounds; medians, and least and most in brackets. Besides
-the seed's loop there is a loop over transformers' zero-shot pipeline. Shares are of the time that matrix products alone
+scores the same texts with the same threads, in turn, several rounds; medians, and least and most in brackets. A loop
+over transformers' zero-shot pipeline is measured too. Shares are of the time that matrix products alone
 would take at the machine's own rate: all of the loop's, and those of them that raydistill computes. Prints a Markdown
 table; --json keeps it.
 
@@ -41,7 +41,7 @@ from raydistill.teacher import Teacher
 # What engines are held against: a CPU's own rate for each shape in fp32, a GPU's best in bf16.
 REFERENCE = {"cpu": "fp32 GEMM rate", "cuda": "bf16 matrix peak"}
 SHARES = ("share of {}", "the same, of what is computed")  # of all the loop's products, and of raydistill's alone
-SEED, PIPELINE = "seed's loop", "zero-shot pipeline"
+SEED, PIPELINE = "the loop", "zero-shot pipeline"
 ROWS, PEAK = 2048, 8192  # of a layer's product, of a square one
 
 
@@ -164,7 +164,7 @@ def main() -> None:
             pairs = len(texts) * len(CLASSES)
             for name, took in seconds.items():
                 row = {"texts": profile, "method": name, "pairs/s": round(pairs / statistics.median(took), 1)}
-                row |= {"times the seed's loop": spread(times_as_fast(seconds[SEED], took))}
+                row |= {"times the loop": spread(times_as_fast(seconds[SEED], took))}
                 if name in engines:
                     shares = zip(SHARES, np.transpose(forward[name]), strict=True)
                     row |= {share.format(REFERENCE[device]): spread(list(rates)) for share, rates in shares}
