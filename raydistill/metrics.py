@@ -38,7 +38,7 @@ def figures(sums: Array, class_names: Sequence[str], *, multi_label: bool) -> di
     """The figures of added-up sums.
 
     Returns:
-        single-label: `agreement`, the share of texts whose top class is the same (as in the zero-shot distillation script).
+        single-label: `agreement`, the share of texts whose top class is the same (as in Hugging Face's script).
         Multi-label: `mean_absolute_difference`, `f1/<class>` at 0.5 for each class and their mean `f1_macro`; a class
         that neither side ever gives has F1 1.
     """

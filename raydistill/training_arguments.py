@@ -18,7 +18,7 @@ from raydistill.errors import ConfigError
 from raydistill.metrics import figures, sums_size
 from raydistill.option_values import ONE_OR_MORE, SHARE, ZERO_OR_MORE, Bounds, flag, suggest
 
-# Where the zero-shot distillation script differs from transformers, and what is faster at no cost in quality (see the benchmarks).
+# Where Hugging Face's zero-shot distillation script differs from transformers, and what is faster (see the benchmarks).
 # Checkpoints that are only made to continue a run go when it ends.
 DEFAULTS: dict[str, Any] = {
     "per_device_train_batch_size": 32,
