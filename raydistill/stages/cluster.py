@@ -164,13 +164,17 @@ def free_nodes() -> list[Node]:
         time.sleep(0.1)
         if (taken := _taken()) < least:
             least, since = taken, time.monotonic()
-    names = {node["NodeID"]: node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]}
     free = available_resources_per_node()
     return [
         Node(free[i].get("CPU", 0.0), free[i].get("GPU", 0.0), name, _memory(free[i]))
-        for i, name in names.items()
+        for i, name in _living_nodes().items()
         if i in free
     ]
+
+
+def _living_nodes() -> dict[str, str]:
+    """Their addresses by their ids."""
+    return {node["NodeID"]: node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]}
 
 
 def _memory(free: Mapping[str, float]) -> float:
@@ -184,7 +188,7 @@ def expect_shared(folder: Folder, labels: Folder | None = None) -> None:
     Args:
         labels: a label store elsewhere that every node must see.
     """
-    nodes = {node["NodeID"]: node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]}
+    nodes = _living_nodes()
     if len(nodes) == 1:
         return
     token = f".{uuid.uuid4().hex}"
