@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import shutil
 import sys
 import tempfile
 from pathlib import Path
-from typing import IO
+from typing import IO, TextIO
 
 from raydistill.progress import Console
 from raydistill.redaction import without_secrets
@@ -46,6 +45,7 @@ class Chatter:
         self.console = Console(self._user)
         self._catch(tempfile.TemporaryFile())
         self._handler = logging.StreamHandler(os.fdopen(os.dup(2), "w", encoding="utf-8", errors="replace"))
+        self._handler.handleError = lambda record: None  # type: ignore[method-assign]  # there is no room in the log
         self._handler.setFormatter(_Redacted("%(asctime)s %(levelname)s %(name)s: %(message)s"))
         logging.getLogger().addHandler(self._handler)
         return self
@@ -71,11 +71,23 @@ class Chatter:
 
     def __exit__(self, *_: object) -> None:
         logging.getLogger().removeHandler(self._handler)
-        for end in (sys.stdout.flush, sys.stderr.flush, self._handler.close, self._handler.stream.close):
-            with contextlib.suppress(OSError):  # no room for them in the log
-                end()
+        for stream, number in (sys.stdout, 1), (sys.stderr, 2), (self._handler.stream, self._handler.stream.fileno()):
+            _flush(stream, number)
+        self._handler.close()
+        self._handler.stream.close()
         for kept, number in zip(self._kept, (1, 2), strict=True):
             os.dup2(kept, number)
             os.close(kept)
         self._sink.close()
         self._user.close()
+
+
+def _flush(stream: TextIO, number: int) -> None:
+    """Write what a stream holds back, or drop it where the log has no room for it: it is not for the user."""
+    try:
+        stream.flush()
+    except OSError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, number)
+        os.close(nowhere)
+        stream.flush()

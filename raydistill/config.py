@@ -43,6 +43,7 @@ FORMER_NAMES = {
     "per_gpu_eval_batch_size": "per_device_eval_batch_size",
     "warmup_ratio": "warmup_steps",
 }
+SAYS_NOTHING = ("none", "false", "no", "off", "0", "0.0")
 # TrainingArguments fields, of today or dropped by transformers 5, that change nothing here: taken, and left aside.
 IGNORED_NAMES = frozenset({"tpu_num_cores", "local_rank", "remove_unused_columns"})
 # Beginnings of TrainingArguments fields that leave the student as it is: a run may go on with others.
@@ -397,11 +398,12 @@ def by_present_names(options: Mapping[str, Any]) -> dict[str, Any]:
     """
     present = {name: value for name, value in options.items() if name not in IGNORED_NAMES | FORMER_NAMES.keys()}
     for former, name in FORMER_NAMES.items():
-        if options.get(former) is not None and present.get(name) in (None, False, 0, "0"):
+        if options.get(former) is not None and str(present.get(name)).lower() in SAYS_NOTHING:
             present[name] = options[former]
     if (grouped := present.pop("group_by_length", None)) is not None:
         way = "group_by_length" if truth("group_by_length", grouped) else "random"
-        present.setdefault("train_sampling_strategy", way)
+        if present.get("train_sampling_strategy") is None:
+            present["train_sampling_strategy"] = way
     return present
 
 

@@ -27,6 +27,7 @@ T = TypeVar("T")
 OPENERS = 16  # files looked into at once: on an object store each takes a round trip
 SMALL_READ = 64 << 10
 PLACES = 16  # a sample is taken from so many, spread evenly over the corpus
+PLACE_BYTES = 4 << 20  # of small files at such a place
 MOST_UNPACKED = 64 << 20  # of a sample: it may unpack to anything
 FILES_COUNTED = 1024  # text by text, before anything starts
 FILES_READ = 256  # one after the other in a task: each may be a round trip, which others are to make at the same time
@@ -80,7 +81,7 @@ def _look_up_cuts(file: CorpusFile, split_bytes: int, pool: ThreadPoolExecutor) 
 def _row_group_cuts(file: CorpusFile, split_bytes: int) -> list[int]:
     groups = open_parquet(file).metadata.num_row_groups
     per_split = max(1, round(split_bytes * groups / max(file.size, 1)))
-    return [*range(0, groups, per_split), groups]
+    return [*range(0, max(groups, 1), per_split), groups]
 
 
 def estimate_texts(files: Sequence[CorpusFile], text_column: str, sample_bytes: int = 8 << 20) -> tuple[int, bool]:
@@ -94,20 +95,19 @@ def estimate_texts(files: Sequence[CorpusFile], text_column: str, sample_bytes: 
     with ThreadPoolExecutor(OPENERS) as pool:
         counts = pool.map(partial(_count_texts, text_column=text_column), looked_into)
         found = dict(zip(looked_into, counts, strict=True))
-    total = sum(found.values())
+    rest = [file for file in files if file not in found]
+    if not rest:
+        return sum(texts for texts, _ in found.values()), not any(file.format == "parquet" for file in files)
+    total = sum(rows for _, rows in found.values())
     rates: dict[Any, float] = {}
-    for file in files:
-        if file not in found:
-            kind, small = _kind(file), file.likely_bytes <= sample_bytes
-            if (kind, small) not in rates:
-                like = [other for other in found if small and _kind(other) == kind]
-                rates[kind, small] = (
-                    sum(found[other] for other in like) / sum(other.size for other in like)
-                    if like
-                    else _lines_per_byte(file, sample_bytes)
-                )
-            total += round(rates[kind, small] * file.size)
-    return total, len(found) == len(files) and not any(file.format == "parquet" for file in files)
+    for file in rest:
+        kind = _kind(file), file.likely_bytes <= sample_bytes
+        if kind not in rates:
+            like = {other: rows for other, (_, rows) in found.items() if (_kind(other), True) == kind}
+            read = sum(like.values()) / max(1, sum(other.size for other in like))
+            rates[kind] = read or _lines_per_byte(file, sample_bytes)
+        total += round(rates[kind] * file.size)
+    return total, False
 
 
 def _that_fit(files: Sequence[CorpusFile], sample_bytes: int) -> list[CorpusFile]:
@@ -124,11 +124,12 @@ def _kind(file: CorpusFile) -> tuple[str, str | None]:
     return file.format, file.compression
 
 
-def _count_texts(file: CorpusFile, text_column: str) -> int:
-    """Texts of a file; of Parquet all rows but those that the footer knows to be null."""
+def _count_texts(file: CorpusFile, text_column: str) -> tuple[int, int]:
+    """Texts of a file, without and with blank ones; of Parquet all rows but those that the footer knows to be null."""
     if file.format == "parquet":
-        return _count_rows(file, text_column)
-    return sum(bool(clean(text)) for texts in read_split(Split(file, 0, -1), text_column) for text in texts)
+        return (_count_rows(file, text_column),) * 2
+    found = Counter(bool(clean(text)) for texts in read_split(Split(file, 0, -1), text_column) for text in texts)
+    return found[True], found.total()
 
 
 def _count_rows(file: CorpusFile, text_column: str) -> int:
@@ -202,16 +203,20 @@ def read_stretches(files: Sequence[CorpusFile], text_column: str, stretch_bytes:
 def _places(files: Sequence[CorpusFile], least_bytes: int = 1) -> list[list[Split]]:
     """What to read from on, at `PLACES` spread evenly over the corpus, or fewer of `least_bytes` each.
 
-    With each place go the files between it and the next one, for a file may hold a single text.
+    With each place go small files between it and the next one, for a file may hold a single text.
     """
     some = _spread(files, PLACES)
     splits = _spread(make_splits(some, max(sum(file.size for file in some) // PLACES + 1, least_bytes)), PLACES)
     at = {file.path: number for number, file in enumerate(files)}
     ends = [at[split.file.path] for split in splits[1:]] + [len(files)]
-    return [
-        [split, *(Split(file, 0, -1) for file in files[at[split.file.path] + 1 : end][: FILES_READ - 1])]
-        for split, end in zip(splits, ends, strict=True)
-    ]
+    places = []
+    for split, end in zip(splits, ends, strict=True):
+        following = files[at[split.file.path] + 1 : end][: FILES_READ - 1]
+        sizes = itertools.accumulate(file.likely_bytes for file in following)
+        places.append(
+            [split, *(Split(file, 0, -1) for file, size in zip(following, sizes, strict=True) if size <= PLACE_BYTES)]
+        )
+    return places
 
 
 def _spread(items: Sequence[T], count: int) -> list[T]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import sys
 import time
@@ -53,11 +54,13 @@ class Console:
         self.write((ERASE if self.live else "") + printable(without_secrets(text)) + "\n")
 
     def write(self, text: str) -> None:
-        """Print it as it is; nothing any more once that cannot be, as behind `| head`: the work goes on."""
+        """Print it as it is; nothing any more once nobody reads, as behind `| head` or a closed terminal."""
         try:
             self.stream.write(text)
             self.stream.flush()
-        except OSError:  # a pipe or a terminal that is gone, a file on a full disk
+        except OSError as error:
+            if error.errno != errno.EPIPE and not (self.live and error.errno == errno.EIO):
+                raise
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, self.stream.fileno())  # what is left in the stream's buffer goes there at its end
             os.close(nowhere)

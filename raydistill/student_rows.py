@@ -117,8 +117,9 @@ def as_often(rows: pa.Table) -> Iterator[pa.Table]:
         yield rows
         return
     generator, rounds = np.random.default_rng(0), max(1, -(-int(occurrences.sum()) // MIXED_ROWS))
-    for number in range(rounds):  # in each about the same share of every text's
-        share = occurrences * (number + 1) // rounds - occurrences * number // rounds
+    phase = generator.integers(rounds, size=len(occurrences)) if rounds > 1 else 0
+    for number in range(rounds):  # of each text a like share, or its few at any time
+        share = (occurrences * (number + 1) + phase) // rounds - (occurrences * number + phase) // rounds
         order = generator.permutation(np.repeat(np.arange(len(share)), share))
         for at in range(0, max(len(order), 1), SLICE_ROWS):
             yield rows.take(order[at : at + SLICE_ROWS])

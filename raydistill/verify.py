@@ -76,9 +76,13 @@ def verify_run(
         raise RunDirError(f"{folder.path}: holds no {RECORD} that can be read. Give a run's --output-dir.") from None
     made_with, options = run.get("made_with") or {}, run.get("options") or {}
     if "labels" in made_with or folder.has(LABELS):
-        trust = {"trust_remote_code": trust_remote_code, "allow_pickle_weights": allow_pickle_weights}
+        loading = {
+            "trust_remote_code": trust_remote_code,
+            "allow_pickle_weights": allow_pickle_weights,
+            "use_fast_tokenizer": options.get("use_fast_tokenizer", True),
+        }
         store = LabelStore(folder.child(LABELS).path)
-        yield from _verify_labels(store, made_with.get("labels") or {}, sample, trust)
+        yield from _verify_labels(store, made_with.get("labels") or {}, sample, loading)
     elif options.get("labels"):
         yield Check("labels", None, f"not checked: they lie in {options['labels']}")
     if "student" in made_with:
@@ -100,7 +104,7 @@ def _checked(name: str, look: Any) -> Check:
 
 
 def _verify_labels(
-    store: LabelStore, made_with: dict[str, Any], share: float, trust: dict[str, Any]
+    store: LabelStore, made_with: dict[str, Any], share: float, loading: dict[str, Any]
 ) -> Iterator[Check]:
     record: dict[str, Any] = {}
 
@@ -126,7 +130,7 @@ def _verify_labels(
     else:
         yield _checked("corpus", lambda: _verify_corpus(store, complete, made_with))
     if wanted:
-        yield _checked("teacher", lambda: _verify_sample(record, made_with, sample, trust))
+        yield _checked("teacher", lambda: _verify_sample(record, sample, loading))
     else:
         yield Check("teacher", None, "not checked: --sample is 0")
 
@@ -228,7 +232,7 @@ def _columns(rows: Sequence[tuple[str, int]]) -> tuple[list[str], npt.NDArray[np
     return [key for key, _ in rows], np.array([times for _, times in rows], dtype=np.int64)
 
 
-def _verify_sample(record: dict[str, Any], made_with: dict[str, Any], sample: Sample, trust: dict[str, Any]) -> str:
+def _verify_sample(record: dict[str, Any], sample: Sample, loading: dict[str, Any]) -> str:
     from raydistill.nli import describe_teacher
     from raydistill.pretrained import pinned
     from raydistill.teacher import Teacher
@@ -242,10 +246,9 @@ def _verify_sample(record: dict[str, Any], made_with: dict[str, Any], sample: Sa
         precision=precision,
         entailment_id=labelling["entailment_id"],
         contradiction_id=labelling["contradiction_id"],
-        use_fast_tokenizer=made_with.get("use_fast_tokenizer", True),
         fingerprint=labelling["teacher_fingerprint"],
         revision=labelling.get("teacher_revision"),
-        **trust,
+        **loading,
     )
     spec = pinned(named, "the teacher")
     described = describe_teacher(spec)

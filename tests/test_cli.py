@@ -59,6 +59,23 @@ def test_a_stray_argument_is_refused() -> None:
         collect_config({"temperature": "2"}, ["options.json"])
 
 
+@pytest.mark.parametrize(
+    ("command", "shown", "hidden"),
+    [
+        ("run", ["--multi-label", "--teacher-batch-size", "--train-workers"], ["--labels"]),
+        ("label", ["--multi-label", "--temperature", "--use-fast-tokenizer"], ["--student-name", "--shuffle-buffer"]),
+        ("train", ["--multi-label", "--labels", "--use-fast-tokenizer"], ["--teacher-batch-size", "--data-file"]),
+    ],
+)
+def test_help_shows_what_a_command_uses(
+    command: str, shown: list[str], hidden: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([command, "--help"]) == 0
+    said = capsys.readouterr().out
+    assert [option for option in shown if option not in said] == []
+    assert [option for option in hidden if option in said] == []
+
+
 def test_help_groups_options_and_points_at_training_arguments(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["run", "--help"]) == 0
     text = capsys.readouterr().out

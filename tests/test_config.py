@@ -137,6 +137,8 @@ def test_a_former_name_means_todays_option(former, today):
             {"per_device_train_batch_size": 16},
         ),
         ({"no_cuda": False, "use_cpu": True}, {"use_cpu": True}),
+        ({"no_cuda": True, "use_cpu": "false"}, {"use_cpu": True}),
+        ({"group_by_length": False, "train_sampling_strategy": None}, {"train_sampling_strategy": "random"}),
     ],
 )
 @pytest.mark.parametrize("order", [1, -1])

@@ -737,10 +737,41 @@ def test_a_stretch_goes_on_in_the_next_file(tmp_path):
         assert stretch == [f"text {first + i:03}" for i in range(10)]
 
 
-def test_many_small_files_are_estimated_from_a_thousand_of_them(tmp_path):
+@pytest.mark.parametrize("blank", ["", "\n"])
+def test_many_small_files_are_estimated_from_a_thousand_of_them_blank_texts_included(blank, tmp_path):
     for i in range(1200):
-        (tmp_path / f"{i:04}.txt").write_text("a text\n" * 3)
-    assert estimate_texts(find_files([str(tmp_path)]), "text") == (3600, False)
+        (tmp_path / f"{i:04}.txt").write_text(f"a text\n{blank}" * 3)
+    assert estimate_texts(find_files([str(tmp_path)]), "text") == (7200 if blank else 3600, False)
+
+
+def test_files_that_hold_blank_texts_do_not_speak_for_the_others(tmp_path):
+    write(tmp_path / "a.csv", "text,x\n" + f",{'x' * 90}\n" * 400)
+    write(tmp_path / "b.csv", "text,x\n" + f"a text,{'x' * 84}\n" * 400)
+    found, exact = estimate_texts(find_files([str(tmp_path)]), "text", sample_bytes=50_000)
+    assert exact is False
+    assert 700 <= found <= 900
+
+
+def test_a_sample_does_not_read_on_in_large_files(tmp_path, monkeypatch):
+    monkeypatch.setattr(corpus, "PLACE_BYTES", 1000)
+    for i in range(40):
+        (tmp_path / f"{i:02}.txt").write_text("the same text\n" * 100)
+    read = []
+    monkeypatch.setattr(corpus, "read_split", lambda split, column: read.append(split.file.path) or [["the same text"]])
+    assert sample_texts(find_files([str(tmp_path)]), "text", 20) == ["the same text"]
+    assert len(set(read)) == 16
+
+
+def test_parquet_without_row_groups_is_passed_by(tmp_path):
+    for i in range(20):
+        with pq.ParquetWriter(tmp_path / f"{i:02}.parquet", pa.schema([("text", pa.string())])):
+            pass
+    files = find_files([str(tmp_path)])
+    assert sample_texts(files, "text", 5) == []
+    assert list(read_stretches(files, "text", 100)) == []
+    pq.write_table(pa.table({"text": ["one", "two"]}), tmp_path / "01.parquet")
+    files = find_files([str(tmp_path)])
+    assert sorted(sample_texts(files, "text", 5)) == ["one", "two"]
 
 
 def test_a_sample_is_filled_from_where_there_are_more(tmp_path):

@@ -254,8 +254,7 @@ except RuntimeError as error:
 print("a result")
 """
     out, told = run_script(script)
-    assert out.endswith("a result\n")
-    assert told.endswith("Error: no room\n")
+    assert (out, told) == ("a result\n", "Error: no room\n")
 
 
 HOSTILE = "\x1b[2J\x1b]0;owned\x07 \x9b31m \r\b\x7f \u202eexe.gpj\u2066 \ud800 \n two lines \u2028 \ufeff"

@@ -168,10 +168,24 @@ def test_copies_of_a_text_come_some_at_a_time_and_mixed_with_others(monkeypatch)
 def test_copies_without_number_take_no_memory_without_bound():
     table = rows_of(make_tokenizer("bert"))(part(sentences()[:2], [3 << 30, 1]))
     tracemalloc.start()
-    first = next(iter(as_often(table)))
-    assert first.num_rows == student_rows.SLICE_ROWS
-    assert tracemalloc.get_traced_memory()[1] < 64 << 20
-    tracemalloc.stop()
+    try:
+        first = next(iter(as_often(table)))
+        assert first.num_rows == student_rows.SLICE_ROWS
+        assert tracemalloc.get_traced_memory()[1] < 64 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def test_rare_texts_beside_very_frequent_ones_come_all_along(monkeypatch):
+    monkeypatch.setattr("raydistill.student_rows.MIXED_ROWS", 100)
+    monkeypatch.setattr("raydistill.student_rows.SLICE_ROWS", 100)
+    texts = sentences()[:61]
+    slices = list(as_often(rows_of(make_tokenizer("bert"))(part(texts, [3000, *[1] * 60]))))
+    often = slices[0]["input_ids"].to_pylist()
+    frequent = max(often, key=often.count)
+    rare = [sum(row != frequent for row in table["input_ids"].to_pylist()) for table in slices]
+    assert sum(rare) == 60
+    assert 15 <= sum(rare[: len(rare) // 2]) <= 45
 
 
 def test_no_texts_are_no_rows(slow_tokenizer):

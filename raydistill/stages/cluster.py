@@ -38,7 +38,7 @@ from raydistill.stages.private_ray import WORKER_ENVIRONMENT, private_ray
 
 OWN = (None, "local")  # addresses of a Ray of our own
 CONNECT_SECONDS = 10
-GIVE_BACK_SECONDS = 3.0  # what an actor had may count as taken for so long after its end
+GIVE_BACK_SECONDS = 5.0  # what an actor had may count as taken for so long after its end
 ANSWER_SECONDS = 120.0  # for a node to look at a folder
 CLIENT_SCHEME = "ray://"
 # The head starts a server for each client, which now and then hangs in its fork; the next one does well.
@@ -63,11 +63,8 @@ def connection(address: str | None, *, worker_output: bool = False) -> Iterator[
         ResourceError: there is no cluster to join.
     """
     if ray.is_initialized():
-        here = ray.get_runtime_context().gcs_address
-        if address not in (*OWN, "auto", here):
-            logger.warning(
-                "--address %s is not joined: this process is connected to a Ray at %s already", address, here
-            )
+        if address not in (*OWN, "auto") and not str(address).startswith(CLIENT_SCHEME):
+            _expect_joined(str(address))
         yield False
         return
     on_terminate = signal.getsignal(signal.SIGTERM)
@@ -76,6 +73,16 @@ def connection(address: str | None, *, worker_output: bool = False) -> Iterator[
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, on_terminate)  # Ray has put its own there
         yield forks
+
+
+def _expect_joined(address: str) -> None:
+    """Log a warning where host:port is not the Ray that this process is connected to."""
+    here = ray.get_runtime_context().gcs_address
+    host, _, port = address.rpartition(":")
+    with contextlib.suppress(OSError):
+        host = socket.gethostbyname(host)
+    if port != here.rpartition(":")[2] or host not in (here.rpartition(":")[0], "127.0.0.1"):
+        logger.warning("--address %s is not joined: this process is connected to a Ray at %s already", address, here)
 
 
 @contextlib.contextmanager

@@ -247,7 +247,7 @@ def test_a_merge_that_was_given_up_while_it_lives_costs_nothing(
 
 
 def test_rejected_texts_alone_do_not_end_a_later_pass(
-    store: LabelStore, tmp_path: Path, tiny_teacher_dir: Path, own_ray: None
+    store: LabelStore, tmp_path: Path, tiny_teacher_dir: Path
 ) -> None:
     from raydistill.specs import SYSTEMATIC
     from raydistill.stages.ingest import distinct_texts, pack

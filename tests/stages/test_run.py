@@ -754,6 +754,29 @@ def test_texts_that_cannot_be_scored_are_set_aside_and_the_others_trained_on(
         assert re.match(line, told), told
 
 
+@pytest.mark.parametrize("fast", [True, False])
+def test_verify_scores_with_the_tokenizer_that_the_run_had(
+    fast: bool, finished: DistillResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from raydistill import pretrained
+
+    shutil.copytree(finished.output_dir, tmp_path / "out")
+    path = tmp_path / "out" / "run.json"
+    record = json.loads(path.read_text())
+    path.write_text(json.dumps(record | {"options": record["options"] | {"use_fast_tokenizer": fast}}))
+    asked = []
+    load = pretrained.AutoTokenizer.from_pretrained
+
+    def noted(*given: Any, use_fast: bool, **more: Any) -> Any:
+        asked.append(use_fast)
+        return load(*given, use_fast=use_fast, **more)
+
+    monkeypatch.setattr(pretrained.AutoTokenizer, "from_pretrained", noted)
+    checks = {check.name: check.passed for check in verify_run(str(tmp_path / "out"), 1.0)}
+    assert checks["teacher"]
+    assert set(asked) == {fast}
+
+
 def test_a_corpus_of_blank_lines_is_refused(tmp_path: Path, make_config: MakeConfig) -> None:
     (tmp_path / "blank.txt").write_text("\n   \n\t\n")
     with pytest.raises(RaydistillError, match="holds no text but blank ones"):
