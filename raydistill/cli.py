@@ -30,6 +30,25 @@ SETTINGS = {
 }
 
 
+# Options of other groups that only one stage looks at: the help of the other does not show them.
+OF_TRAINING = (
+    "student_name_or_path",
+    "train_workers",
+    "gpus_per_train_worker",
+    "cpus_per_train_worker",
+    "checkpoint_minutes",
+)
+OF_LABELLING = (
+    "teacher_actors",
+    "teacher_gpus_per_actor",
+    "teacher_cpus_per_actor",
+    "label_file_mb",
+    "price_per_hour",
+    "max_rejected",
+    "block_seconds",
+)
+
+
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(raydistill.__version__, message="raydistill %(version)s")
 def cli() -> None:
@@ -59,7 +78,7 @@ def run(ctx: click.Context, **flags: Any) -> None:
 @_command(
     LABEL,
     "The teacher stage alone: corpus to label store (OUTPUT_DIR/labels).",
-    lambda option: option.metadata["group"] == STUDENT or option.name == "student_name_or_path",
+    lambda option: option.metadata["group"] == STUDENT or option.name in OF_TRAINING,
 )
 def label(ctx: click.Context, **flags: Any) -> None:
     _execute(ctx, flags, (LABEL,))
@@ -68,7 +87,11 @@ def label(ctx: click.Context, **flags: Any) -> None:
 @_command(
     TRAIN,
     "The student stage alone, from a label store (--labels, or OUTPUT_DIR/labels).",
-    lambda option: option.metadata["group"] == TEACHER or option.metadata["changes"] == LABELS_PRODUCT,
+    lambda option: (
+        option.metadata["group"] == TEACHER
+        or option.metadata["changes"] == LABELS_PRODUCT
+        or option.name in OF_LABELLING
+    ),
 )
 def train(ctx: click.Context, **flags: Any) -> None:
     _execute(ctx, flags, (TRAIN,))

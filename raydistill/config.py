@@ -128,8 +128,8 @@ class DistillConfig:
     )
     overwrite_output_dir: bool = option(
         False,
-        "Start over in a directory that is not empty: an earlier run's files are removed (its labels only if they "
-        "would be made again) and a model there is replaced; other files stay. A run that was begun with this flag "
+        "Start over in a directory that is not empty: an earlier run's files are removed (its labels too, "
+        "except by `train`) and a model there is replaced; other files stay. A run that was begun with this flag "
         "and the same options, and was stopped, is resumed.",
         group=BEHAVIOUR,
     )

@@ -53,7 +53,8 @@ def read_config_file(path: str) -> dict[str, Any]:
     except RecursionError:
         raise ConfigError(f"--config {path}: is not {kind} of options: it is nested too deeply.") from None
     except (ValueError, TypeError, yaml.YAMLError) as error:
-        raise ConfigError(f"--config {path}: is not {kind} ({' '.join(str(error).split())}).") from None
+        hint = " Quote a value that has a colon in it." if "mapping values are not allowed" in str(error) else ""
+        raise ConfigError(f"--config {path}: is not {kind} ({' '.join(str(error).split())}).{hint}") from None
     if not isinstance(values, Mapping):
         raise ConfigError(f"--config {path}: must hold options as `name: value` pairs.")
     try:

@@ -113,9 +113,11 @@ class LabelStore:
         """The record of a store that is finished. Raises RunDirError for one that is missing or unfinished."""
         record = self.record()
         if record is None:
-            raise RunDirError(
-                f"{self.path}: holds no label store. Make one with `raydistill label`, or name one with --labels."
-            )
+            below = self.folder.child("labels")  # as of a run's directory
+            instead = "Make one with `raydistill label`, or name one with --labels."
+            if below.has(RECORD):
+                instead = f"There is one in {below.path}: name that."
+            raise RunDirError(f"{self.path}: holds no label store. {instead}")
         if not record.get("complete"):
             raise RunDirError(f"{self.path}: its labels are not complete. Run `raydistill label` again to finish them.")
         return record

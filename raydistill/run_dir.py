@@ -84,6 +84,7 @@ class RunDir:
         changed = [line for product in begun for line in _differences(config, product, record)]
         if changed:
             labels_fit = LABELS_PRODUCT in products and not _differences(config, LABELS_PRODUCT, record)
+            labels_too = ", labels and all," if LABELS_PRODUCT in products else ""
             cheaper = (
                 f" (`raydistill train --labels {folder.child(LABELS).path}` makes another student from the same labels)"
                 if labels_fit
@@ -91,7 +92,8 @@ class RunDir:
             )
             raise RunDirError(
                 f"--output-dir {folder.path}: holds a run with other options ({'; '.join(changed)}). Give another "
-                f"folder{cheaper}, use the same options to continue, or start anew with --overwrite-output-dir."
+                f"folder{cheaper}, use the same options to continue, or start anew{labels_too} with "
+                "--overwrite-output-dir."
             )
         return cls(folder, record)
 

@@ -418,6 +418,10 @@ BAD_INPUT: dict[str, tuple[Change, list[str]]] = {
         option(student_name_or_path="~nobody-here/no"),
         [STUDENT, "no such folder"],
     ),
+    "teacher and student missing": (
+        lambda t, g: {TEACHER: str(t / "no"), STUDENT: str(t / "none")},
+        [TEACHER, "no: no such folder", STUDENT, "none: no such folder"],
+    ),
     "teacher folder missing": (lambda t, g: {TEACHER: str(t / "no")}, [TEACHER, "no such folder"]),
     "teacher not on the hub": (lambda t, g: {TEACHER: "nobody/nothing"}, [TEACHER, "hub", "cannot be reached"]),
     "student not on the hub": (lambda t, g: {STUDENT: "nobody/nothing"}, [STUDENT, "hub"]),

@@ -65,6 +65,8 @@ def build_demo_teacher(base: Path, destination: Path) -> None:
         tokenizer.init_kwargs.pop(name, None)
 
     destination.mkdir(parents=True, exist_ok=True)
-    save_file(weights, destination / "model.safetensors", metadata={"format": "pt"})
     config.save_pretrained(destination)
     tokenizer.save_pretrained(destination)
+    save_file(weights, destination / "model.safetensors", metadata={"format": "pt"})
+    # safetensors makes a file that nobody else may read.
+    (destination / "model.safetensors").chmod((destination / "config.json").stat().st_mode)

@@ -6,12 +6,12 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from raydistill.config import LABEL, TRAIN, DistillConfig
 from raydistill.corpus_files import CorpusFile
-from raydistill.errors import ConfigError, CorpusError, RunDirError, counted, shown
+from raydistill.errors import ConfigError, CorpusError, ModelError, RunDirError, counted, shown
 from raydistill.files import Folder
 from raydistill.label_store import LabelStore
 from raydistill.option_values import flag
@@ -20,6 +20,7 @@ from raydistill.run_dir import CHECKPOINTS, EVENTS, LABELS, WRITTEN
 from raydistill.specs import StudentSpec, TeacherSpec, Tolerance
 from raydistill.student_rows import StudentRows
 
+TEACHER_OPTION, STUDENT_OPTION = "--teacher-name-or-path", "--student-name-or-path"
 TOLD_BY_FINGERPRINT = ("teacher", "teacher_revision", "teacher_parameters", "trust_remote_code")
 
 
@@ -77,17 +78,21 @@ def check_models(config: DistillConfig, stages: Sequence[str], class_names: Sequ
         from raydistill.training_arguments import checked_arguments, data_seed, evaluates_midway, expect_metric
 
         arguments = checked_arguments(config.training)
-    from raydistill.pretrained import count_parameters, pinned
+    from raydistill.pretrained import count_parameters
 
-    models = Models()
+    models, wanted = Models(), dict[str, Any]()
+    if LABEL in stages:
+        wanted[TEACHER_OPTION] = _teacher_spec(config, class_names)
+    if TRAIN in stages:
+        events = _events_folder(config) if "tensorboard" in (arguments.report_to or ()) else None
+        expect_metric(arguments, class_names, multi_label=config.multi_label)
+        wanted[STUDENT_OPTION] = _student_spec(config, class_names, events)
+    found = _all_pinned(wanted)
     if TRAIN in stages:
         from raydistill.student import student_rows
 
-        option = "--student-name-or-path"
-        events = _events_folder(config) if "tensorboard" in (arguments.report_to or ()) else None
-        expect_metric(arguments, class_names, multi_label=config.multi_label)
-        student = pinned(_student_spec(config, class_names, events), option)
-        rows, parameters = student_rows(student), count_parameters(student, option)
+        student = found[STUDENT_OPTION]
+        rows, parameters = student_rows(student), count_parameters(student, STUDENT_OPTION)
         notes = _cut_at("student", config.student_max_length, rows.max_length)
         more = arguments.do_eval or arguments.num_train_epochs > 1 or arguments.max_steps > 0
         training = Training(
@@ -104,18 +109,32 @@ def check_models(config: DistillConfig, stages: Sequence[str], class_names: Sequ
     if LABEL in stages:
         from raydistill.nli import describe_teacher
 
-        option = "--teacher-name-or-path"
-        teacher = pinned(_teacher_spec(config, class_names), option)
+        teacher = found[TEACHER_OPTION]
         labelling = describe_teacher(teacher)
         teacher = dataclasses.replace(
             teacher, fingerprint=labelling["teacher_fingerprint"], parameters=labelling["teacher_parameters"]
         )
-        parameters = count_parameters(teacher, option)
+        parameters = count_parameters(teacher, TEACHER_OPTION)
         notes = _cut_at("teacher", config.teacher_max_length, labelling["max_length"]) + models.notes
         models = dataclasses.replace(
             models, teacher=teacher, labelling=labelling, teacher_parameters=parameters, notes=notes
         )
     return models
+
+
+def _all_pinned(wanted: Mapping[str, Any]) -> dict[str, Any]:
+    """Models by the options that name them, `pretrained.pinned`. Raises ModelError, naming all that cannot be had."""
+    from raydistill.pretrained import pinned
+
+    found, faults = {}, []
+    for option, model in wanted.items():
+        try:
+            found[option] = pinned(model, option)
+        except ModelError as fault:
+            faults.append(str(fault))
+    if faults:
+        raise ModelError(" ".join(faults))
+    return found
 
 
 def _cut_at(model: str, asked: int | None, tokens: int) -> tuple[str, ...]:

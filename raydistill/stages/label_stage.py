@@ -160,7 +160,7 @@ class LabelStage:
         if not counts.texts and not counts.rejected:
             raise no_text(self.config)
         if counts.known:
-            console.say(f"       {counts.labelled:,} new texts; {counts.known:,} were labelled before")
+            console.say(f"       {counted(counts.labelled, 'new text')}; {counts.known:,} were labelled before")
         if counts.removed:
             gone = counted(counts.removed, "text")
             console.say(f"       {gone} of the label store no longer in the corpus: kept, not trained on")

@@ -11,7 +11,8 @@ from raydistill.quote import Quote
 from raydistill.resources import Plan
 from raydistill.result import DistillResult
 
-LEARNT = 0.5  # agreement, or for multi-label the mean F1: below it a student is of little use
+# Agreement, or for multi-label the mean F1, below which a student is of little use, or may only want more updates.
+LEARNT, LEARNT_SHORTLY, FEW_UPDATES = 0.5, 0.8, 100
 
 
 def describe_work(texts: tuple[int, bool], num_classes: int, files: int) -> str:
@@ -82,7 +83,7 @@ def summary(
 def advice(figures: dict[str, float], updates: int) -> str | None:
     """What to try where a student has learnt too little of the labels to be of use; None where it has."""
     learnt = figures.get("agreement", figures.get("f1_macro", 1.0))
-    if learnt >= LEARNT:
+    if learnt >= (LEARNT_SHORTLY if updates < FEW_UPDATES else LEARNT):
         return None
     return (
         f"The student has learnt little of the labels in {counted(updates, 'update')}: try more --num-train-epochs, "

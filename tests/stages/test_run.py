@@ -86,7 +86,8 @@ def test_a_mistyped_option_is_told_as_such_where_there_is_a_run_already(
     ("figures", "told"),
     [
         ({"agreement": 0.49, "loss": 1.0}, True),
-        ({"agreement": 0.5, "loss": 1.0}, False),
+        ({"agreement": 0.79, "loss": 1.0}, True),
+        ({"agreement": 0.8, "loss": 1.0}, False),
         ({"f1_macro": 0.1, "f1/sport": 0.9}, True),
         ({"f1_macro": 0.8, "f1/sport": 0.1}, False),
         ({}, False),  # nothing was evaluated
@@ -664,7 +665,7 @@ class TestResume:
         label(make_config(out, data_file=str(corpus)), console)
 
         said = console.stream.getvalue()  # type: ignore[attr-defined]
-        assert "1 new texts; 180 were labelled before" in said
+        assert "1 new text; 180 were labelled before" in said
         assert "20 texts of the label store no longer in the corpus: kept, not trained on" in said
         record = json.loads((out / "run.json").read_text())
         assert (record["stages"]["label"]["labelled"], record["stages"]["label"]["removed"]) == (1, 20)
