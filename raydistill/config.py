@@ -15,6 +15,7 @@ from raydistill.errors import ConfigError, shown
 from raydistill.option_values import (
     ABOVE_ZERO,
     MINUTES,
+    NO_LARGER,
     ONE_OR_MORE,
     SHARE,
     ZERO_OR_MORE,
@@ -360,7 +361,7 @@ class DistillConfig:
             if value == "" or (isinstance(value, tuple) and "" in value):
                 faults.append(f"{flag(field.name)} is empty")
             elif bounds and value is not None:
-                faults += bounds.faults(field.name, value)
+                faults += bounds.faults(field.name, value) or NO_LARGER.faults(field.name, value)
         if self.teacher_precision == "int8" and self.teacher_backend.startswith("torch"):
             faults.append(
                 f"--teacher-precision int8 is done by OpenVINO: leave --teacher-backend {self.teacher_backend} out"

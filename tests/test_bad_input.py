@@ -210,6 +210,9 @@ BAD_INPUT: dict[str, tuple[Change, list[str]]] = {
     "unknown backend": (option(teacher_backend="onnx"), ["--teacher-backend", "onnx", "openvino"]),
     "agreement above one": (option(min_agreement="99"), ["--min-agreement 99", "between 0 and 1"]),
     "agreement not a number": (option(min_agreement="nan"), ["--min-agreement nan"]),
+    "an audit beyond number": (option(audit_texts=f"{10**30}"), ["--audit-texts", "must be at most 1000000000"]),
+    "failures beyond number": (option(max_failures=f"{1 << 31}"), ["--max-failures", "must be at most 1000000000"]),
+    "a grace beyond all clocks": (option(grace="1e300"), ["--grace 1e+300 must be at most 1000000000"]),
     "audit of nothing": (option(audit_texts="0"), ["--audit-texts 0 must be 1 or more"]),
     "student max length of special tokens": (
         option(student_max_length="2"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import subprocess
 import sys
@@ -86,3 +87,17 @@ def test_a_full_disk_is_one_line_and_with_more_space_the_run_goes_on(
     assert "label  done before: 1,200 texts" in "".join(said[2:]) or command == "label"
     assert 0 < len(parts[0].split()) < len(parts[1].split()) == len(parts[-1].split())
     assert "FAILED" not in (tmp_path / "verify.txt").read_text()
+
+
+@needs_mounts
+def test_a_full_temporary_folder_of_ray_is_one_line_before_anything_is_written(tmp_path: Path, good: dict) -> None:
+    small = tmp_path / "small"
+    small.mkdir()
+    mounted = ["unshare", "-rm", "sh", "-c", 'mount -t tmpfs -o size=4m none "$1" && shift && exec "$@"', "sh", small]
+    run = [sys.executable, "-m", "raydistill", "label", *(token for pair in good.items() for token in pair)]
+    environment = os.environ | {"RAY_TMPDIR": str(small)}
+    done = subprocess.run([*mounted, *run], env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 2, done.stderr
+    (error,) = [line for line in done.stderr.splitlines() if line.startswith("Error: ")]
+    assert f"{small}: is full (4 MB free)" in error
+    assert not Path(good["--output-dir"]).exists()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -58,6 +59,7 @@ NO_AGENTS = [
 # A driver waits for workers that are started beforehand, and nothing else in it goes on. A fork is made in no time.
 NONE_BEFOREHAND = ["--num_prestart_python_workers=0"]
 
+LEAST_FREE_BYTES = 8 << 20
 _private = False
 
 
@@ -65,6 +67,8 @@ _private = False
 def private_ray(settings: dict[str, Any]) -> Iterator[bool]:
     """A Ray of our own, which ends here too; whether its workers are forked."""
     global _private
+    folder = os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()
+    _expect_room(folder)
     with _environment(PRIVATE_ENVIRONMENT | WORKER_ENVIRONMENT), forked_workers() as forks:
         with _lean(forks), _whole():
             try:
@@ -72,7 +76,6 @@ def private_ray(settings: dict[str, Any]) -> Iterator[bool]:
             except OSError as error:
                 if "AF_UNIX" not in str(error):
                     raise
-                folder = os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()
                 raise ResourceError(
                     f"{folder}: too long a path for Ray's sockets, which lie below it. Name a shorter one, as by "
                     "export RAY_TMPDIR=/tmp."
@@ -83,6 +86,16 @@ def private_ray(settings: dict[str, Any]) -> Iterator[bool]:
         finally:
             _private = False
             ray.shutdown()
+
+
+def _expect_room(folder: str) -> None:
+    """Raise ResourceError where Ray's files have no room: it would wait for a minute, and end in a fault."""
+    with contextlib.suppress(OSError):  # not there yet
+        if (free := shutil.disk_usage(folder).free) < LEAST_FREE_BYTES:
+            raise ResourceError(
+                f"{folder}: is full ({free >> 20} MB free), and Ray keeps its files there. Free some space, or name a "
+                "folder elsewhere, as by export RAY_TMPDIR=/var/tmp."
+            )
 
 
 @contextlib.contextmanager
