@@ -98,7 +98,7 @@ def estimate_texts(files: Sequence[CorpusFile], text_column: str, sample_bytes: 
     rest = [file for file in files if file not in found]
     if not rest:
         return sum(texts for texts, _ in found.values()), not any(file.format == "parquet" for file in files)
-    total = sum(rows for _, rows in found.values())
+    total = float(sum(rows for _, rows in found.values()))
     rates: dict[Any, float] = {}
     for file in rest:
         kind = _kind(file), file.likely_bytes <= sample_bytes
@@ -106,8 +106,8 @@ def estimate_texts(files: Sequence[CorpusFile], text_column: str, sample_bytes: 
             like = {other: rows for other, (_, rows) in found.items() if (_kind(other), True) == kind}
             read = sum(like.values()) / max(1, sum(other.size for other in like))
             rates[kind] = read or _lines_per_byte(file, sample_bytes)
-        total += round(rates[kind] * file.size)
-    return total, False
+        total += rates[kind] * file.size
+    return max(round(total), 1), False  # that there is none, only reading all of it would tell
 
 
 def _that_fit(files: Sequence[CorpusFile], sample_bytes: int) -> list[CorpusFile]:
@@ -142,7 +142,7 @@ def _count_rows(file: CorpusFile, text_column: str) -> int:
 def _lines_per_byte(file: CorpusFile, sample_bytes: int) -> float:
     """Line ends for each byte of the file as it lies: in places all over it, or at its beginning where it must be."""
     fs, path = open_path(file.path)
-    places = PLACES if file.shows_line_ends else 1
+    places = PLACES if file.shows_line_ends and file.size > sample_bytes else 1
     lines = read = 0
     with fs.open_input_file(path) as stream:
         for place in range(places):

@@ -11,7 +11,7 @@ import dataclasses
 import hashlib
 import json
 import os
-import pickle
+import traceback
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -134,14 +134,14 @@ def load_classifier(model: ModelSpec, *, new_head: bool = False, **loading: Any)
             f"its weights are not those of the {type(loaded).__name__} that its config.json describes: {len(made_up)} "
             f"are missing or of another size ({made_up[0]}, …)."
         )
-    except (pickle.UnpicklingError, EOFError):
-        reason = "its pickled weights hold more than tensors, or are damaged. Give a model with safetensors."
-    except RuntimeError as error:
-        if "corrupted" not in str(error):  # as PyTorch says of a pickle that was cut short
-            raise
-        reason = "its pickled weights are damaged or cut short. Copy them again."
     except (OSError, ValueError, ImportError, SafetensorError) as error:
         reason = _why_not(error, f"its weights cannot be loaded ({first_line(error)}).")
+    except Exception as error:  # torch.load raises anything, of what is no pickle or was cut short
+        if not any(
+            Path(frame.filename).match("torch/serialization.py") for frame in traceback.extract_tb(error.__traceback__)
+        ):
+            raise
+        reason = "its pickled weights hold more than tensors, or are damaged. Give a model with safetensors."
     raise ModelError(f"{model.name_or_path}: {reason}")
 
 

@@ -744,6 +744,23 @@ def test_many_small_files_are_estimated_from_a_thousand_of_them_blank_texts_incl
     assert estimate_texts(find_files([str(tmp_path)]), "text") == (7200 if blank else 3600, False)
 
 
+def test_files_without_rows_do_not_make_others_look_empty(tmp_path):
+    for i in range(1030):
+        write(tmp_path / f"a{i:04}.csv", "text")
+    for i in range(300):
+        write(tmp_path / f"b{i:04}.csv", f"text\nfoo {i}")
+    found, exact = estimate_texts(find_files([str(tmp_path)]), "text")
+    assert (found >= 1, exact) == (True, False)
+
+
+def test_small_files_are_not_rounded_one_by_one(tmp_path):
+    for i in range(1024):
+        write(tmp_path / f"a{i:04}.txt", "a text of some length\n")
+    for i in range(2000):
+        write(tmp_path / f"b{i:04}.txt", "a text\n")
+    assert estimate_texts(find_files([str(tmp_path)]), "text")[0] >= 1600
+
+
 def test_files_that_hold_blank_texts_do_not_speak_for_the_others(tmp_path):
     write(tmp_path / "a.csv", "text,x\n" + f",{'x' * 90}\n" * 400)
     write(tmp_path / "b.csv", "text,x\n" + f"a text,{'x' * 84}\n" * 400)

@@ -146,6 +146,14 @@ def test_a_pickle_that_was_cut_short_is_one_line(tmp_path, zipped, share):
         expect_own_weights(teacher_spec(folder, allow_pickle_weights=True))
 
 
+@pytest.mark.parametrize("content", [bytes(4096), b"hello world", b"Repository not found", bytes(range(256)) * 16])
+def test_what_is_no_pickle_is_one_line(tmp_path, content):
+    folder = pickle_weights(save_classifier(tmp_path / "nli"))
+    (folder / "pytorch_model.bin").write_bytes(content)
+    with pytest.raises(ModelError, match="damaged"):
+        expect_own_weights(teacher_spec(folder, allow_pickle_weights=True))
+
+
 def test_an_index_of_safetensors_cannot_name_a_pickle(tmp_path, trace, refusal):
     folder = save_classifier(tmp_path / "model")
     names = list(load_file(folder / "model.safetensors"))

@@ -68,18 +68,25 @@ def connection(address: str | None, *, worker_output: bool = False) -> Iterator[
         yield False
         return
     on_terminate = signal.getsignal(signal.SIGTERM)
-    settings: dict[str, Any] = {"log_to_driver": worker_output, "logging_level": logging.WARNING}
-    with private_ray(settings) if address in OWN else _joined(str(address), settings) as forks:
+
+    def put_back() -> None:
         if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, on_terminate)  # Ray has put its own there
-        yield forks
+            signal.signal(signal.SIGTERM, on_terminate)
+
+    settings: dict[str, Any] = {"log_to_driver": worker_output, "logging_level": logging.WARNING}
+    try:
+        with private_ray(settings) if address in OWN else _joined(str(address), settings) as forks:
+            put_back()  # Ray has put its own there
+            yield forks
+    finally:
+        put_back()  # and the default one at its end
 
 
 def _expect_joined(address: str) -> None:
     """Log a warning where host:port is not the Ray that this process is connected to."""
     here = ray.get_runtime_context().gcs_address
     host, _, port = address.rpartition(":")
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, ValueError, TypeError):  # of what is no name of a host
         host = socket.gethostbyname(host)
     if port != here.rpartition(":")[2] or host not in (here.rpartition(":")[0], "127.0.0.1"):
         logger.warning("--address %s is not joined: this process is connected to a Ray at %s already", address, here)

@@ -218,6 +218,23 @@ def test_the_environment_of_a_private_ray_is_gone_with_it(monkeypatch: pytest.Mo
     assert os.environ == before
 
 
+ENDS = """
+import os, signal
+from raydistill.stages.cluster import connection
+
+signal.signal(signal.SIGTERM, lambda *_: print("asked to end", flush=True))
+with connection(None):
+    os.kill(os.getpid(), signal.SIGTERM)
+os.kill(os.getpid(), signal.SIGTERM)
+print("went on")
+"""
+
+
+def test_a_callers_own_handler_of_sigterm_is_there_within_and_after() -> None:
+    done = subprocess.run([sys.executable, "-c", ENDS], capture_output=True, text=True, timeout=300)
+    assert (done.returncode, done.stdout.splitlines()) == (0, ["asked to end", "asked to end", "went on"]), done.stderr
+
+
 def test_where_a_process_is_connected_already_another_address_is_told_to_be_left_aside(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
