@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,19 +19,19 @@ from typing import Any, TypeVar
 import pyarrow as pa
 
 from raydistill.corpus_files import CorpusFile, Split
-from raydistill.corpus_lines import LONGEST_LINE, as_utf8
-from raydistill.corpus_readers import open_parquet, parquet_column, read_split
+from raydistill.corpus_lines import LONGEST_LINE, as_utf8, count_line_ends
+from raydistill.corpus_readers import OPENERS, open_parquet, parquet_column, read_split, read_splits
 from raydistill.paths import open_path
 
 T = TypeVar("T")
 
-OPENERS = 16  # files looked into at once: on an object store each takes a round trip
 SMALL_READ = 64 << 10
 PLACES = 16  # a sample is taken from so many, spread evenly over the corpus
-PLACE_BYTES = 4 << 20  # of small files at such a place
+PLACE_BYTES = 16 << 20  # of text, read at such a place, where all are the same or none is new
 MOST_UNPACKED = 64 << 20  # of a sample: it may unpack to anything
+FILES_READ = 256  # on from such a place
 FILES_COUNTED = 1024  # text by text, before anything starts
-FILES_READ = 256  # one after the other in a task: each may be a round trip, which others are to make at the same time
+TRIPS = 256  # of a task, to files that are opened one after the other: others are to make theirs at the same time
 
 
 def check_readable(files: Sequence[CorpusFile], text_column: str) -> None:
@@ -51,20 +52,20 @@ def make_splits(files: Iterable[CorpusFile], split_bytes: int) -> list[Split]:
 
 
 def gather_splits(splits: Sequence[Split], most_bytes: int) -> list[list[Split]]:
-    """Small splits together, in their order: about `most_bytes` and FILES_READ of them at most, but one at the least.
+    """Splits together, in their order: about `most_bytes` and as many as TRIPS allows at most, but one at the least.
 
     A corpus may be in very many files, and it takes more to begin a task than to read one of them.
     """
     pieces = Counter(split.file.path for split in splits)
     gathered: list[list[Split]] = []
-    total = 0.0
+    total = trips = 0.0
     for split in splits:
-        size = split.file.size / pieces[split.file.path]
-        if not gathered or total + size > most_bytes or len(gathered[-1]) == FILES_READ:
+        size, trip = split.file.size / pieces[split.file.path], 1 / OPENERS if split.file.is_small else 1
+        if not gathered or total + size > most_bytes or trips + trip > TRIPS:
             gathered.append([])
-            total = 0
+            total = trips = 0
         gathered[-1].append(split)
-        total += size
+        total, trips = total + size, trips + trip
     return gathered
 
 
@@ -155,13 +156,13 @@ def _lines_per_byte(file: CorpusFile, sample_bytes: int) -> float:
 def _count_lines(piece: bytes, file: CorpusFile) -> tuple[int, int]:
     """(line ends, bytes of the piece among which they are): all of it, or as much as unpacks to `MOST_UNPACKED`."""
     if file.shows_line_ends:
-        return piece.count(b"\n"), len(piece)
+        return count_line_ends(piece), len(piece)
     source = pa.BufferReader(piece)
     stream = as_utf8(pa.input_stream(source, compression=file.compression), file)
     lines = unpacked = 0
     with contextlib.suppress(OSError, UnicodeError):  # which a file that is cut short ends in
         while unpacked < MOST_UNPACKED and (block := stream.read(SMALL_READ)):  # the last of a cut one is lost
-            lines, unpacked = lines + block.count(b"\n"), unpacked + len(block)
+            lines, unpacked = lines + count_line_ends(block), unpacked + len(block)
     return lines, source.tell()
 
 
@@ -192,8 +193,8 @@ def read_stretches(files: Sequence[CorpusFile], text_column: str, stretch_bytes:
         stretch: list[str] = []
         size = 0
         for text in _read_on(place, text_column):
-            stretch.append(clean(text))
-            size += line_bytes(stretch[-1])
+            stretch.append(text)
+            size += line_bytes(text)
             if size >= stretch_bytes:
                 break
         if stretch:
@@ -201,21 +202,22 @@ def read_stretches(files: Sequence[CorpusFile], text_column: str, stretch_bytes:
 
 
 def _places(files: Sequence[CorpusFile], least_bytes: int = 1) -> list[list[Split]]:
-    """What to read from on, at `PLACES` spread evenly over the corpus, or fewer of `least_bytes` each.
+    """What to read from on, at `PLACES` spread evenly over the bytes of the corpus, or fewer of `least_bytes` each.
 
-    With each place go small files between it and the next one, for a file may hold a single text.
+    The last place in a file goes on in those between it and the next one, for a file may hold a single text.
     """
-    some = _spread(files, PLACES)
-    splits = _spread(make_splits(some, max(sum(file.size for file in some) // PLACES + 1, least_bytes)), PLACES)
-    at = {file.path: number for number, file in enumerate(files)}
-    ends = [at[split.file.path] for split in splits[1:]] + [len(files)]
+    ends = list(itertools.accumulate(file.likely_bytes for file in files))
+    count = max(1, min(PLACES, ends[-1] // least_bytes))
+    hits = Counter(bisect_right(ends, ends[-1] * place // count) for place in range(count))
+
+    def cut(at: int) -> list[Split]:
+        return _spread(make_splits([files[at]], -(-files[at].size // hits[at])), hits[at])
+
     places = []
-    for split, end in zip(splits, ends, strict=True):
-        following = files[at[split.file.path] + 1 : end][: FILES_READ - 1]
-        sizes = itertools.accumulate(file.likely_bytes for file in following)
-        places.append(
-            [split, *(Split(file, 0, -1) for file, size in zip(following, sizes, strict=True) if size <= PLACE_BYTES)]
-        )
+    with ThreadPoolExecutor(OPENERS) as pool:
+        for (at, end), splits in zip(itertools.pairwise([*hits, len(files)]), pool.map(cut, hits), strict=True):
+            places += [[split] for split in splits]
+            places[-1] += [Split(file, 0, -1) for file in files[at + 1 : end][:FILES_READ]]
     return places
 
 
@@ -224,15 +226,20 @@ def _spread(items: Sequence[T], count: int) -> list[T]:
     return [items[i * len(items) // min(count, len(items))] for i in range(min(count, len(items)))]
 
 
-def _read_on(splits: Iterable[Split], text_column: str) -> Iterator[str | None]:
-    """The texts of splits, one split after another."""
-    return (text for split in splits for texts in read_split(split, text_column) for text in texts)
+def _read_on(splits: Iterable[Split], text_column: str) -> Iterator[str]:
+    """The texts of splits, cleaned, blank ones included, one split after another, until they are `PLACE_BYTES`."""
+    read = 0
+    for text in map(clean, itertools.chain.from_iterable(read_splits(splits, text_column))):
+        yield text
+        read += line_bytes(text)
+        if read >= PLACE_BYTES:
+            return
 
 
 def _distinct(splits: Iterable[Split], text_column: str) -> Iterator[str]:
-    """The distinct texts of splits, cleaned and without blank ones."""
+    """The distinct texts of splits, without blank ones."""
     found: set[str] = set()
-    for text in map(clean, _read_on(splits, text_column)):
+    for text in _read_on(splits, text_column):
         if text and text not in found:
             found.add(text)
             yield text

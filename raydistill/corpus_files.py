@@ -21,6 +21,7 @@ from raydistill.paths import GLOB_CHARACTERS, is_uri, open_path, user_of
 from raydistill.redaction import without_secrets
 
 FORMATS = {".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl", ".parquet": "parquet"}
+SMALL_FILE = 64 << 10
 COMPRESSIONS = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2", ".lz4": "lz4"}
 
 
@@ -39,6 +40,11 @@ class CorpusFile:
     def likely_bytes(self) -> int:
         """About how much it is unpacked: texts shrink to a quarter."""
         return self.size * (4 if self.compression or self.format == "parquet" else 1)
+
+    @property
+    def is_small(self) -> bool:
+        """Whether it takes longer to be opened than to be read, and takes as much memory then."""
+        return self.size <= SMALL_FILE and self.compression is None and self.format != "parquet"
 
     @property
     def shows_line_ends(self) -> bool:
@@ -91,7 +97,8 @@ def _expand(entry: str) -> list[CorpusFile]:
         if info.type == pafs.FileType.File:
             return [_describe(uri if scheme else path, info, settings)]
         if info.type == pafs.FileType.Directory:
-            listed = fs.get_file_info(pafs.FileSelector(path, recursive=True))
+            local = isinstance(fs, pafs.LocalFileSystem)
+            listed = fs.get_file_info(_walk(path) if local else pafs.FileSelector(path, recursive=True))
             found = [item for item in listed if not _is_hidden(item.path.removeprefix(path))]
         elif GLOB_CHARACTERS & set(path):
             found = fs.get_file_info(ArrowFSWrapper(fs).glob(path) if scheme else glob.glob(path, recursive=True))
@@ -106,6 +113,25 @@ def _expand(entry: str) -> list[CorpusFile]:
     if not files:
         raise CorpusError(f"--data-file {entry}: no such file. Give a file, a directory with files in it, or a glob.")
     return [_describe(scheme + quote(item.path) if scheme else item.path, item, settings) for item in files]
+
+
+def _walk(folder: str) -> list[str]:
+    """All files below a folder of this machine, links followed; of folders that links lead to twice, once."""
+
+    def fail(error: OSError) -> None:
+        raise error
+
+    found: list[str] = []
+    met: set[str] = set()
+    for path, folders, names in os.walk(folder, onerror=fail, followlinks=True):
+        real = os.path.realpath(path)
+        if real in met:
+            folders.clear()  # of links that lead back there is no end
+            continue
+        met.add(real)
+        found += [os.path.join(path, name) for name in names]
+        folders[:] = sorted(name for name in folders if not _is_hidden(name))
+    return found
 
 
 def _is_hidden(path: str) -> bool:
@@ -123,5 +149,7 @@ def _describe(path: str, info: pafs.FileInfo, settings: str) -> CorpusFile:
 
 def corpus_signature(files: Sequence[CorpusFile], text_column: str) -> str:
     """Changes when a file of the corpus does, or how it is read: by names, sizes and times, not contents or keys."""
-    facts = [[without_secrets(file.path), file.size, file.modified, file.encoding] for file in files]
+    lines = "\n".join(file.path.replace("\n", " ") for file in files)  # one by one it takes seconds
+    paths = without_secrets(lines).split("\n")
+    facts = [[path, file.size, file.modified, file.encoding] for path, file in zip(paths, files, strict=True)]
     return hashlib.blake2b(json.dumps([text_column, facts]).encode(), digest_size=16).hexdigest()

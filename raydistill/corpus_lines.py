@@ -75,12 +75,13 @@ def numbered_pieces(split: Split) -> Iterator[tuple[int, str]]:
             piece, rest = data[:cut], data[cut:]
             if piece:
                 yield number, _decode(piece, number, path)
-                number += _line_ends(piece) if number else 0
+                number += count_line_ends(piece) if number else 0
     if rest:
         yield number, _decode(rest, number, path)
 
 
-def _line_ends(piece: bytes) -> int:
+def count_line_ends(piece: bytes) -> int:
+    """How many lines end in a piece of a file, by LF, CRLF or CR."""
     return piece.count(b"\n") + piece.count(b"\r") - piece.count(b"\r\n")
 
 
@@ -91,7 +92,7 @@ def _decode(piece: bytes, number: int, path: str) -> str:
         at = error.start
         begin = max(piece.rfind(b"\n", 0, at), piece.rfind(b"\r", 0, at)) + 1
         line = piece[begin : at + HEAD_BYTES].splitlines()[0]
-        place = f"line {number + _line_ends(piece[:begin])}" if number else f"{line[:40]!r}"
+        place = f"line {number + count_line_ends(piece[:begin])}" if number else f"{line[:40]!r}"
         raise CorpusError(
             f"{path}: {place} is not UTF-8; it may be {_likely_encoding(line)}. Name the encoding with --encoding."
         ) from None

@@ -8,7 +8,9 @@ from __future__ import annotations
 import csv
 import io
 import json
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -18,6 +20,7 @@ from raydistill.corpus_lines import LONGEST_LINE, READ_BYTES, numbered_lines, nu
 from raydistill.errors import CorpusError, counted, first_line
 from raydistill.paths import open_path
 
+OPENERS = 16  # files looked into at once: on an object store each takes a round trip
 # Parquet may unpack to anything: what its footer says is held against these before it is read, and few rows are decoded
 # at a time, as each may be the same long text.
 PARQUET_ROWS, LARGEST_COLUMN, HIGHEST_RATIO = 32, 64 << 20, 200
@@ -45,6 +48,23 @@ def read_split(split: Split, text_column: str) -> Iterator[list[str]]:
         ) from None
     except pa.ArrowException as error:
         raise CorpusError(f"{file.path}: cannot be read as {file.format} ({first_line(error)}).") from None
+
+
+def read_splits(splits: Iterable[Split], text_column: str) -> Iterator[list[str]]:
+    """The same of several, one after the other; small files are opened ahead, as each may be a round trip."""
+    ahead: deque[Future[list[list[str]]] | Iterator[list[str]]] = deque()
+    with ThreadPoolExecutor(OPENERS) as pool:
+        for split in splits:
+            read = read_split(split, text_column)
+            ahead.append(pool.submit(list, read) if split.file.is_small else read)
+            if len(ahead) > OPENERS:
+                yield from _arrived(ahead.popleft())
+        while ahead:
+            yield from _arrived(ahead.popleft())
+
+
+def _arrived(read: Future[list[list[str]]] | Iterator[list[str]]) -> Iterable[list[str]]:
+    return read.result() if isinstance(read, Future) else read
 
 
 def _read_lines(split: Split, text_column: str) -> Iterator[list[str]]:

@@ -7,7 +7,9 @@ import csv
 import gzip
 import io
 import json
+import os
 import re
+import threading
 from functools import partial
 
 import numpy as np
@@ -21,7 +23,7 @@ from hypothesis import strategies as st
 from raydistill import corpus, corpus_lines, corpus_readers
 from raydistill.class_names import read_class_names
 from raydistill.corpus import (
-    FILES_READ,
+    TRIPS,
     check_readable,
     clean,
     estimate_texts,
@@ -32,7 +34,7 @@ from raydistill.corpus import (
     text_id,
 )
 from raydistill.corpus_files import CorpusFile, Split, find_files
-from raydistill.corpus_readers import read_split
+from raydistill.corpus_readers import read_split, read_splits
 from raydistill.errors import CorpusError
 
 TEXTS = ["the striker scored", "Zoë paid 3 €", "", "  东京  ", 'a "quoted", text', "NA", "null", "🙂\u2028one line\x85"]
@@ -143,21 +145,49 @@ def test_a_line_that_begins_where_a_split_should_is_where_it_is_cut(tmp_path):
     assert found == [(0, 20), (20, 40), (40, 60)]
 
 
-@example(sizes=[1] * 3 * FILES_READ, most=10 * FILES_READ)
-@given(st.lists(st.integers(1, 3000), min_size=1, max_size=600), st.integers(300, 100_000))
-def test_small_splits_are_gathered_in_their_order(sizes, most):
-    files = [CorpusFile(f"{i}.txt", size, 0, "text", None) for i, size in enumerate(sizes)]
+@example(sizes=[1] * 3 * TRIPS, most=10 * TRIPS, compression="gzip")
+@example(sizes=[1] * 3 * 16 * TRIPS, most=100 * TRIPS, compression=None)
+@given(
+    st.lists(st.integers(1, 3000), min_size=1, max_size=600), st.integers(300, 100_000), st.sampled_from([None, "gzip"])
+)
+def test_small_splits_are_gathered_in_their_order(sizes, most, compression):
+    most_files = TRIPS if compression else 16 * TRIPS  # those that can be opened ahead are a sixteenth of a trip
+    files = [CorpusFile(f"{i}.txt", size, 0, "text", compression) for i, size in enumerate(sizes)]
     splits = [Split(file, at, min(at + most, file.size)) for file in files for at in range(0, file.size, most)]
     gathered = gather_splits(splits, most)
     assert [split for group in gathered for split in group] == splits
     of = {file.path: file.size / len(range(0, file.size, most)) for file in files}
     totals = [sum(of[split.file.path] for split in group) for group in gathered]
     assert all(
-        len(group) <= FILES_READ and (total < most + 1e-6 or len(group) == 1)
+        len(group) <= most_files and (total < most + 1e-6 or len(group) == 1)
         for group, total in zip(gathered, totals, strict=True)
     )
     for group, total, after in zip(gathered, totals, gathered[1:], strict=False):  # one more would have been too many
-        assert len(group) == FILES_READ or total + of[after[0].file.path] > most - 1e-6
+        assert len(group) == most_files or total + of[after[0].file.path] > most - 1e-6
+
+
+def test_small_files_are_opened_at_the_same_time_and_read_in_their_order(tmp_path, monkeypatch):
+    for i in range(64):
+        (tmp_path / f"{i:02}.txt").write_text(f"text {i}\n")
+    together = threading.Barrier(8)
+    open_text = corpus_lines.open_text
+
+    def opened(split):
+        together.wait(timeout=30)  # until eight are being opened
+        return open_text(split)
+
+    monkeypatch.setattr(corpus_lines, "open_text", opened)
+    splits = make_splits(find_files([str(tmp_path)]), 1000)
+    assert [text for texts in read_splits(splits, "text") for text in texts] == [f"text {i}" for i in range(64)]
+
+
+def test_texts_before_a_file_that_cannot_be_read_are_given_first(tmp_path):
+    for i in range(64):
+        (tmp_path / f"{i:02}.txt").write_bytes(b"text \xff\n" if i == 40 else b"text\n")
+    texts = read_splits(make_splits(find_files([str(tmp_path)]), 1000), "text")
+    assert [next(texts) for _ in range(40)] == [["text"]] * 40
+    with pytest.raises(CorpusError, match=r"40\.txt: line 1 is not UTF-8"):
+        next(texts)
 
 
 # Compression
@@ -386,10 +416,24 @@ def test_a_parquet_column_with_a_dot_in_its_name_is_not_a_part_of_another(tmp_pa
 def test_a_file_counts_once_however_many_ways_lead_to_it(tmp_path):
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "a.txt").write_text("one\n")
-    (tmp_path / "data" / "loop").symlink_to(".")
+    for loop in "pqr":  # ways of these without number
+        (tmp_path / "data" / loop).symlink_to(".")
     (tmp_path / "latest").symlink_to("data")
     (tmp_path / "b.txt").write_text("two\n")
     assert texts_of([tmp_path / "b.txt", tmp_path, tmp_path / "data" / "a.txt"]) == ["two", "one"]
+
+
+def test_a_folder_that_cannot_be_listed_is_an_error(tmp_path, monkeypatch):
+    (tmp_path / "data").mkdir()
+    scandir = os.scandir
+
+    def denied(path):
+        if str(path).endswith("data"):
+            raise PermissionError(13, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", denied)  # root may list any
+    assert f"--data-file {tmp_path}: cannot be read" in error_of(tmp_path)
 
 
 def test_a_column_that_parquet_lacks_is_an_error_that_lists_the_others(tmp_path):
@@ -744,6 +788,15 @@ def test_many_small_files_are_estimated_from_a_thousand_of_them_blank_texts_incl
     assert estimate_texts(find_files([str(tmp_path)]), "text") == (7200 if blank else 3600, False)
 
 
+@pytest.mark.parametrize("packed", [False, True])
+def test_lines_that_end_in_cr_are_estimated_as_others_are(packed, tmp_path):
+    content = "".join(f"a text of some words, {i:06}\r" for i in range(20_000)).encode()
+    (tmp_path / ("c.txt.gz" if packed else "c.txt")).write_bytes(gzip.compress(content) if packed else content)
+    found, exact = estimate_texts(find_files([str(tmp_path)]), "text", sample_bytes=50_000)
+    assert exact is False
+    assert 18_000 <= found <= 22_000
+
+
 def test_files_without_rows_do_not_make_others_look_empty(tmp_path):
     for i in range(1030):
         write(tmp_path / f"a{i:04}.csv", "text")
@@ -769,14 +822,42 @@ def test_files_that_hold_blank_texts_do_not_speak_for_the_others(tmp_path):
     assert 700 <= found <= 900
 
 
-def test_a_sample_does_not_read_on_in_large_files(tmp_path, monkeypatch):
-    monkeypatch.setattr(corpus, "PLACE_BYTES", 1000)
-    for i in range(40):
-        (tmp_path / f"{i:02}.txt").write_text("the same text\n" * 100)
+def test_a_large_file_among_many_small_ones_has_its_share_of_a_sample(tmp_path):
+    for i in range(1000):
+        (tmp_path / f"{i:04}.txt").write_text(f"a short text {i:04}\n")
+    (tmp_path / "0500x.txt").write_text("".join(f"one of the large file {i:04}\n" for i in range(2500)))
+    files = find_files([str(tmp_path)])
+    sample = sample_texts(files, "text", 160)
+    assert len(sample) == 160
+    of_large = [int(text.split()[-1]) for text in sample if "large" in text]
+    assert 110 <= len(of_large) <= 140  # three quarters of all bytes
+    assert np.histogram(of_large, bins=4, range=(0, 2500))[0].min() >= 20
+    stretches = list(read_stretches(files, "text", 100))
+    assert 11 <= sum("large" in stretch[0] for stretch in stretches) <= 14
+
+
+def test_a_sample_goes_on_behind_a_file_that_is_larger_than_others(tmp_path):
+    for i in range(100):
+        (tmp_path / f"{i:04}.txt").write_text(f"text {i}\n")
+    (tmp_path / "0003.txt").write_text("text 3\n" * 5)
+    assert len(sample_texts(find_files([str(tmp_path)]), "text", 95)) == 95
+
+
+def test_a_sample_does_not_read_the_whole_of_a_corpus_whose_texts_are_the_same(tmp_path, monkeypatch):
+    (tmp_path / "c.txt").write_text("the same text\n" * 100_000)
+    files = find_files([str(tmp_path)])
     read = []
-    monkeypatch.setattr(corpus, "read_split", lambda split, column: read.append(split.file.path) or [["the same text"]])
-    assert sample_texts(find_files([str(tmp_path)]), "text", 20) == ["the same text"]
-    assert len(set(read)) == 16
+
+    def counted(split, column):
+        for texts in read_split(split, column):
+            read.extend(texts)
+            yield texts
+
+    monkeypatch.setattr(corpus, "PLACE_BYTES", 1000)
+    monkeypatch.setattr(corpus_lines, "READ_BYTES", 1000)
+    monkeypatch.setattr(corpus_readers, "read_split", counted)
+    assert sample_texts(files, "text", 20) == ["the same text"]
+    assert 0 < len(read) < 10_000
 
 
 def test_parquet_without_row_groups_is_passed_by(tmp_path):

@@ -22,7 +22,7 @@ from ray.data.datasource import Datasource, ReadTask
 
 from raydistill.corpus import clean, line_bytes, text_id
 from raydistill.corpus_files import Split
-from raydistill.corpus_readers import read_split
+from raydistill.corpus_readers import read_splits
 from raydistill.known_texts import KnownTexts
 from raydistill.specs import Effort
 
@@ -63,8 +63,7 @@ def read_blocks(
     held: Counter[str] = Counter()
     texts: Counter[str] = Counter()
     size, started = 0, time.perf_counter()
-    read = itertools.chain.from_iterable(read_split(split, text_column) for split in splits)
-    for line in itertools.chain.from_iterable(read):
+    for line in itertools.chain.from_iterable(read_splits(splits, text_column)):
         text = clean(line)
         texts[text] += 1
         size += line_bytes(text)
