@@ -137,7 +137,7 @@ def verify(output_dir: str, sample: float, as_json: bool, **trust: bool) -> int:
             state = {True: "ok", False: "FAILED", None: "-"}[check.passed]
             console.say(f"{state:6}  {check.name:7}  {check.found}")
     if as_json:
-        click.echo(json.dumps([dataclasses.asdict(check) for check in checks], indent=2))
+        console.write(json.dumps([dataclasses.asdict(check) for check in checks], indent=2) + "\n")
     return 1 if any(check.passed is False for check in checks) else 0
 
 

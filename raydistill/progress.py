@@ -54,12 +54,16 @@ class Console:
         self.write((ERASE if self.live else "") + printable(without_secrets(text)) + "\n")
 
     def write(self, text: str) -> None:
-        """Print it as it is; nothing any more once nobody reads, as behind `| head` or a closed terminal."""
+        """Print it as it is; nothing any more once that cannot be read, as behind `| head` or on a closed terminal.
+
+        Raises:
+            OSError: what was to be a result, on standard output, has no room.
+        """
         try:
             self.stream.write(text)
             self.stream.flush()
         except OSError as error:
-            if error.errno != errno.EPIPE and not (self.live and error.errno == errno.EIO):
+            if self.stream is sys.stdout and error.errno not in (errno.EPIPE, errno.EIO):
                 raise
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, self.stream.fileno())  # what is left in the stream's buffer goes there at its end

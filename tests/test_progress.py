@@ -285,6 +285,41 @@ def test_work_goes_on_when_the_terminal_is_gone():
         console.say("two")
 
 
+def test_work_goes_on_where_what_it_says_has_no_room():
+    with open("/dev/full", "w", encoding="utf-8") as stream:
+        Console(stream).say("one")
+        Console(stream).say("two")
+
+
+@pytest.mark.parametrize("gone_before", [False, True])
+def test_an_error_keeps_its_exit_code_when_the_terminal_is_gone(gone_before):
+    controlling, terminal = pty.openpty()
+    script = """
+import sys
+from raydistill.cli import entry
+print("begun", flush=True)
+sys.stdin.read()
+sys.argv = ["raydistill", "label", "--data-file", "gone.txt", "--seed", "many"]
+entry()
+"""
+    if gone_before:
+        os.close(controlling)
+    process = subprocess.Popen(
+        [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=terminal
+    )
+    assert process.stdout.readline() == b"begun\n"
+    if not gone_before:
+        os.close(controlling)
+    process.communicate()
+    os.close(terminal)
+    assert process.returncode == 2
+
+
+@pytest.mark.parametrize(("command", "code"), [("label --seed many 2>/dev/full", 2), ("verify gone 2>/dev/full", 2)])
+def test_an_error_keeps_its_exit_code_when_it_has_no_room(command, code):
+    assert subprocess.run(f"{sys.executable} -m raydistill {command}", shell=True).returncode == code
+
+
 def test_what_a_run_behind_a_client_says_may_go_unread():
     reader, writer = os.pipe()
     os.close(reader)
