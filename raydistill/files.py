@@ -281,7 +281,10 @@ def digest_of(content: BinaryIO) -> str:
 
 def parse_record(content: bytes) -> dict[str, Any]:
     """A JSON table from a file's content. Raises ValueError for anything else."""
-    record = json.loads(content.decode())
+    try:
+        record = json.loads(content.decode())
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
     if not isinstance(record, dict):
         raise ValueError("not a table")
     return record

@@ -14,7 +14,7 @@ import json
 import re
 import tempfile
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -33,6 +33,16 @@ RECORD, PLAN = "_labels.json", "_replace-"
 SOURCES = b"raydistill.replaces"  # in the metadata of a part
 PART_NAME = re.compile(r"part-(?P<digest>[0-9a-f]{32})-[0-9a-f]{16}\.parquet")
 SCHEMA_VERSION = 2
+# What a record says at the least, by type: one that does not was torn, or changed by hand.
+LABELLING: dict[str, type] = {
+    **dict.fromkeys(("teacher", "teacher_fingerprint", "hypothesis_template"), str),
+    **dict.fromkeys(("max_length", "entailment_id", "contradiction_id"), int),
+    "class_names": list,
+}
+COMPLETE: dict[str, type] = {
+    **dict.fromkeys(("id", "corpus"), str),
+    **dict.fromkeys(("texts", "distinct", "duplicates", "blanks", "rejected", "pairs"), int),
+}
 LISTERS = 16  # parts opened at once: on an object store each takes a round trip
 GROUPS_READ = 16  # row groups of which some columns are read at once
 ROW_GROUP_BYTES = 4 << 20  # in a merged part, at least: what a reader has to hold at a time
@@ -92,15 +102,20 @@ class LabelStore:
             return None
         except ValueError:
             record = {}
-        if not isinstance(record.get("labelling"), dict):
-            raise DamagedError(
-                f"{self.folder.where(RECORD)} is damaged. Run `raydistill label` again, which mends it from "
-                "run.json; without that, remove the folder."
-            )
-        if record.get("schema_version") != SCHEMA_VERSION:
+        if record.get("schema_version", SCHEMA_VERSION) != SCHEMA_VERSION:
             raise RunDirError(
                 f"{self.path}: was written by another version of raydistill (schema {record.get('schema_version')}, "
                 f"here {SCHEMA_VERSION}). Use another --output-dir."
+            )
+        complete, scoring = record.get("complete"), record.get("scoring")
+        if not (
+            says(record.get("labelling"), LABELLING)
+            and (not complete or says(complete, COMPLETE))
+            and (scoring is None or isinstance(scoring, dict))
+        ):
+            raise DamagedError(
+                f"{self.folder.where(RECORD)} is damaged. Run `raydistill label` again, which mends it from "
+                "run.json; without that, remove the folder."
             )
         return record
 
@@ -124,6 +139,7 @@ class LabelStore:
 
     def expect_all_texts(self) -> None:
         """Raise RunDirError where a finished store's parts do not hold as many texts as its record says."""
+        self.expect_own_parts()
         found, texts = self.count_texts(), self.complete_record()["complete"]["texts"]
         if found > texts:
             raise RunDirError(
@@ -320,6 +336,11 @@ class LabelStore:
         for name in parts:
             for table in self.read_part(name, ["text_id", "occurrences"], GROUPS_READ):
                 yield table["text_id"], table["occurrences"].to_numpy()
+
+
+def says(table: Any, kinds: Mapping[str, type]) -> bool:
+    """Whether something is a table with at least these entries, of these types."""
+    return isinstance(table, dict) and all(isinstance(table.get(name), kind) for name, kind in kinds.items())
 
 
 def _gathered(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:

@@ -7,7 +7,7 @@ import importlib.metadata
 import json
 import platform
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,8 @@ RECORD, LOG, LABELS, CHECKPOINTS = "run.json", "raydistill.log", "labels", "chec
 PRODUCTS = {LABEL: LABELS_PRODUCT, TRAIN: STUDENT_PRODUCT}
 EVENTS = "runs"  # of TensorBoard, under the name that Trainer gives them
 ROWS = "rows"  # in the folder of checkpoints: what the student is trained on
+TABLES_OF_TABLES = frozenset({"made_with", "stages"})  # in the record
+TABLES = TABLES_OF_TABLES | {"options", "published", "labelling", "scoring", "counts", "figures", "quote"}
 WRITTEN = (RECORD, LOG, f"{LABELS}/part-0.parquet")  # by every run, and not hidden from readers of folders
 # What a checkpoint holds: Trainer's own one, and its best one if that is another; or the student and what came of it.
 TRAINER, BEST, MODEL, RESULT = "trainer", "best", "model", "result.json"
@@ -107,7 +109,7 @@ class RunDir:
     def _remove_earlier_run(self, *, keep_labels: bool) -> None:
         """Remove what a run of ours has left, and nothing else."""
         try:
-            earlier = parse_record(self.folder.read(RECORD))
+            earlier = read_record(self.folder)
         except (FileNotFoundError, ValueError):
             earlier = {}
         self.record = {"quote": earlier["quote"]} if "quote" in earlier else {}
@@ -115,7 +117,7 @@ class RunDir:
             self.record |= _of_labels(earlier)
         for name in (CHECKPOINTS, *([] if keep_labels else [LABELS])):
             self.folder.delete_tree(name)
-        ours = set(_table(earlier, "published"))
+        ours = set(earlier.get("published", {}))
         # Of what lies here: a record may have been tampered with. Itself last: it says that the others are ours.
         for name in (*(name for name in self.folder.names() if name in ours), LOG, RECORD):
             self.folder.delete(name)
@@ -133,7 +135,7 @@ class RunDir:
         Nothing is done to a file that is no run's.
         """
         try:
-            record = parse_record(self.folder.read(RECORD))
+            record = read_record(self.folder)
         except FileNotFoundError:
             record = {"quote": {}}
         except ValueError:
@@ -189,15 +191,15 @@ class RunDir:
         return damaged_file(self.folder, self.record.get("published"))
 
 
-def damaged_file(folder: Folder, published: Any) -> str | None:
+def damaged_file(folder: Folder, published: Mapping[str, Any] | None) -> str | None:
     """Which of the files that were put into a folder is gone or is not what was written; None if none is.
 
     A config may have been changed by its owner, and need only be JSON.
 
     Args:
-        published: their checksums by name; all else tells nothing.
+        published: their checksums by name, if they are known.
     """
-    for name, digest in published.items() if isinstance(published, dict) else ():
+    for name, digest in (published or {}).items():
         try:
             if _may_be_edited(name):
                 json.loads(folder.read(name))
@@ -208,10 +210,11 @@ def damaged_file(folder: Folder, published: Any) -> str | None:
     return None
 
 
-def edited_files(folder: Folder, published: Any) -> list[str]:
+def edited_files(folder: Folder, published: Mapping[str, Any] | None) -> list[str]:
     """Which of them are not as they were, and may be so; arguments as for `damaged_file`, which has found none."""
-    known = published if isinstance(published, dict) else {}
-    return [name for name, digest in known.items() if _may_be_edited(name) and folder.digest(name) != digest]
+    return [
+        name for name, digest in (published or {}).items() if _may_be_edited(name) and folder.digest(name) != digest
+    ]
 
 
 def _may_be_edited(name: str) -> bool:
@@ -230,9 +233,24 @@ def versions() -> dict[str, str]:
     return found
 
 
+def read_record(folder: Folder) -> dict[str, Any]:
+    """What `run.json` says. Raises FileNotFoundError where there is none, and ValueError where it is torn.
+
+    It may have been changed by hand: what should be a table and is none, is left out.
+    """
+    record = {
+        name: value
+        for name, value in parse_record(folder.read(RECORD)).items()
+        if name not in TABLES or isinstance(value, dict)
+    }
+    for name in TABLES_OF_TABLES & record.keys():
+        record[name] = {entry: value for entry, value in record[name].items() if isinstance(value, dict)}
+    return record
+
+
 def _own_record(folder: Folder) -> dict[str, Any]:
-    """What `run.json` says. Raises FileNotFoundError where there is none of a run of ours, ValueError where torn."""
-    record = parse_record(folder.read(RECORD))
+    """The same; FileNotFoundError is raised, too, where it is of no run of ours."""
+    record = read_record(folder)
     if not record.keys() & {"quote", "made_with"}:
         raise FileNotFoundError(RECORD)
     return record
@@ -244,11 +262,10 @@ def _was_stopped(config: DistillConfig, products: Sequence[str], folder: Folder)
         record = _own_record(folder)
     except (FileNotFoundError, ValueError):
         return False
-    stages = _table(record, "stages")
-    ended = {product: _table(stages, stage).get("finished") for stage, product in PRODUCTS.items()}
+    ended = {product: record.get("stages", {}).get(stage, {}).get("finished") for stage, product in PRODUCTS.items()}
     return (
-        bool(_table(record, "options").get("overwrite_output_dir"))
-        and not all(ended[product] for product in _table(record, "made_with") if product in ended)
+        bool(record.get("options", {}).get("overwrite_output_dir"))
+        and not all(ended[product] for product in record.get("made_with", {}) if product in ended)
         and not any(_differences(config, product, record) for product in products)
         and not (folder.has(LABELS) and not folder.child(LABELS).is_there())  # a file of that name
     )
@@ -262,12 +279,6 @@ def _is_begun(product: str, folder: Folder, record: dict[str, Any]) -> bool:
         labels = folder.child(LABELS)
         return labels.is_there() and bool(LabelStore(labels.path).parts())
     return any(name != ROWS for name in folder.child(CHECKPOINTS).folders())
-
-
-def _table(record: dict[str, Any], name: str) -> dict[str, Any]:
-    """What a record holds under a name; nothing if that is no table, for it may have been tampered with."""
-    found = record.get(name)
-    return found if isinstance(found, dict) else {}
 
 
 def _expect_no_others_names(folder: Folder) -> None:
@@ -295,11 +306,11 @@ def _of_labels(record: dict[str, Any]) -> dict[str, Any]:
     """What `run.json` says of the labels alone."""
     kept: dict[str, Any] = {name: record[name] for name in ("labelling", "scoring", "counts") if name in record}
     for table, entry in (("made_with", LABELS_PRODUCT), ("stages", LABEL)):
-        if entry in _table(record, table):
+        if entry in record.get(table, {}):
             kept[table] = {entry: record[table][entry]}
     return kept
 
 
 def _differences(config: DistillConfig, product: str, record: dict[str, Any]) -> list[str]:
     """What is no longer as it was when this product was made, a line for each option."""
-    return option_changes(_table(_table(record, "made_with"), product), config, product)
+    return option_changes(record.get("made_with", {}).get(product, {}), config, product)

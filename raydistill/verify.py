@@ -22,7 +22,7 @@ from raydistill.files import Folder, parse_record
 from raydistill.known_texts import Census, take_census
 from raydistill.label_store import LabelStore, logits_matrix
 from raydistill.rejected import REJECTED
-from raydistill.run_dir import CHECKPOINTS, LABELS, RECORD, damaged_file, edited_files
+from raydistill.run_dir import CHECKPOINTS, LABELS, RECORD, damaged_file, edited_files, read_record
 from raydistill.seals import look_at_checkpoints
 from raydistill.specs import TeacherSpec
 
@@ -71,10 +71,10 @@ def verify_run(
     """
     folder = Folder(output_dir)
     try:
-        run = parse_record(folder.read(RECORD))
+        run = read_record(folder)
     except (FileNotFoundError, ValueError):
         raise RunDirError(f"{folder.path}: holds no {RECORD} that can be read. Give a run's --output-dir.") from None
-    made_with, options = run.get("made_with") or {}, run.get("options") or {}
+    made_with, options = run.get("made_with", {}), run.get("options", {})
     if "labels" in made_with or folder.has(LABELS):
         loading = {
             "trust_remote_code": trust_remote_code,

@@ -28,6 +28,7 @@ import pyarrow.parquet as pq
 import pytest
 from mounts import needs_mounts
 from processes import AS_ANYBODY, needs_setpriv
+from records import complete
 from safetensors.torch import load_file, save_file
 from tiny_models import save_classifier, save_encoder
 
@@ -696,18 +697,20 @@ BAD_LABELS: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
     "no labels": (lambda out: shutil.rmtree(out / "labels"), ["holds no label store"]),
     "labels of no run that ended": (lambda out: None, ["its labels are not complete"]),
     "foreign Parquet among them": (
-        lambda out: (
-            parquet(out / "labels" / "mine.parquet", ["x"]),
-            written(
-                out / "labels" / "_labels.json",
-                json.dumps(
-                    json.loads((out / "labels" / "_labels.json").read_text()) | {"complete": {"texts": 1, "id": "x"}}
-                ),
-            ),
-        ),
-        ["mine.parquet", "is not a label part"],
+        lambda out: (parquet(out / "labels" / "mine.parquet", ["x"]), said_complete(out, complete(1))),
+        ["mine.parquet", "is not one of its label files. Move it elsewhere"],
+    ),
+    "a record that was changed by hand": (
+        lambda out: said_complete(out, {"texts": 1}),
+        ["_labels.json is damaged", "Run `raydistill label` again"],
     ),
 }
+
+
+def said_complete(out: Path, complete: dict[str, Any]) -> None:
+    """Have the record of a label store say that it is."""
+    record = out / "labels" / "_labels.json"
+    written(record, json.dumps(json.loads(record.read_text()) | {"complete": complete}))
 
 
 @pytest.mark.parametrize("name", BAD_LABELS)

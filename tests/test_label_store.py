@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
 import pickle
+import shutil
 import uuid
 from collections import Counter
 from pathlib import Path
@@ -16,6 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from records import LABELLING, complete
 
 from raydistill.corpus import text_id
 from raydistill.errors import DamagedError, RunDirError
@@ -124,7 +128,7 @@ def test_logits_keep_every_bit(store):
 def test_parts_are_of_plain_types_that_pandas_reads_as_one_folder(store):
     store.write_part(part({"a": 1, "b": 2}))
     store.write_part(part({"c": 3}))
-    store.write_record({"labelling": {}})
+    store.write_record({"labelling": LABELLING})
     frame = pd.read_parquet(store.path).sort_values("text", ignore_index=True)
     assert frame.columns.tolist() == ["text_id", "text", "occurrences", "entailment", "contradiction"]
     assert frame["text"].tolist() == ["a", "b", "c"]
@@ -143,7 +147,7 @@ def test_duckdb_reads_the_parts(store):
 def test_polars_reads_the_parts(store):
     store.write_part(part({"a": 1, "b": 2}))
     store.write_part(part({"c": 3}))
-    store.write_record({"labelling": {}})
+    store.write_record({"labelling": LABELLING})
     frame = polars.read_parquet(f"{store.path}/*.parquet").sort("text")
     assert frame["text"].to_list() == ["a", "b", "c"]
     assert frame["occurrences"].to_list() == [1, 2, 3]
@@ -220,8 +224,9 @@ def test_a_store_that_is_not_there_has_no_parts_and_no_record(tmp_path):
 
 
 def test_the_record_is_read_as_it_was_written(store):
-    store.write_record({"labelling": {"class_names": ["Kültür"]}, "complete": None})
-    assert store.record() == {"schema_version": 2, "labelling": {"class_names": ["Kültür"]}, "complete": None}
+    labelling = LABELLING | {"class_names": ["Kültür"]}
+    store.write_record({"labelling": labelling, "complete": None})
+    assert store.record() == {"schema_version": 2, "labelling": labelling, "complete": None}
     assert "Kültür" in store.folder.read("_labels.json").decode()
 
 
@@ -232,25 +237,44 @@ def test_a_store_of_another_version_is_an_error(version, store):
         store.record()
 
 
+RECORD = {"schema_version": 2, "labelling": LABELLING, "scoring": {"precision": "fp32"}, "complete": complete(3)}
+
+
 @pytest.mark.parametrize(
-    "content", [b"", b"{", b"\xff\xfe", b"\x80abc", b"null", b"[]", b"{}", b'{"schema_version": 2}']
+    "content",
+    [
+        *(b"", b"{", b"\xff\xfe", b"\x80abc", b"null", b"[]", b"{}", b'{"schema_version": 2}'),
+        b'{"schema_version": 2, "labelling": ' + b"[" * 100_000 + b"]" * 100_000 + b"}",
+        json.dumps(RECORD | {"labelling": {}}).encode(),
+        json.dumps(RECORD | {"labelling": LABELLING | {"class_names": "a, b"}}).encode(),
+        json.dumps(RECORD | {"scoring": "fp32"}).encode(),
+        json.dumps(RECORD | {"complete": True}).encode(),
+        *(json.dumps(RECORD | {"complete": complete(3) | {name: None}}).encode() for name in complete(3)),
+    ],
 )
 def test_a_damaged_record_is_an_error(content, store):
+    store.write_record(RECORD)
+    assert store.record() == RECORD
     store.folder.write("_labels.json", content)
-    with pytest.raises(RunDirError, match="damaged"):
+    with pytest.raises(DamagedError, match="damaged"):
         store.record()
 
 
 def test_only_a_complete_store_can_be_trained_from(store):
     with pytest.raises(RunDirError, match="holds no label store"):
         store.complete_record()
-    store.write_record({"labelling": {}, "complete": None})
+    store.write_record({"labelling": LABELLING, "complete": None})
     with pytest.raises(RunDirError, match="not complete"):
         store.complete_record()
-    store.write_record({"labelling": {}, "complete": {"texts": 3}})
+    store.write_record({"labelling": LABELLING, "complete": complete(3)})
     name, _ = store.write_part(part({"a": 2, "b": 1}))
-    assert store.complete_record()["complete"] == {"texts": 3}
+    assert store.complete_record()["complete"] == complete(3)
     store.expect_all_texts()
+    other = store.folder.where("a copy.parquet")
+    shutil.copy(store.folder.where(name), other)
+    with pytest.raises(RunDirError, match=r"a copy\.parquet is not one of its label files\. Move it elsewhere"):
+        store.expect_all_texts()
+    os.unlink(other)
     store.folder.delete(name)
     with pytest.raises(RunDirError, match="holds 0 of its 3 texts"):
         store.expect_all_texts()

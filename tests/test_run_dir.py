@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from records import LABELLING
 
 from raydistill.config import DistillConfig
 from raydistill.errors import RunDirError
@@ -132,7 +133,7 @@ def labelled(path, **record):
     """A label store as a run leaves it."""
     store = LabelStore(str(path / "labels"))
     store.folder.create()
-    store.write_record({"labelling": {}, **record})
+    store.write_record({"labelling": LABELLING, **record})
 
 
 @pytest.mark.parametrize("content", [b"{", b"", b"[]"])
@@ -140,6 +141,23 @@ def test_a_damaged_record_over_good_labels_is_written_anew(content, tmp_path):
     labelled(tmp_path)
     (tmp_path / "run.json").write_bytes(content)
     assert RunDir.claim(config_for(tmp_path), BOTH).record == {}
+
+
+@pytest.mark.parametrize("name", ["options", "made_with", "stages", "published", "quote"])
+@pytest.mark.parametrize("value", ["x", [1], 5])
+def test_what_is_no_table_in_the_record_is_not_known(name, value, tmp_path):
+    record = begun(tmp_path, made=True).record
+    labelled(tmp_path)
+    (tmp_path / "run.json").write_text(json.dumps(record | {name: value}))
+    for options in ({}, {"overwrite_output_dir": True}):
+        assert name not in RunDir.claim(config_for(tmp_path, **options), BOTH).record
+
+
+@pytest.mark.parametrize("name", ["made_with", "stages"])
+def test_what_is_no_table_in_a_table_of_the_record_is_not_known(name, tmp_path):
+    record = begun(tmp_path, made=True).record
+    (tmp_path / "run.json").write_text(json.dumps(record | {name: {"labels": 3, "student": {}, "label": [], "a": {}}}))
+    assert RunDir.claim(config_for(tmp_path), BOTH).record[name] == {"student": {}, "a": {}}
 
 
 def test_labels_without_a_record_of_either_kind_are_not_taken_for_a_run(tmp_path):

@@ -191,12 +191,12 @@ def test_a_foreign_file_among_the_parts_is_found(copied: Path, verified: Callabl
     pq.write_table(pa.table({"text": ["not a label part"]}), copied / "labels" / "other.parquet")
     code, checks = verified(copied)
     assert code == 1
-    assert "other.parquet: is not a label part" in checks["record"]["found"]
+    assert "other.parquet is not one of its label files" in checks["record"]["found"]
     assert "other.parquet" in checks["files"]["found"]
     assert checks["rows"]["passed"] is None
     (copied / "labels" / "other.parquet").unlink()
     path = next((copied / "labels").glob("*.parquet"))
-    shutil.copy(path, path.with_name(path.name.replace("part-", "part-", 1)[:-13] + "00000000.parquet"))
+    shutil.copy(path, path.with_name(f"{path.stem[:-8]}00000000.parquet"))
     code, checks = verified(copied)
     assert code == 1
     assert "files that are not its own" in checks["record"]["found"]
