@@ -15,7 +15,7 @@ import click
 
 import raydistill
 from raydistill.chatter import Chatter, quiet_libraries
-from raydistill.config import LABEL, LABELS_PRODUCT, STUDENT, TEACHER, TRAIN
+from raydistill.config import LABEL, TRAIN, options_of
 from raydistill.errors import ConfigError, RaydistillError
 from raydistill.flags import GroupedCommand, collect_config, config_options
 from raydistill.option_values import SHARE
@@ -30,69 +30,35 @@ SETTINGS = {
 }
 
 
-# Options of other groups that only one stage looks at: the help of the other does not show them.
-OF_TRAINING = (
-    "student_name_or_path",
-    "train_workers",
-    "gpus_per_train_worker",
-    "cpus_per_train_worker",
-    "checkpoint_minutes",
-)
-OF_LABELLING = (
-    "teacher_actors",
-    "teacher_gpus_per_actor",
-    "teacher_cpus_per_actor",
-    "label_file_mb",
-    "price_per_hour",
-    "max_rejected",
-    "block_seconds",
-)
-
-
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(raydistill.__version__, message="raydistill %(version)s")
 def cli() -> None:
     """Distil a slow zero-shot NLI classifier into a small, fast one, on one machine or on a Ray cluster."""
 
 
-def _command(
-    name: str, help: str, irrelevant: Callable[[dataclasses.Field[Any]], bool]
-) -> Callable[[Callable[..., Any]], click.Command]:
+def _command(name: str, help: str, stages: tuple[str, ...]) -> Callable[[Callable[..., Any]], click.Command]:
+    """A command that runs some stages: it takes all options, and its help shows those that they look at."""
+    shown = {option.name for option in options_of(stages)} - ({"labels"} if LABEL in stages else set())
+
     def decorate(function: Callable[..., Any]) -> click.Command:
         return cli.command(name, cls=GroupedCommand, context_settings=SETTINGS, help=help)(
-            config_options(click.pass_context(function), irrelevant)
+            config_options(click.pass_context(function), shown)
         )
 
     return decorate
 
 
-@_command(
-    "run",
-    "Label a corpus with the teacher, then train the student on the labels.",
-    lambda option: option.name == "labels",
-)
+@_command("run", "Label a corpus with the teacher, then train the student on the labels.", (LABEL, TRAIN))
 def run(ctx: click.Context, **flags: Any) -> None:
     _execute(ctx, flags, (LABEL, TRAIN))
 
 
-@_command(
-    LABEL,
-    "The teacher stage alone: corpus to label store (OUTPUT_DIR/labels).",
-    lambda option: option.metadata["group"] == STUDENT or option.name in OF_TRAINING,
-)
+@_command(LABEL, "The teacher stage alone: corpus to label store (OUTPUT_DIR/labels).", (LABEL,))
 def label(ctx: click.Context, **flags: Any) -> None:
     _execute(ctx, flags, (LABEL,))
 
 
-@_command(
-    TRAIN,
-    "The student stage alone, from a label store (--labels, or OUTPUT_DIR/labels).",
-    lambda option: (
-        option.metadata["group"] == TEACHER
-        or option.metadata["changes"] == LABELS_PRODUCT
-        or option.name in OF_LABELLING
-    ),
-)
+@_command(TRAIN, "The student stage alone, from a label store (--labels, or OUTPUT_DIR/labels).", (TRAIN,))
 def train(ctx: click.Context, **flags: Any) -> None:
     _execute(ctx, flags, (TRAIN,))
 

@@ -67,11 +67,17 @@ class DistillConfig:
         "The corpus: text (one per line), CSV, TSV, JSON lines or Parquet, plain or compressed; a file, a directory, "
         "a glob, or an s3:// or gs:// URI. May be given several times.",
         group=ESSENTIALS,
+        stage=LABEL,
         changes=LABELS_PRODUCT,
         path=True,
     )
     class_names_file: str | None = option(
-        None, "Text file with one class name per line, or its URI.", group=ESSENTIALS, changes=LABELS_PRODUCT, path=True
+        None,
+        "Text file with one class name per line, or its URI.",
+        group=ESSENTIALS,
+        stage=LABEL,
+        changes=LABELS_PRODUCT,
+        path=True,
     )
     output_dir: str | None = option(
         None,
@@ -82,6 +88,7 @@ class DistillConfig:
         "roberta-large-mnli",
         "The NLI teacher: a hub name or a folder.",
         group=ESSENTIALS,
+        stage=LABEL,
         changes=LABELS_PRODUCT,
         path=True,
     )
@@ -89,6 +96,7 @@ class DistillConfig:
         "distilbert-base-uncased",
         "The model to fine-tune: a hub name or a folder.",
         group=ESSENTIALS,
+        stage=TRAIN,
         changes=STUDENT_PRODUCT,
         path=True,
     )
@@ -96,6 +104,7 @@ class DistillConfig:
         "This example is {}.",
         "Turns a class name into an NLI hypothesis; {} stands for the name.",
         group=ESSENTIALS,
+        stage=LABEL,
         changes=LABELS_PRODUCT,
     )
     multi_label: bool = option(
@@ -119,12 +128,17 @@ class DistillConfig:
     )
 
     text_column: str = option(
-        "text", "Column with the text, for CSV, TSV, JSON lines and Parquet.", group=BEHAVIOUR, changes=LABELS_PRODUCT
+        "text",
+        "Column with the text, for CSV, TSV, JSON lines and Parquet.",
+        group=BEHAVIOUR,
+        stage=LABEL,
+        changes=LABELS_PRODUCT,
     )
     encoding: str = option(
         "utf-8",
         "Encoding of text, CSV, TSV and JSON lines: a name that Python knows, such as latin-1, cp1252 or utf-16.",
         group=BEHAVIOUR,
+        stage=LABEL,
         changes=LABELS_PRODUCT,
     )
     overwrite_output_dir: bool = option(
@@ -138,6 +152,7 @@ class DistillConfig:
         256,
         "Target size of a label file in megabytes: smaller ones are merged as soon as there are enough of them.",
         group=BEHAVIOUR,
+        stage=LABEL,
         bounds=ONE_OR_MORE,
     )
     allow_pickle_weights: bool = option(
@@ -163,6 +178,7 @@ class DistillConfig:
         None,
         "Price of an hour of all planned machines together: adds a cost to the quote.",
         group=BEHAVIOUR,
+        stage=LABEL,
         bounds=ZERO_OR_MORE,
     )
 
@@ -170,6 +186,7 @@ class DistillConfig:
         None,
         "Branch, tag or commit of a teacher from the hub. By default its main branch as it is when the run begins.",
         group=TEACHER,
+        stage=LABEL,
         changes=LABELS_PRODUCT,
     )
     teacher_batch_size: int = option(
@@ -177,12 +194,14 @@ class DistillConfig:
         "Upper bound on a forward pass: this many pairs of maximum length, so more pairs when texts are shorter; on a "
         "GPU that is given pairs without padding, this many times 2,048 tokens. A CPU is mostly given less.",
         group=TEACHER,
+        stage=LABEL,
         bounds=ONE_OR_MORE,
     )
     teacher_max_length: int | None = option(
         None,
         "Longest pair in tokens; longer texts are cut. By default the teacher's own limit.",
         group=TEACHER,
+        stage=LABEL,
         changes=LABELS_PRODUCT,
         bounds=ONE_OR_MORE,
     )
@@ -190,6 +209,7 @@ class DistillConfig:
         "auto",
         "Number format of the forward pass; auto is bf16 (or fp16) on a GPU and fp32 on a CPU. int8 is for CPUs.",
         group=TEACHER,
+        stage=LABEL,
         changes=LABELS_PRODUCT,
         choices=("auto", "fp32", "bf16", "fp16", "int8"),
     )
@@ -198,12 +218,14 @@ class DistillConfig:
         "What runs the teacher: auto is PyTorch on a GPU, and on a CPU OpenVINO where it is installed and faster. "
         "torch-compile takes about ten seconds first, which can pay for long work on a GPU.",
         group=TEACHER,
+        stage=LABEL,
         choices=("auto", "torch", "torch-compile", "openvino"),
     )
     audit_texts: int = option(
         256,
         "How many texts of the corpus are scored in fp32 too, before a reduced precision is used.",
         group=TEACHER,
+        stage=LABEL,
         bounds=ONE_OR_MORE,
     )
     min_agreement: float = option(
@@ -211,6 +233,7 @@ class DistillConfig:
         "Share of the audited texts on which both must name the same class (multi-label: share of all yes or no "
         "answers); below it the teacher runs in fp32.",
         group=TEACHER,
+        stage=LABEL,
         bounds=SHARE,
     )
     strict: bool = option(
@@ -218,11 +241,13 @@ class DistillConfig:
         "Stop, instead of falling back, where a reduced precision misses --min-agreement or the chosen backend cannot "
         "run the teacher.",
         group=TEACHER,
+        stage=LABEL,
     )
     entailment_id: int | None = option(
         None,
         "Index of the teacher's entailment logit, where its config does not name it.",
         group=TEACHER,
+        stage=LABEL,
         changes=LABELS_PRODUCT,
         bounds=ZERO_OR_MORE,
     )
@@ -230,6 +255,7 @@ class DistillConfig:
         None,
         "Index of the teacher's contradiction logit, where its config does not name it.",
         group=TEACHER,
+        stage=LABEL,
         changes=LABELS_PRODUCT,
         bounds=ZERO_OR_MORE,
     )
@@ -237,6 +263,7 @@ class DistillConfig:
         None,
         "For `train`: the label store to train from. By default OUTPUT_DIR/labels.",
         group=STUDENT,
+        stage=TRAIN,
         changes=STUDENT_PRODUCT,
         path=True,
     )
@@ -244,12 +271,14 @@ class DistillConfig:
         None,
         "Branch, tag or commit of a student from the hub. By default its main branch as it is when the run begins.",
         group=STUDENT,
+        stage=TRAIN,
         changes=STUDENT_PRODUCT,
     )
     student_max_length: int | None = option(
         None,
         "Longest text in tokens; longer ones are cut. By default the student's own limit.",
         group=STUDENT,
+        stage=TRAIN,
         changes=STUDENT_PRODUCT,
         bounds=ONE_OR_MORE,
     )
@@ -258,38 +287,51 @@ class DistillConfig:
         "Folder for TensorBoard's events with --report-to tensorboard; every node must be able to write there. By "
         "default OUTPUT_DIR/runs.",
         group=STUDENT,
+        stage=TRAIN,
     )
     shuffle_buffer: int = option(
         10_000,
         "Texts that each train worker holds to shuffle them; the store's files are read in shuffled order besides.",
         group=STUDENT,
+        stage=TRAIN,
         changes=STUDENT_PRODUCT,
         bounds=ONE_OR_MORE,
     )
 
     teacher_actors: str | None = option(
-        None, "Teacher actors: N, or MIN:MAX for a pool that grows. By default as many as fit.", group=RESOURCES
+        None,
+        "Teacher actors: N, or MIN:MAX for a pool that grows. By default as many as fit.",
+        group=RESOURCES,
+        stage=LABEL,
     )
     teacher_gpus_per_actor: float | None = option(
-        None, "GPUs for each teacher actor, 1 at most; 0.5 puts two on a GPU, 0 uses the CPU.", group=RESOURCES
+        None,
+        "GPUs for each teacher actor, 1 at most; 0.5 puts two on a GPU, 0 uses the CPU.",
+        group=RESOURCES,
+        stage=LABEL,
     )
     teacher_cpus_per_actor: float | None = option(
         None,
         "CPUs for each teacher actor. By default up to 4 (with --teacher-actors an even share, up to 32); beside a GPU "
         "up to 1.",
         group=RESOURCES,
+        stage=LABEL,
     )
     train_workers: str | None = option(
         None,
         "Workers that train the student: N, or MIN:MAX for as many as there is room for at the time. By default one "
         "per GPU, or one on CPUs.",
         group=RESOURCES,
+        stage=TRAIN,
     )
-    gpus_per_train_worker: float | None = option(None, "GPUs for each train worker, 0 or 1.", group=RESOURCES)
+    gpus_per_train_worker: float | None = option(
+        None, "GPUs for each train worker, 0 or 1.", group=RESOURCES, stage=TRAIN
+    )
     cpus_per_train_worker: float | None = option(
         None,
         "CPUs for each train worker. By default what its node has left, up to 32; beside a GPU up to 1.",
         group=RESOURCES,
+        stage=TRAIN,
     )
     use_cpu: bool = option(False, "Leave GPUs alone, for teacher and student (formerly --no_cuda).", group=RESOURCES)
 
@@ -298,6 +340,7 @@ class DistillConfig:
         "Share of the corpus that the teacher may fail to score. Such texts are set aside in labels/_rejected.jsonl; "
         "with more of them the run stops.",
         group=FAULTS,
+        stage=LABEL,
         bounds=SHARE,
     )
     max_failures: int = option(
@@ -311,6 +354,7 @@ class DistillConfig:
         "Target seconds of a teacher actor's work per block, which is also what losing an actor costs. Shorter blocks "
         "cost more reading and writing; at most 20 a second are made, over all actors.",
         group=FAULTS,
+        stage=LABEL,
         bounds=Bounds("between 0.01 and 3600", lambda seconds: 0.01 <= seconds <= 3600),
     )
     stall_timeout: float = option(
@@ -330,6 +374,7 @@ class DistillConfig:
         Tolerance.checkpoint_seconds / 60,
         "Minutes between checkpoints that training can be resumed from, besides those of --save-steps.",
         group=FAULTS,
+        stage=TRAIN,
         bounds=MINUTES,
     )
 
@@ -341,12 +386,13 @@ class DistillConfig:
         for name, field in known.items():
             given = options.pop(name, None)
             setattr(self, name, field.default if given is None else converted(field, given))
-        training = options.pop("training", {})
+        training = options.pop("training", None) or {}
         if not isinstance(training, Mapping):
             raise ConfigError(
                 f"training {training!r} must hold TrainingArguments fields by name. Give each as an option of its own."
             )
-        self.training = {**training, **options}
+        training = {str(name).replace("-", "_"): value for name, value in training.items()}
+        self.training = by_present_names(training) | options
 
     def check(self, required: Iterable[str]) -> None:
         """Raise ConfigError with every fault that can be seen without opening a file or a model.
@@ -406,6 +452,11 @@ def by_present_names(options: Mapping[str, Any]) -> dict[str, Any]:
         if present.get("train_sampling_strategy") is None:
             present["train_sampling_strategy"] = way
     return present
+
+
+def options_of(stages: Iterable[str]) -> list[dataclasses.Field[Any]]:
+    """The declared options that some of these stages look at."""
+    return [field for field in option_fields() if field.metadata["stage"] in (None, *stages)]
 
 
 def option_fields() -> list[dataclasses.Field[Any]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import click
@@ -43,10 +43,8 @@ class GroupedOption(click.Option):
         self.group = group
 
 
-def config_options(
-    command: Callable[..., Any], irrelevant: Callable[[dataclasses.Field[Any]], bool]
-) -> Callable[..., Any]:
-    """Give a command every option of `DistillConfig`, and `--config`; what is irrelevant to it is not in its help."""
+def config_options(command: Callable[..., Any], shown: Collection[str]) -> Callable[..., Any]:
+    """Give a command every option of `DistillConfig`, and `--config`; its help shows some of them."""
     former: dict[str, list[str]] = {}
     for old, new in FORMER_NAMES.items():
         former.setdefault(new, []).append(old)
@@ -64,7 +62,7 @@ def config_options(
             group=field.metadata["group"],
             metavar=f"[{choices}]" if choices else KINDS.get(kind, "TEXT"),
             help=field.metadata["help"] + default,
-            hidden=irrelevant(field),
+            hidden=field.name not in shown,
             **extra,
         )(command)
     command = click.option(

@@ -38,6 +38,7 @@ def option(
     help: str,
     *,
     group: str,
+    stage: str | None = None,
     changes: str | None = None,
     choices: tuple[str, ...] = (),
     bounds: Bounds | None = None,
@@ -49,13 +50,22 @@ def option(
         default: the value when nothing is given.
         help: one sentence or two for `--help` and the README's table.
         group: the heading it stands under in `--help`.
+        stage: the only stage that looks at it.
         changes: the product that another value would change ("labels" or "student"): it may not differ when a run
             continues in its output directory. None where it only changes how the work is done.
         choices: the values allowed, for text options.
         bounds: the values allowed, for numbers.
         path: whether it names files, which may be named in several ways.
     """
-    metadata = {"help": help, "group": group, "changes": changes, "choices": choices, "bounds": bounds, "path": path}
+    metadata = {
+        "help": help,
+        "group": group,
+        "stage": stage,
+        "changes": changes,
+        "choices": choices,
+        "bounds": bounds,
+        "path": path,
+    }
     return dataclasses.field(default=default, metadata=metadata)
 
 

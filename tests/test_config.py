@@ -106,6 +106,8 @@ def test_every_option_has_a_sentence_of_help_and_a_group():
         assert field.metadata["help"].endswith("."), field.name
         assert field.metadata["group"] in ("Essentials", "Teacher", "Student", "Resources", "Behaviour", "Faults")
         assert field.metadata["changes"] in (None, "labels", "student")
+        assert field.metadata["stage"] in (None, "label", "train")
+        assert (field.metadata["changes"], field.metadata["stage"]) != ("labels", "train")
 
 
 # Names
@@ -119,6 +121,18 @@ def test_other_names_are_kept_for_transformers_as_given():
 def test_training_fields_may_also_be_given_in_one_table_and_single_ones_win():
     config = DistillConfig(training={"learning_rate": 1e-4, "seed": 1}, seed=2)
     assert config.training == {"learning_rate": 1e-4, "seed": 2}
+
+
+def test_names_in_that_table_are_read_as_others_are():
+    config = DistillConfig(training={"learning-rate": 1e-4, "evaluation_strategy": "steps", 1: 2})
+    assert config.training == {"learning_rate": 1e-4, "eval_strategy": "steps", "1": 2}
+    assert DistillConfig(training=None).training == {}
+
+
+@pytest.mark.parametrize("table", ["learning_rate=1", [1], 5])
+def test_a_table_that_is_none_is_an_error(table):
+    with pytest.raises(ConfigError, match="must hold TrainingArguments fields by name"):
+        DistillConfig(training=table)
 
 
 @pytest.mark.parametrize(("former", "today"), FORMER_NAMES.items())

@@ -64,7 +64,7 @@ def connection(address: str | None, *, worker_output: bool = False) -> Iterator[
     """
     if ray.is_initialized():
         if address not in (*OWN, "auto") and not str(address).startswith(CLIENT_SCHEME):
-            _expect_joined(str(address))
+            _warn_if_elsewhere(str(address))
         yield False
         return
     on_terminate = signal.getsignal(signal.SIGTERM)
@@ -82,7 +82,7 @@ def connection(address: str | None, *, worker_output: bool = False) -> Iterator[
         put_back()  # and the default one at its end
 
 
-def _expect_joined(address: str) -> None:
+def _warn_if_elsewhere(address: str) -> None:
     """Log a warning where host:port is not the Ray that this process is connected to."""
     here = ray.get_runtime_context().gcs_address
     host, _, port = address.rpartition(":")

@@ -11,7 +11,7 @@ from functools import partial
 
 from raydistill.chatter import Chatter, quiet_libraries
 from raydistill.class_names import read_class_names
-from raydistill.config import LABEL, TRAIN, DistillConfig
+from raydistill.config import LABEL, TRAIN, DistillConfig, options_of
 from raydistill.corpus import check_readable, estimate_texts
 from raydistill.corpus_files import CorpusFile, find_files
 from raydistill.engines.offers import check_backend
@@ -267,8 +267,5 @@ def load_stages(stages: Sequence[str], *, models: bool) -> None:
 
 def _request(config: DistillConfig, stages: Sequence[str]) -> Request:
     """What is asked for the stages that are run; what a shared config says of the other is not held against them."""
-    names = {field.name for field in dataclasses.fields(Request)}
-    for stage, others in ((LABEL, "teacher_"), (TRAIN, "train_")):
-        if stage not in stages:
-            names = {name for name in names if others not in name}
-    return Request(**{name: getattr(config, name) for name in names})
+    asked = {field.name for field in dataclasses.fields(Request)} & {option.name for option in options_of(stages)}
+    return Request(**{name: getattr(config, name) for name in asked})
