@@ -136,13 +136,21 @@ def load_classifier(model: ModelSpec, *, new_head: bool = False, **loading: Any)
         )
     except (OSError, ValueError, ImportError, SafetensorError) as error:
         reason = _why_not(error, f"its weights cannot be loaded ({first_line(error)}).")
-    except Exception as error:  # torch.load raises anything, of what is no pickle or was cut short
-        if not any(
-            Path(frame.filename).match("torch/serialization.py") for frame in traceback.extract_tb(error.__traceback__)
-        ):
+    except Exception as error:
+        if not _is_of_a_pickle(error, model):
             raise
         reason = "its pickled weights hold more than tensors, or are damaged. Give a model with safetensors."
     raise ModelError(f"{model.name_or_path}: {reason}")
+
+
+def _is_of_a_pickle(error: Exception, model: ModelSpec) -> bool:
+    """Whether it comes of weights that are no pickle, or one that was cut short, or one of something else."""
+    frames = traceback.extract_tb(error.__traceback__)
+    if any(Path(frame.filename).match("torch/serialization.py") for frame in frames):
+        return True  # it raises anything
+    # Transformers takes what it holds, a list maybe, for weights by name.
+    being_put_in = any(frame.name == "_load_pretrained_model" for frame in frames)
+    return model.allow_pickle_weights and being_put_in and isinstance(error, (TypeError, AttributeError))
 
 
 def skeleton(config: Any, model: ModelSpec) -> Any:

@@ -154,6 +154,14 @@ def test_what_is_no_pickle_is_one_line(tmp_path, content):
         expect_own_weights(teacher_spec(folder, allow_pickle_weights=True))
 
 
+@pytest.mark.parametrize("content", [[torch.ones(2)], 5, None, torch.ones(3), {1: torch.ones(2)}])
+def test_a_pickle_of_something_else_is_one_line(tmp_path, content):
+    folder = pickle_weights(save_classifier(tmp_path / "nli"))
+    torch.save(content, folder / "pytorch_model.bin")
+    with pytest.raises(ModelError, match="hold more than tensors, or are damaged"):
+        expect_own_weights(teacher_spec(folder, allow_pickle_weights=True))
+
+
 def test_an_index_of_safetensors_cannot_name_a_pickle(tmp_path, trace, refusal):
     folder = save_classifier(tmp_path / "model")
     names = list(load_file(folder / "model.safetensors"))
