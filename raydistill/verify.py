@@ -15,7 +15,7 @@ import pyarrow as pa
 from raydistill.config import TRAIN
 from raydistill.corpus import clean, make_splits, text_id
 from raydistill.corpus_files import corpus_signature, find_files
-from raydistill.corpus_readers import read_split
+from raydistill.corpus_readers import read_splits
 from raydistill.engines.engine import TOLERANCE, engine_name, share_off
 from raydistill.errors import RaydistillError, RunDirError, counted, first_line
 from raydistill.files import Folder, parse_record
@@ -192,11 +192,10 @@ def _verify_corpus(store: LabelStore, complete: dict[str, Any], made_with: dict[
 
     def rows() -> Iterator[tuple[Sequence[str], npt.NDArray[np.int64]]]:
         nonlocal blanks
-        for split in make_splits(files, SPLIT_BYTES):
-            for lines in read_split(split, made_with["text_column"]):
-                texts = [text for text in map(clean, lines) if text]
-                blanks += len(lines) - len(texts)
-                yield [text_id(text) for text in texts], np.ones(len(texts), dtype=np.int64)
+        for lines in read_splits(make_splits(files, SPLIT_BYTES), made_with["text_column"]):
+            texts = [text for text in map(clean, lines) if text]
+            blanks += len(lines) - len(texts)
+            yield [text_id(text) for text in texts], np.ones(len(texts), dtype=np.int64)
 
     corpus = take_census(rows(), about=complete["texts"])
     rejected = _rejected(store) if complete["rejected"] else []
