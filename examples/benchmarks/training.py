@@ -10,7 +10,7 @@ table of medians, least and most in brackets, and of quality beside the plain Tr
 and its standard error; --json keeps it all. That needs more rounds than time does, of fewer methods:
 
     python examples/benchmarks/training.py --epochs 3 --rounds 8 \\
-        --methods "raydistill, 1 worker" "raydistill, 1 worker, batches at random"
+        --methods "plain Trainer, batches by length" "raydistill, 1 worker" "raydistill, 1 worker, batches at random"
 """
 
 from __future__ import annotations
@@ -43,7 +43,12 @@ from raydistill.stages.demo import (
 from raydistill.student import load_trained_student, predict
 from raydistill.teacher import Teacher
 
-PLAIN, PLAIN_BF16 = "plain Trainer", "plain Trainer, bf16"
+PLAIN = "plain Trainer"
+PLAINLY = {  # name -> options of the plain one
+    PLAIN: {},
+    "plain Trainer, bf16": {"bf16": True},
+    "plain Trainer, batches by length": {"train_sampling_strategy": "group_by_length"},
+}
 BATCH, LOG_EVERY = 32, 5
 WORKERS = {  # name -> workers and options
     "raydistill, 1 worker": (1, {}),
@@ -121,10 +126,10 @@ def main() -> None:
     parser.add_argument("--max-length", type=int, default=128)
     parser.add_argument("--rounds", type=at_least_one, default=3, help="each with a seed of its own")
     parser.add_argument("--no-bf16", action="store_true")
-    parser.add_argument("--methods", nargs="+", choices=[PLAIN_BF16, *WORKERS], help="beside the plain Trainer")
+    parser.add_argument("--methods", nargs="+", choices=[*PLAINLY, *WORKERS][1:], help="beside the plain Trainer")
     arguments = parser.parse_args()
     if arguments.methods is None:
-        arguments.methods = [PLAIN_BF16, *WORKERS]
+        arguments.methods = [*PLAINLY, *WORKERS][1:]
     if arguments.no_bf16:
         arguments.methods = [name for name in arguments.methods if "bf16" not in name]
     with tempfile.TemporaryDirectory() as temporary, connection(None):
@@ -180,7 +185,7 @@ def main() -> None:
                     places = {"output_dir": str(output), "labels": store, "student_max_length": arguments.max_length}
                     keep(name, output, through_ray(base | places, workers, training | options, updates))
                     continue
-                mine = training | ({"bf16": True} if name == PLAIN_BF16 else {})
+                mine = training | PLAINLY[name]
                 keep(
                     name,
                     output,

@@ -64,5 +64,7 @@ def _follow(board: Board, progress: Progress, stop: Stop) -> Iterator[None]:
             progress.touch()
         if "step" in state:
             progress.total = state["steps"]
-            loss = f"loss {state['loss']:.3f}" if "loss" in state else ""
-            progress.update(state["step"], state.get("note", loss))
+            note = [f"loss {state['loss']:.3f}"] if "loss" in state else []
+            note += [f"{state['padding']:.0%} padding"] if "padding" in state else []
+            work: dict[str, int] = {unit: state[unit] for unit in ("texts", "tokens") if unit in state}
+            progress.update(state["step"], state.get("note", " · ".join(note)), work)

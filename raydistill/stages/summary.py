@@ -153,7 +153,7 @@ def _describe_training(training: dict[str, Any]) -> str:
     """One line on where the time of the train stage went: its first worker's, and what came before and after."""
     parts = {name: seconds for name, seconds in training["worker_seconds"].items() if name != "loading"}
     parts = {"start-up": training["seconds"] - sum(parts.values())} | parts
-    updates = f"{training['updates']:,} updates; its time: "
+    updates = f"{counted(training['updates'], 'update')}, {training['padding']:.1%} padding; its time: "
     return updates + ", ".join(f"{name} {seconds / training['seconds']:.1%}" for name, seconds in parts.items())
 
 

@@ -70,6 +70,7 @@ class _Trainer(TorchTrainer):
 class TrainedStudent:
     """What training leaves: model and tokenizer, the evaluation's figures, and the number of updates.
 
+    padding: the share of it in the tokens that the first worker was trained on, since it was last started.
     seconds: of the first worker, for each part of its work: loading, data (waiting for it), steps (forward, backward,
     optimizer), between (Trainer's own), evaluation, checkpoints.
     """
@@ -77,6 +78,7 @@ class TrainedStudent:
     model: Folder
     figures: dict[str, float]
     updates: int
+    padding: float
     seconds: dict[str, float]
 
 
@@ -136,7 +138,13 @@ def train_student(
     assert result.checkpoint is not None
     finished = storage.child(CHECKPOINTS).child(PurePosixPath(result.checkpoint.path).name)
     came_of_it = json.loads(finished.read(RESULT))
-    return TrainedStudent(finished.child(MODEL), came_of_it["figures"], came_of_it["updates"], came_of_it["seconds"])
+    return TrainedStudent(
+        finished.child(MODEL),
+        came_of_it["figures"],
+        came_of_it["updates"],
+        came_of_it.get("padding", 0.0),  # which an earlier version has not counted
+        came_of_it["seconds"],
+    )
 
 
 def _make_trainer(task: TrainTask, training: Training, store: LabelStore, plan: Plan, max_failures: int) -> _Trainer:

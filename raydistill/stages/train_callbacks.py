@@ -134,17 +134,38 @@ class SeedUpdates(TrainerCallback):
 
 
 class TellBoard(TrainerCallback):
-    """Writes steps and loss to the board, twice a second at most, and takes from it whether to stop."""
+    """Writes how far training is to the board, twice a second at most, and takes from it whether to stop.
 
-    def __init__(self, board: Board) -> None:
+    Args:
+        update: how many texts an update sees, of all workers.
+    """
+
+    def __init__(self, board: Board, update: int = 1) -> None:
         self.board, self.stop_wanted = board, False
+        self._update, self._texts, self._tokens, self._padded_tokens = update, 0, 0, 0  # the latter of this worker
         self._told, self._loss, self._evaluated = 0.0, dict[str, float](), 0
+
+    @property
+    def padding(self) -> float:
+        """The share of padding in what this worker was trained on so far."""
+        return 1 - self._tokens / self._padded_tokens if self._padded_tokens else 0.0
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if time.monotonic() - self._told >= POLL_SECONDS or state.global_step == state.max_steps:
             self._told = time.monotonic()
-            self.board.tell(step=state.global_step, steps=state.max_steps, **self._loss)
+            texts = state.global_step * self._update
+            tokens = round(texts * self._tokens / max(self._texts, 1))
+            done = {"texts": texts, "tokens": tokens, "padding": self.padding}
+            self.board.tell(step=state.global_step, steps=state.max_steps, **done, **self._loss)
             self.stop_wanted = self.board.stop_asked()
+
+    def counted(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+        """The same batches, of the training; their tokens are counted."""
+        for batch in batches:
+            self._texts += len(batch["attention_mask"])
+            self._tokens += int(batch["attention_mask"].sum())
+            self._padded_tokens += batch["attention_mask"].numel()
+            yield batch
 
     def over(self, batches: Iterable[Batch]) -> Iterator[Batch]:
         """The same batches; the board is told now and then that an evaluation gets on with them."""

@@ -58,6 +58,7 @@ def run_train_stage(
         finished = {
             "finished": True,
             "updates": student.updates,
+            "padding": round(student.padding, 4),
             "seconds": seconds,
             "worker_seconds": student.seconds,
         }

@@ -75,7 +75,8 @@ def train_worker(task: TrainTask, watch: Stopwatch) -> None:
         student: ModelSpec = task.spec
         if checkpoint and trained:
             student = dataclasses.replace(task.spec, name_or_path=str(checkpoint / MODEL), revision=None)
-        told = TellBoard(task.board)
+        update = arguments.per_device_train_batch_size * arguments.gradient_accumulation_steps * world
+        told = TellBoard(task.board, update)
         pace = KeepPace(task.checkpoint_seconds, lambda: rank == 0 and told.stop_wanted, alone=world == 1)
         callbacks: list[TrainerCallback] = [pace, SeedUpdates(rank), ReportCheckpoints(rank), KeepTime(watch)]
         first_epoch = 0 if trained else _epoch(checkpoint)
@@ -92,7 +93,7 @@ def train_worker(task: TrainTask, watch: Stopwatch) -> None:
                 for tensor in model.state_dict().values():  # only rank 0 has the best checkpoint on its disk
                     dist.broadcast(tensor, src=0)
         expect_finite(model)
-        result = trained or {"updates": trainer.state.global_step}
+        result = trained or {"updates": trainer.state.global_step, "padding": told.padding}
         finished = Path(folder, "finished")
         watch.turn("checkpoints")
         if rank == 0:
@@ -164,7 +165,7 @@ def _make_trainer(
         )
         if epoch == first_epoch:
             yield next(batches)  # counts to loading
-        yield from watch.over(batches, "data")
+        yield from watch.over(told.counted(batches), "data")
 
     def eval_batches() -> Iterator[Batch]:
         batches = _batches(

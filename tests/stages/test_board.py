@@ -5,6 +5,9 @@ from __future__ import annotations
 import re
 import time
 
+import torch
+from transformers import TrainerState
+
 from raydistill.progress import Console
 from raydistill.stages.board import Board, followed_board
 from raydistill.stages.train_callbacks import TellBoard
@@ -25,6 +28,29 @@ def test_an_evaluation_that_gets_on_is_no_standstill(console: Console) -> None:
         while progress.moved_at == stood_since:
             assert time.monotonic() < deadline
             time.sleep(0.1)
+
+
+def test_a_training_tells_texts_tokens_and_padding(console: Console) -> None:
+    def batch(texts: int, tokens: int, width: int) -> dict[str, torch.Tensor]:
+        return {"attention_mask": (torch.arange(width) < tokens).long().expand(texts, width)}
+
+    with console.stage("train", "steps") as progress, followed_board(progress, Stop(console.say, 0.0)) as board:
+        told, state = TellBoard(board, update=32), TrainerState(max_steps=3)
+        for step, _ in enumerate(told.counted([batch(16, 8, 10), batch(16, 8, 10), batch(16, 14, 20)]), 1):
+            state.global_step = step
+            told._told = 0.0  # as if a second had passed
+            told.on_step_end(None, state, None)
+            deadline = time.monotonic() + 30
+            while progress._amounts["steps"] != step:
+                assert time.monotonic() < deadline
+                time.sleep(0.1)
+        assert progress._amounts == {"steps": 3, "texts": 96, "tokens": 960}  # of two workers, ten tokens a text
+        assert "25% padding" in progress._note
+        assert told.padding == 1 - 480 / 640
+        status = progress._status()
+        assert re.search(
+            r"3 of 3 steps \(100%\) · [\d.]+ steps/s · [\d,.]+ texts/s · [\d,.]+ tokens/s · 25% padding", status
+        )
 
 
 def test_what_a_new_worker_does_not_say_is_not_missed(console: Console) -> None:

@@ -351,6 +351,8 @@ def test_run_json_and_the_summary_say_where_trainings_time_went(finished: Distil
     shares = dict(re.findall(r"([a-z-]+) ([0-9.]+)%", line))
     assert float(shares["steps"]) == pytest.approx(100 * parts["steps"] / stage["seconds"], abs=0.06)
     assert sum(map(float, shares.values())) == pytest.approx(100, abs=0.3)
+    assert 0 < stage["padding"] < 0.5
+    assert f"updates, {stage['padding']:.1%} padding; its time" in line
 
 
 def test_the_same_command_again_makes_nothing_anew(
