@@ -9,6 +9,7 @@ processes share and which has a bound of its own, is left out. Linux only: reads
 
 from __future__ import annotations
 
+import contextlib
 import re
 import subprocess
 import sys
@@ -17,6 +18,7 @@ import time
 from collections import defaultdict
 from pathlib import Path
 
+import psutil
 from tables import benchmark_parser, publish
 
 OTHERS = "read, merge and data tasks"
@@ -30,11 +32,11 @@ KINDS = {  # the beginnings of the titles that Ray gives its processes
 }
 
 
-def resident(pid: str) -> tuple[str, float] | None:
+def resident(pid: int) -> tuple[str, float] | None:
     """(title, resident MB that are not shared) of a process."""
     try:
-        status = Path("/proc", pid, "status").read_text()
-        title = Path("/proc", pid, "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        status = Path("/proc", str(pid), "status").read_text()
+        title = Path("/proc", str(pid), "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
     except OSError:
         return None
     held = re.findall(r"^Rss(?:Anon|File):\s+(\d+)", status, re.MULTILINE)
@@ -42,20 +44,23 @@ def resident(pid: str) -> tuple[str, float] | None:
 
 
 def peak_memory(driver: subprocess.Popen[bytes], every: float = 0.2) -> dict[str, float]:
-    """Peak MB by kind of process, sampled until the driver ends."""
+    """Peak MB by kind of process, of the driver and what it has started, sampled until it ends."""
     peaks: dict[str, float] = defaultdict(float)
-    titles: dict[str, str] = {}  # a process keeps the first telling title: idle ones are renamed
+    started: list[int] = []
+    titles: dict[int, str] = {}  # a process keeps the first telling title: idle ones are renamed
     while driver.poll() is None:
-        for entry in Path("/proc").iterdir():
-            if not entry.name.isdigit() or not (found := resident(entry.name)):
+        with contextlib.suppress(psutil.NoSuchProcess):  # it ends just now
+            started = [child.pid for child in psutil.Process(driver.pid).children(recursive=True)]
+        for pid in (driver.pid, *started):
+            if not (found := resident(pid)):
                 continue
             title, size = found
             kind = next((name for start, name in KINDS.items() if title.startswith(start)), "")
-            kind = "driver" if entry.name == str(driver.pid) else kind
-            if kind and titles.get(entry.name, OTHERS) == OTHERS:
-                titles[entry.name] = kind
-            if entry.name in titles:
-                peaks[titles[entry.name]] = max(peaks[titles[entry.name]], size)
+            kind = "driver" if pid == driver.pid else kind
+            if kind and titles.get(pid, OTHERS) == OTHERS:
+                titles[pid] = kind
+            if pid in titles:
+                peaks[titles[pid]] = max(peaks[titles[pid]], size)
         time.sleep(every)
     return peaks
 
