@@ -8,12 +8,36 @@ import time
 import numpy as np
 import pytest
 
+from raydistill.engines import engine
 from raydistill.engines.budget import CPU_LEAST, LEAST, cpu_budget, measured_budget
 from raydistill.engines.engine import tokens_per_second
 from raydistill.engines.torch_engine import TorchEngine
 from raydistill.pairs import PairEncoder
 from raydistill.specs import TeacherSpec
 from raydistill.teacher import Teacher, long_batch
+
+
+class Clock:
+    """One that only devices move: what else the machine is at does not count."""
+
+    now = 0.0
+
+    def perf_counter(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds + 1e-9
+
+
+clock = Clock()
+
+
+@pytest.fixture
+def on_that_clock(monkeypatch):
+    monkeypatch.setattr(engine, "time", clock)
+
+
+pytestmark = pytest.mark.usefixtures("on_that_clock")
 
 
 class Timed:
@@ -32,7 +56,7 @@ class Timed:
             self.tried.append(tokens)
         if tokens > self.memory:
             raise MemoryError
-        time.sleep(self.each_batch + tokens * self.each_token)
+        clock.sleep(self.each_batch + tokens * self.each_token)
         return np.zeros((1, 3), dtype=np.float32)
 
     def recover(self) -> None:
@@ -125,7 +149,7 @@ class Disturbed(Timed):
     def logits(self, inputs):
         self.calls += 1
         if inputs["input_ids"].size == CPU_LEAST and self.calls <= 8:
-            time.sleep(0.015)
+            clock.sleep(0.015)
         return super().logits(inputs)
 
 
@@ -160,7 +184,8 @@ def test_a_teacher_on_a_cpu_is_measured_once_where_there_is_much_to_do(work, tim
 
 
 @pytest.mark.parametrize("budget", [10, 1000, 5000])
-def test_a_real_model_is_measured_with_real_pairs(budget, tiny_teacher_dir):
+def test_a_real_model_is_measured_with_real_pairs(budget, tiny_teacher_dir, monkeypatch):
+    monkeypatch.setattr(engine, "time", time)
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
     encoder = PairEncoder(AutoTokenizer.from_pretrained(tiny_teacher_dir), ["about sport", "about art"], 64)
@@ -168,5 +193,5 @@ def test_a_real_model_is_measured_with_real_pairs(budget, tiny_teacher_dir):
     rows, width = batch["input_ids"].shape
     assert rows == max(2, budget // width)
     assert batch["attention_mask"].mean() > 0.9
-    engine = TorchEngine(AutoModelForSequenceClassification.from_pretrained(tiny_teacher_dir))
-    assert measured_budget(engine, lambda size: long_batch(encoder, size), budget) <= budget
+    model = TorchEngine(AutoModelForSequenceClassification.from_pretrained(tiny_teacher_dir))
+    assert measured_budget(model, lambda size: long_batch(encoder, size), budget) <= budget
