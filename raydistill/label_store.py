@@ -39,6 +39,8 @@ LABELLING: dict[str, type] = {
     **dict.fromkeys(("max_length", "entailment_id", "contradiction_id"), int),
     "class_names": list,
 }
+SCORING: dict[str, type] = {"precision": str, "audit": dict}  # but for exact labels
+AUDIT: dict[str, type] = {"agreement": float}
 COMPLETE: dict[str, type] = {
     **dict.fromkeys(("id", "corpus"), str),
     **dict.fromkeys(("texts", "distinct", "duplicates", "blanks", "rejected", "pairs"), int),
@@ -107,12 +109,8 @@ class LabelStore:
                 f"{self.path}: was written by another version of raydistill (schema {record.get('schema_version')}, "
                 f"here {SCHEMA_VERSION}). Use another --output-dir."
             )
-        complete, scoring = record.get("complete"), record.get("scoring")
-        if not (
-            says(record.get("labelling"), LABELLING)
-            and (not complete or says(complete, COMPLETE))
-            and (scoring is None or isinstance(scoring, dict))
-        ):
+        complete = record.get("complete")
+        if not (tells_labelling(record) and (not complete or says(complete, COMPLETE))):
             raise DamagedError(
                 f"{self.folder.where(RECORD)} is damaged. Run `raydistill label` again, which mends it from "
                 "run.json; without that, remove the folder."
@@ -336,6 +334,18 @@ class LabelStore:
         for name in parts:
             for table in self.read_part(name, ["text_id", "occurrences"], GROUPS_READ):
                 yield table["text_id"], table["occurrences"].to_numpy()
+
+
+def tells_labelling(record: Mapping[str, Any]) -> bool:
+    """Whether a record says how labels were made: `labelling`, and `scoring` unless that was not begun."""
+    labelling: Any = record.get("labelling")
+    scoring: Any = record.get("scoring")
+    if not says(labelling, LABELLING) or not all(isinstance(name, str) for name in labelling["class_names"]):
+        return False
+    if not scoring:
+        return not record.get("complete")
+    exact = isinstance(scoring, dict) and "precision" in scoring and scoring["precision"] in (None, "fp32")
+    return exact or (says(scoring, SCORING) and says(scoring["audit"], AUDIT))
 
 
 def says(table: Any, kinds: Mapping[str, type]) -> bool:

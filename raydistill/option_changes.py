@@ -20,11 +20,12 @@ def option_changes(then: dict[str, Any], config: DistillConfig, product: str) ->
     then = DistillConfig().that_change(product) | then  # an option that is newer than the run was at its default
     lines = []
     for name in now:
-        if name == "data_file" and (set(now[name]) >= set(old := then.get(name) or ()) or set(now[name]) <= set(old)):
+        old = then.get(name)
+        if name == "data_file" and isinstance(old, list) and (set(now[name]) >= set(old) or set(now[name]) <= set(old)):
             continue  # a corpus may grow or shrink by files, as a folder's may
-        pairs = [(name, then.get(name), now[name])]
+        pairs = [(name, old, now[name])]
         if name == "training":
-            pairs = _unlike(then.get(name, {}), now[name])
+            pairs = _unlike(old if isinstance(old, dict) else {}, now[name])
         lines += [f"{flag(key)} was {_shown(old)}, now {_shown(new)}" for key, old, new in pairs if not _same(old, new)]
     return lines
 

@@ -150,7 +150,11 @@ def _is_of_a_pickle(error: Exception, model: ModelSpec) -> bool:
         return True  # it raises anything
     # Transformers takes what it holds, a list maybe, for weights by name.
     being_put_in = any(frame.name == "_load_pretrained_model" for frame in frames)
-    return model.allow_pickle_weights and being_put_in and isinstance(error, (TypeError, AttributeError))
+    return (
+        model.allow_pickle_weights
+        and being_put_in
+        and isinstance(error, (TypeError, AttributeError, KeyError, NotImplementedError))
+    )
 
 
 def skeleton(config: Any, model: ModelSpec) -> Any:

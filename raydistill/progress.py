@@ -8,6 +8,7 @@ import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from stat import S_ISCHR
 from types import TracebackType
 from typing import TextIO
 
@@ -54,7 +55,9 @@ class Console:
         self.write((ERASE if self.live else "") + printable(without_secrets(text)) + "\n")
 
     def write(self, text: str) -> None:
-        """Print it as it is; nothing any more once that cannot be read, as behind `| head` or on a closed terminal.
+        """Print it as it is, or leave it out where it has no room.
+
+        Nothing is said any more once nobody can read it, as behind `| head` or on a closed terminal.
 
         Raises:
             OSError: what was to be a result, on standard output, has no room.
@@ -63,11 +66,17 @@ class Console:
             self.stream.write(text)
             self.stream.flush()
         except OSError as error:
-            if self.stream is sys.stdout and error.errno not in (errno.EPIPE, errno.EIO):
+            descriptor = self.stream.fileno()
+            gone = error.errno == errno.EPIPE or (error.errno == errno.EIO and S_ISCHR(os.fstat(descriptor).st_mode))
+            if self.stream is sys.stdout and not gone:
                 raise
-            nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, self.stream.fileno())  # what is left in the stream's buffer goes there at its end
+            kept, nowhere = os.dup(descriptor), os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, descriptor)
+            self.stream.flush()  # what is left in the stream's buffer goes there
+            if not gone:  # there may be room again when something else is to be said
+                os.dup2(kept, descriptor)
             os.close(nowhere)
+            os.close(kept)
 
     def table(self, rows: Sequence[tuple[str, str]]) -> None:
         """Print names and values, aligned."""

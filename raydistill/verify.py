@@ -108,13 +108,13 @@ def _verify_labels(
 ) -> Iterator[Check]:
     record: dict[str, Any] = {}
 
-    def read_record() -> str:
+    def look_at_record() -> str:
         found = store.complete_record()
         store.expect_all_texts()
         record.update(found)
         return f"complete: {record['complete']['texts']:,} texts, {record['complete']['pairs']:,} pairs"
 
-    yield _checked("record", read_record)
+    yield _checked("record", look_at_record)
     yield _checked("files", lambda: _verify_files(store))
     if not record:
         for name in ("rows", "counts", "corpus", "teacher"):

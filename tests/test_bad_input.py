@@ -123,7 +123,9 @@ def used(good: dict, **labelling: Any) -> Path:
     store = LabelStore(run_dir.labels_path)
     store.folder.create()
     made_with = check_models(config, ("label",), read_class_names(config.class_names_file)).labelling
-    store.write_record({"labelling": made_with | labelling, "scoring": {}, "complete": None})
+    store.write_record(
+        {"labelling": made_with | labelling, "scoring": {"precision": "fp32", "audit": None}, "complete": None}
+    )
     store.write_part(SCHEMA.empty_table())
     return Path(run_dir.folder.path)
 

@@ -247,7 +247,11 @@ RECORD = {"schema_version": 2, "labelling": LABELLING, "scoring": {"precision": 
         b'{"schema_version": 2, "labelling": ' + b"[" * 100_000 + b"]" * 100_000 + b"}",
         json.dumps(RECORD | {"labelling": {}}).encode(),
         json.dumps(RECORD | {"labelling": LABELLING | {"class_names": "a, b"}}).encode(),
-        json.dumps(RECORD | {"scoring": "fp32"}).encode(),
+        json.dumps(RECORD | {"labelling": LABELLING | {"class_names": [1, ["x"], None]}}).encode(),
+        *(
+            json.dumps(RECORD | {"scoring": scoring}).encode()
+            for scoring in ("fp32", None, {}, {"x": 1}, {"precision": "bf16", "audit": None}, {"precision": ["bf16"]})
+        ),
         json.dumps(RECORD | {"complete": True}).encode(),
         *(json.dumps(RECORD | {"complete": complete(3) | {name: None}}).encode() for name in complete(3)),
     ],
@@ -266,7 +270,7 @@ def test_only_a_complete_store_can_be_trained_from(store):
     store.write_record({"labelling": LABELLING, "complete": None})
     with pytest.raises(RunDirError, match="not complete"):
         store.complete_record()
-    store.write_record({"labelling": LABELLING, "complete": complete(3)})
+    store.write_record(RECORD)
     name, _ = store.write_part(part({"a": 2, "b": 1}))
     assert store.complete_record()["complete"] == complete(3)
     store.expect_all_texts()

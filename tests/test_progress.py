@@ -285,6 +285,26 @@ def test_work_goes_on_when_the_terminal_is_gone():
         console.say("two")
 
 
+def test_what_comes_when_there_is_room_again_is_said(tmp_path):
+    script = f"""
+import resource, signal, sys
+from raydistill.progress import Console
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+with open({str(tmp_path / "told")!r}, "w") as stream:
+    console = Console(stream)
+    console.say("before")
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8, resource.RLIM_INFINITY))
+    console.say("lost, as there is no room for it")
+    resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    console.say("after")
+"""
+    assert run_script(script) == ("", "")
+    told = (tmp_path / "told").read_text()
+    assert told.startswith("before\n")
+    assert told.endswith("after\n")
+    assert "room" not in told
+
+
 def test_work_goes_on_where_what_it_says_has_no_room():
     with open("/dev/full", "w", encoding="utf-8") as stream:
         Console(stream).say("one")

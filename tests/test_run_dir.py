@@ -160,6 +160,17 @@ def test_what_is_no_table_in_a_table_of_the_record_is_not_known(name, tmp_path):
     assert RunDir.claim(config_for(tmp_path), BOTH).record[name] == {"student": {}, "a": {}}
 
 
+@pytest.mark.parametrize(("product", "name"), [("labels", "data_file"), ("student", "training")])
+def test_an_option_that_was_changed_by_hand_in_the_record_is_told(product, name, tmp_path):
+    record = begun(tmp_path, made=True).record
+    labelled(tmp_path)
+    (tmp_path / "labels" / "part.parquet").write_text("x")
+    record["made_with"][product][name] = 5
+    (tmp_path / "run.json").write_text(json.dumps(record | {"published": {"config.json": "x"}}))
+    config = config_for(tmp_path, learning_rate=1e-4)
+    assert "holds a run with other options" in claim_error(config)
+
+
 def test_labels_without_a_record_of_either_kind_are_not_taken_for_a_run(tmp_path):
     (tmp_path / "labels").mkdir()
     assert "which no run of raydistill" in claim_error(config_for(tmp_path))
@@ -228,14 +239,15 @@ def test_a_student_that_has_come_to_nothing_may_be_trained_with_other_options(tm
 def test_where_no_label_was_begun_they_may_be_made_with_other_options(tmp_path):
     begun(tmp_path, teacher_precision="int8")
     other = config_for(tmp_path, teacher_precision="fp32", hypothesis_template="About {}.")
-    labelled(tmp_path, scoring={"precision": "int8"})  # as far as its record
+    scoring = {"precision": "int8", "audit": {"agreement": 0.995}}
+    labelled(tmp_path, scoring=scoring)  # as far as its record
     run_dir = RunDir.claim(other, BOTH)
     run_dir.begin(other, BOTH)
     assert record_of(tmp_path)["made_with"]["labels"]["hypothesis_template"] == "About {}."
     store = LabelStore(run_dir.labels_path)
     assert held_record(store, run_dir) == {}
     (tmp_path / "labels" / "part.parquet").touch()
-    assert held_record(store, run_dir)["scoring"] == {"precision": "int8"}
+    assert held_record(store, run_dir)["scoring"] == scoring
     assert "--hypothesis-template was About {}., now" in claim_error(config_for(tmp_path))
 
 

@@ -154,7 +154,9 @@ def test_what_is_no_pickle_is_one_line(tmp_path, content):
         expect_own_weights(teacher_spec(folder, allow_pickle_weights=True))
 
 
-@pytest.mark.parametrize("content", [[torch.ones(2)], 5, None, torch.ones(3), {1: torch.ones(2)}])
+@pytest.mark.parametrize(
+    "content", [[torch.ones(2)], 5, None, torch.ones(3), {1: torch.ones(2)}, torch.eye(2).to_sparse()]
+)
 def test_a_pickle_of_something_else_is_one_line(tmp_path, content):
     folder = pickle_weights(save_classifier(tmp_path / "nli"))
     torch.save(content, folder / "pytorch_model.bin")

@@ -13,7 +13,7 @@ from raydistill.corpus import sample_texts
 from raydistill.corpus_files import CorpusFile, corpus_signature
 from raydistill.engines.engine import EXACT
 from raydistill.errors import DamagedError, ModelError, counted
-from raydistill.label_store import LABELLING, LabelStore, says
+from raydistill.label_store import LabelStore, tells_labelling
 from raydistill.lease import hold
 from raydistill.progress import Console
 from raydistill.quote import Quote
@@ -218,7 +218,7 @@ def held_record(store: LabelStore, run_dir: RunDir) -> dict[str, Any]:
     except DamagedError as error:
         torn = error
     spare = run_dir.record
-    if says(spare.get("labelling"), LABELLING) and "scoring" in spare and (torn or store.parts()):
+    if tells_labelling(spare) and "scoring" in spare and (torn or store.parts()):
         return {"labelling": spare["labelling"], "scoring": spare["scoring"]}
     if torn:
         raise torn
