@@ -391,8 +391,10 @@ class DistillConfig:
             raise ConfigError(
                 f"training {training!r} must hold TrainingArguments fields by name. Give each as an option of its own."
             )
-        training = {str(name).replace("-", "_"): value for name, value in training.items()}
-        self.training = by_present_names(training) | options
+        training = by_present_names({str(name).replace("-", "_"): value for name, value in training.items()})
+        if ours := sorted(training.keys() & known.keys()):
+            raise ConfigError(f"{flag(ours[0])} is an option of its own: give it outside of `training`.")
+        self.training = training | options
 
     def check(self, required: Iterable[str]) -> None:
         """Raise ConfigError with every fault that can be seen without opening a file or a model.

@@ -29,6 +29,7 @@ SMALL_READ = 64 << 10
 PLACES = 16  # a sample is taken from so many, spread evenly over the corpus
 PLACE_BYTES = 16 << 20  # of text, read at such a place, where all are the same or none is new
 MOST_UNPACKED = 64 << 20  # of a sample: it may unpack to anything
+LEAST_ROW_BYTES = 64  # what a blank one counts for: it takes time all the same
 FILES_READ = 256  # on from such a place
 FILES_COUNTED = 1024  # text by text, before anything starts
 TRIPS = 256  # of a task, to files that are opened one after the other: others are to make theirs at the same time
@@ -231,7 +232,7 @@ def _read_on(splits: Iterable[Split], text_column: str) -> Iterator[str]:
     read = 0
     for text in map(clean, itertools.chain.from_iterable(read_splits(splits, text_column))):
         yield text
-        read += line_bytes(text)
+        read += max(line_bytes(text), LEAST_ROW_BYTES)
         if read >= PLACE_BYTES:
             return
 

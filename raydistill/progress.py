@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import sys
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from stat import S_ISCHR
@@ -40,7 +41,7 @@ class Console:
 
     def __init__(self, stream: TextIO | None = None, columns: int | None = None) -> None:
         self.stream = stream if stream is not None else sys.stderr
-        self._columns = columns
+        self._columns, self._lock = columns, threading.Lock()
         self.live = columns is not None or self.stream.isatty()
 
     @property
@@ -70,13 +71,14 @@ class Console:
             gone = error.errno == errno.EPIPE or (error.errno == errno.EIO and S_ISCHR(os.fstat(descriptor).st_mode))
             if self.stream is sys.stdout and not gone:
                 raise
-            kept, nowhere = os.dup(descriptor), os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, descriptor)
-            self.stream.flush()  # what is left in the stream's buffer goes there
-            if not gone:  # there may be room again when something else is to be said
-                os.dup2(kept, descriptor)
-            os.close(nowhere)
-            os.close(kept)
+            with self._lock:  # another thread may be at it
+                kept, nowhere = os.dup(descriptor), os.open(os.devnull, os.O_WRONLY)
+                os.dup2(nowhere, descriptor)
+                self.stream.flush()  # what is left in the stream's buffer goes there
+                if not gone:  # there may be room again when something else is to be said
+                    os.dup2(kept, descriptor)
+                os.close(nowhere)
+                os.close(kept)
 
     def table(self, rows: Sequence[tuple[str, str]]) -> None:
         """Print names and values, aligned."""
@@ -179,7 +181,7 @@ class Progress:
             share or whole[0],
             f"ETA {clock(left)}" if left is not None else "",
             ", ".join(f"{rounded(rate)} {unit}" for unit, rate in rates.items()) + "/s" if rates else "",
-            self._note,
+            *self._note.split(" · "),
         ]
         parts = list(filter(None, brief))
         while len(parts) > 1 and not self._fits(" · ".join(parts)):

@@ -129,6 +129,12 @@ def test_names_in_that_table_are_read_as_others_are():
     assert DistillConfig(training=None).training == {}
 
 
+@pytest.mark.parametrize(("name", "told"), [("no_cuda", "--use-cpu"), ("temperature", "--temperature")])
+def test_an_option_of_ours_in_that_table_is_an_error(name, told):
+    with pytest.raises(ConfigError, match=f"{told} is an option of its own: give it outside"):
+        DistillConfig(training={name: 1})
+
+
 @pytest.mark.parametrize("table", ["learning_rate=1", [1], 5])
 def test_a_table_that_is_none_is_an_error(table):
     with pytest.raises(ConfigError, match="must hold TrainingArguments fields by name"):

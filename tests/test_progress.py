@@ -167,6 +167,17 @@ def screen(written: str) -> list[str]:
     return lines
 
 
+def test_where_there_is_little_room_the_loss_of_a_training_stays_longest(clock):
+    console = Console(io.StringIO(), columns=80)
+    with console.stage("train", "steps", 7500) as stage:
+        stage.update(0)
+        clock.now += 100
+        work = {"texts": 32_000, "tokens": 960_000}
+        stage.update(1000, "loss 0.123 · 10% padding", work)
+        line = screen(console.stream.getvalue())[0]
+    assert line == "train  13% · ETA 10:50 · 10 steps, 320 texts, 9.6k tokens/s · loss 0.123"
+
+
 def test_on_a_terminal_what_is_said_in_the_midst_of_a_stage_has_a_line_of_its_own(clock):
     console = Console(io.StringIO(), columns=80)
     with console.stage("label", "texts", 1000) as stage:
@@ -303,12 +314,6 @@ with open({str(tmp_path / "told")!r}, "w") as stream:
     assert told.startswith("before\n")
     assert told.endswith("after\n")
     assert "room" not in told
-
-
-def test_work_goes_on_where_what_it_says_has_no_room():
-    with open("/dev/full", "w", encoding="utf-8") as stream:
-        Console(stream).say("one")
-        Console(stream).say("two")
 
 
 @pytest.mark.parametrize("gone_before", [False, True])

@@ -137,12 +137,12 @@ class TellBoard(TrainerCallback):
     """Writes how far training is to the board, twice a second at most, and takes from it whether to stop.
 
     Args:
-        update: how many texts an update sees, of all workers.
+        texts: how many there are in an epoch, of all workers.
     """
 
-    def __init__(self, board: Board, update: int = 1) -> None:
+    def __init__(self, board: Board, texts: int) -> None:
         self.board, self.stop_wanted = board, False
-        self._update, self._texts, self._tokens, self._padded_tokens = update, 0, 0, 0  # the latter of this worker
+        self._all_texts, self._texts, self._tokens, self._padded_tokens = texts, 0, 0, 0  # the latter of this worker
         self._told, self._loss, self._evaluated = 0.0, dict[str, float](), 0
 
     @property
@@ -153,7 +153,7 @@ class TellBoard(TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if time.monotonic() - self._told >= POLL_SECONDS or state.global_step == state.max_steps:
             self._told = time.monotonic()
-            texts = state.global_step * self._update
+            texts = round(state.epoch * self._all_texts)
             tokens = round(texts * self._tokens / max(self._texts, 1))
             done = {"texts": texts, "tokens": tokens, "padding": self.padding}
             self.board.tell(step=state.global_step, steps=state.max_steps, **done, **self._loss)

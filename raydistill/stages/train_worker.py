@@ -75,8 +75,7 @@ def train_worker(task: TrainTask, watch: Stopwatch) -> None:
         student: ModelSpec = task.spec
         if checkpoint and trained:
             student = dataclasses.replace(task.spec, name_or_path=str(checkpoint / MODEL), revision=None)
-        update = arguments.per_device_train_batch_size * arguments.gradient_accumulation_steps * world
-        told = TellBoard(task.board, update)
+        told = TellBoard(task.board, task.texts)
         pace = KeepPace(task.checkpoint_seconds, lambda: rank == 0 and told.stop_wanted, alone=world == 1)
         callbacks: list[TrainerCallback] = [pace, SeedUpdates(rank), ReportCheckpoints(rank), KeepTime(watch)]
         first_epoch = 0 if trained else _epoch(checkpoint)
@@ -152,7 +151,7 @@ def _make_trainer(
     window = max(1, min(GROUPED_BATCHES, share // (4 * batch_size))) if grouped else 1  # as Trainer's own sampler
 
     def train_batches(epoch: int) -> Iterator[Batch]:
-        batches = _batches(
+        found = _batches(
             TRAIN_SHARD,
             collate,
             batch_size,
@@ -163,9 +162,10 @@ def _make_trainer(
             local_shuffle_buffer_size=max(spec.shuffle_buffer, batch_size),
             local_shuffle_seed=seed + epoch * world + rank,
         )
+        batches = told.counted(found)
         if epoch == first_epoch:
             yield next(batches)  # counts to loading
-        yield from watch.over(told.counted(batches), "data")
+        yield from watch.over(batches, "data")
 
     def eval_batches() -> Iterator[Batch]:
         batches = _batches(

@@ -23,7 +23,7 @@ def test_an_evaluation_that_gets_on_is_no_standstill(console: Console) -> None:
             time.sleep(0.1)
         time.sleep(1.5)
         stood_since = progress.moved_at
-        told = TellBoard(board)
+        told = TellBoard(board, texts=5)
         assert list(told.over(iter([{}, {}, {}]))) == [{}, {}, {}]
         while progress.moved_at == stood_since:
             assert time.monotonic() < deadline
@@ -35,9 +35,9 @@ def test_a_training_tells_texts_tokens_and_padding(console: Console) -> None:
         return {"attention_mask": (torch.arange(width) < tokens).long().expand(texts, width)}
 
     with console.stage("train", "steps") as progress, followed_board(progress, Stop(console.say, 0.0)) as board:
-        told, state = TellBoard(board, update=32), TrainerState(max_steps=3)
+        told, state = TellBoard(board, texts=192), TrainerState(max_steps=3)
         for step, _ in enumerate(told.counted([batch(16, 8, 10), batch(16, 8, 10), batch(16, 14, 20)]), 1):
-            state.global_step = step
+            state.global_step, state.epoch = step, step / 6
             told._told = 0.0  # as if a second had passed
             told.on_step_end(None, state, None)
             deadline = time.monotonic() + 30

@@ -541,6 +541,15 @@ def test_multi_label_student_learns_each_class_by_itself_and_is_evaluated_on_all
     assert [scores[model.config.id2label[i]] for i in range(5)] == pytest.approx(given[longest].tolist(), abs=1e-5)
 
 
+def test_a_training_of_a_single_batch_tells_its_padding(
+    tmp_path: Path, make_config: MakeConfig, finished: DistillResult
+) -> None:
+    options = {"per_device_train_batch_size": 1000, "num_train_epochs": 1, "do_eval": False}
+    result = train(make_config(tmp_path, labels=finished.labels, **options))
+    stage = json.loads(Path(result.output_dir, "run.json").read_text())["stages"]["train"]
+    assert (stage["updates"], stage["padding"] > 0) == (1, True)
+
+
 def test_two_workers_share_the_rows_and_their_batches_of_like_length_are_less_padded(
     tmp_path: Path, make_config: MakeConfig, finished: DistillResult, corpus_counts
 ) -> None:
