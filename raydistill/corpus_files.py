@@ -43,7 +43,7 @@ class CorpusFile:
 
     @property
     def is_small(self) -> bool:
-        """Whether it takes longer to be opened than to be read, and takes as much memory then."""
+        """Whether it takes longer to be opened than to be read, and has nothing to be unpacked."""
         return self.size <= SMALL_FILE and self.compression is None and self.format != "parquet"
 
     @property

@@ -53,7 +53,8 @@ def read_split(split: Split, text_column: str) -> Iterator[list[str]]:
 def read_splits(splits: Iterable[Split], text_column: str) -> Iterator[list[str]]:
     """The same of several, one after the other; small files are opened ahead, as each may be a round trip."""
     ahead: deque[Future[list[list[str]]] | Iterator[list[str]]] = deque()
-    with ThreadPoolExecutor(OPENERS) as pool:
+    pool = ThreadPoolExecutor(OPENERS)
+    try:
         for split in splits:
             read = read_split(split, text_column)
             ahead.append(pool.submit(list, read) if split.file.is_small else read)
@@ -61,6 +62,8 @@ def read_splits(splits: Iterable[Split], text_column: str) -> Iterator[list[str]
                 yield from _arrived(ahead.popleft())
         while ahead:
             yield from _arrived(ahead.popleft())
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)  # a sample reads on no more, and need not wait for the others
 
 
 def _arrived(read: Future[list[list[str]]] | Iterator[list[str]]) -> Iterable[list[str]]:

@@ -14,7 +14,7 @@ import json
 import re
 import tempfile
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -27,24 +27,13 @@ import pyarrow.parquet as pq
 from raydistill.errors import DamagedError, RunDirError, first_line
 from raydistill.files import Folder, digest_of, parse_record
 from raydistill.known_texts import Census, KnownTexts, take_census
+from raydistill.label_record import tells_completion, tells_labelling
 from raydistill.refusals import refusals
 
 RECORD, PLAN = "_labels.json", "_replace-"
 SOURCES = b"raydistill.replaces"  # in the metadata of a part
 PART_NAME = re.compile(r"part-(?P<digest>[0-9a-f]{32})-[0-9a-f]{16}\.parquet")
 SCHEMA_VERSION = 2
-# What a record says at the least, by type: one that does not was torn, or changed by hand.
-LABELLING: dict[str, type] = {
-    **dict.fromkeys(("teacher", "teacher_fingerprint", "hypothesis_template"), str),
-    **dict.fromkeys(("max_length", "entailment_id", "contradiction_id"), int),
-    "class_names": list,
-}
-SCORING: dict[str, type] = {"precision": str, "audit": dict}  # but for exact labels
-AUDIT: dict[str, type] = {"agreement": float}
-COMPLETE: dict[str, type] = {
-    **dict.fromkeys(("id", "corpus"), str),
-    **dict.fromkeys(("texts", "distinct", "duplicates", "blanks", "rejected", "pairs"), int),
-}
 LISTERS = 16  # parts opened at once: on an object store each takes a round trip
 GROUPS_READ = 16  # row groups of which some columns are read at once
 ROW_GROUP_BYTES = 4 << 20  # in a merged part, at least: what a reader has to hold at a time
@@ -109,8 +98,7 @@ class LabelStore:
                 f"{self.path}: was written by another version of raydistill (schema {record.get('schema_version')}, "
                 f"here {SCHEMA_VERSION}). Use another --output-dir."
             )
-        complete = record.get("complete")
-        if not (tells_labelling(record) and (not complete or says(complete, COMPLETE))):
+        if not (tells_labelling(record) and tells_completion(record)):
             raise DamagedError(
                 f"{self.folder.where(RECORD)} is damaged. Run `raydistill label` again, which mends it from "
                 "run.json; without that, remove the folder."
@@ -334,23 +322,6 @@ class LabelStore:
         for name in parts:
             for table in self.read_part(name, ["text_id", "occurrences"], GROUPS_READ):
                 yield table["text_id"], table["occurrences"].to_numpy()
-
-
-def tells_labelling(record: Mapping[str, Any]) -> bool:
-    """Whether a record says how labels were made: `labelling`, and `scoring` unless that was not begun."""
-    labelling: Any = record.get("labelling")
-    scoring: Any = record.get("scoring")
-    if not says(labelling, LABELLING) or not all(isinstance(name, str) for name in labelling["class_names"]):
-        return False
-    if not scoring:
-        return not record.get("complete")
-    exact = isinstance(scoring, dict) and "precision" in scoring and scoring["precision"] in (None, "fp32")
-    return exact or (says(scoring, SCORING) and says(scoring["audit"], AUDIT))
-
-
-def says(table: Any, kinds: Mapping[str, type]) -> bool:
-    """Whether something is a table with at least these entries, of these types."""
-    return isinstance(table, dict) and all(isinstance(table.get(name), kind) for name, kind in kinds.items())
 
 
 def _gathered(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:

@@ -711,8 +711,11 @@ BAD_LABELS: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
 
 def said_complete(out: Path, complete: dict[str, Any]) -> None:
     """Have the record of a label store say that it is."""
-    record = out / "labels" / "_labels.json"
-    written(record, json.dumps(json.loads(record.read_text()) | {"complete": complete}))
+    path = out / "labels" / "_labels.json"
+    record = json.loads(path.read_text())
+    if "pairs" in complete:
+        complete["pairs"] = complete["texts"] * len(record["labelling"]["class_names"])
+    written(path, json.dumps(record | {"complete": complete}))
 
 
 @pytest.mark.parametrize("name", BAD_LABELS)

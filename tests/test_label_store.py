@@ -247,7 +247,15 @@ RECORD = {"schema_version": 2, "labelling": LABELLING, "scoring": {"precision": 
         b'{"schema_version": 2, "labelling": ' + b"[" * 100_000 + b"]" * 100_000 + b"}",
         json.dumps(RECORD | {"labelling": {}}).encode(),
         json.dumps(RECORD | {"labelling": LABELLING | {"class_names": "a, b"}}).encode(),
-        json.dumps(RECORD | {"labelling": LABELLING | {"class_names": [1, ["x"], None]}}).encode(),
+        *(
+            json.dumps(RECORD | {"labelling": LABELLING | {"class_names": names}}).encode()
+            for names in (
+                [1, ["x"], None],
+                [],
+                ["a", "a", "b"],
+                ["a", "b"],
+            )  # the last ones: not as many as the pairs say
+        ),
         *(
             json.dumps(RECORD | {"scoring": scoring}).encode()
             for scoring in ("fp32", None, {}, {"x": 1}, {"precision": "bf16", "audit": None}, {"precision": ["bf16"]})

@@ -13,7 +13,8 @@ from raydistill.corpus import sample_texts
 from raydistill.corpus_files import CorpusFile, corpus_signature
 from raydistill.engines.engine import EXACT
 from raydistill.errors import DamagedError, ModelError, counted
-from raydistill.label_store import LabelStore, tells_labelling
+from raydistill.label_record import tells_labelling
+from raydistill.label_store import LabelStore
 from raydistill.lease import hold
 from raydistill.progress import Console
 from raydistill.quote import Quote
