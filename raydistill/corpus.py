@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from hashlib import blake2b
-from typing import Any, TypeVar
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 
@@ -22,8 +22,6 @@ from raydistill.corpus_files import CorpusFile, Split
 from raydistill.corpus_lines import LONGEST_LINE, as_utf8, count_line_ends
 from raydistill.corpus_readers import OPENERS, open_parquet, parquet_column, read_split, read_splits
 from raydistill.paths import open_path
-
-T = TypeVar("T")
 
 SMALL_READ = 64 << 10
 PLACES = 16  # a sample is taken from so many, spread evenly over the corpus
@@ -33,6 +31,17 @@ LEAST_ROW_BYTES = 64  # what a blank one counts for: it takes time all the same
 FILES_READ = 256  # on from such a place
 FILES_COUNTED = 1024  # text by text, before anything starts
 TRIPS = 256  # of a task, to files that are opened one after the other: others are to make theirs at the same time
+
+
+class _Place(NamedTuple):
+    """Where a sample is taken.
+
+    `splits`: what to read, one after the other.
+    `share`: how many of the `PLACES` it stands for: a reader can begin only here for all of them.
+    """
+
+    splits: list[Split]
+    share: int
 
 
 def check_readable(files: Sequence[CorpusFile], text_column: str) -> None:
@@ -74,10 +83,14 @@ def _look_up_cuts(file: CorpusFile, split_bytes: int, pool: ThreadPoolExecutor) 
     """Where a file is cut, its beginning and end included, once that is known; looked up at many places at a time."""
     if file.format == "parquet":
         return pool.submit(_row_group_cuts, file, split_bytes).result
-    if file.shows_line_ends and file.format in ("text", "jsonl"):
+    if _is_cut_at_lines(file):
         starts = pool.map(partial(_line_start, file), range(split_bytes, file.size, split_bytes))
         return lambda: sorted({*starts, 0, file.size})
     return lambda: (0, -1)
+
+
+def _is_cut_at_lines(file: CorpusFile) -> bool:
+    return file.shows_line_ends and file.format in ("text", "jsonl")
 
 
 def _row_group_cuts(file: CorpusFile, split_bytes: int) -> list[int]:
@@ -156,15 +169,21 @@ def _lines_per_byte(file: CorpusFile, sample_bytes: int) -> float:
 
 def _count_lines(piece: bytes, file: CorpusFile) -> tuple[int, int]:
     """(line ends, bytes of the piece among which they are): all of it, or as much as unpacks to `MOST_UNPACKED`."""
+    count = _count_row_ends if file.format in ("csv", "tsv") else count_line_ends
     if file.shows_line_ends:
-        return count_line_ends(piece), len(piece)
+        return count(piece), len(piece)
     source = pa.BufferReader(piece)
     stream = as_utf8(pa.input_stream(source, compression=file.compression), file)
     lines = unpacked = 0
     with contextlib.suppress(OSError, UnicodeError):  # which a file that is cut short ends in
         while unpacked < MOST_UNPACKED and (block := stream.read(SMALL_READ)):  # the last of a cut one is lost
-            lines, unpacked = lines + count_line_ends(block), unpacked + len(block)
+            lines, unpacked = lines + count(block), unpacked + len(block)
     return lines, source.tell()
+
+
+def _count_row_ends(piece: bytes) -> int:
+    """How many rows end in a piece of CSV, by LF, or by CR where there is no other: it may stand in fields, too."""
+    return piece.count(b"\n") or piece.count(b"\r")
 
 
 def sample_texts(files: Sequence[CorpusFile], text_column: str, count: int) -> list[str]:
@@ -174,67 +193,79 @@ def sample_texts(files: Sequence[CorpusFile], text_column: str, count: int) -> l
     """
     places = _places(files)
     found: dict[str, None] = {}
-    for most in (-(-count // len(places)), count):  # more of one where another has fewer, or the same
+    for most in (-(-count // sum(place.share for place in places)), count):  # more where another has fewer, or the same
         for place in places:
             if len(found) < count:
-                found |= dict.fromkeys(itertools.islice(_distinct(place, text_column), most))
+                found |= dict.fromkeys(itertools.islice(_distinct(place.splits, text_column), most * place.share))
     return list(found)[:count]
 
 
-def read_stretches(files: Sequence[CorpusFile], text_column: str, stretch_bytes: int) -> Iterator[list[str]]:
-    """The texts, cleaned and blank ones included, that stand together in places spread evenly over the corpus.
+def read_stretches(files: Sequence[CorpusFile], text_column: str, stretch_bytes: int) -> Iterator[list[list[str]]]:
+    """Stretches of texts that stand together, cleaned and blank ones included, from places all over the corpus.
 
     Args:
-        stretch_bytes: about so much text from each.
+        stretch_bytes: about so much text in each.
+
+    Returns:
+        the stretches of each place: one, or several that follow each other where a file can only be read from there.
 
     Raises:
         CorpusError.
     """
     for place in _places(files, stretch_bytes):
-        stretch: list[str] = []
-        size = 0
-        for text in _read_on(place, text_column):
-            stretch.append(text)
-            size += line_bytes(text)
-            if size >= stretch_bytes:
-                break
-        if stretch:
-            yield stretch
+        texts = _read_on(place.splits, text_column)
+        stretches = [list(_until(stretch_bytes, texts, line_bytes)) for _ in range(place.share)]
+        yield list(filter(None, stretches))
 
 
-def _places(files: Sequence[CorpusFile], least_bytes: int = 1) -> list[list[Split]]:
+def _places(files: Sequence[CorpusFile], least_bytes: int = 1) -> list[_Place]:
     """What to read from on, at `PLACES` spread evenly over the bytes of the corpus, or fewer of `least_bytes` each.
 
-    The last place in a file goes on in those between it and the next one, for a file may hold a single text.
+    Each goes on until the next one, in the files between them too, for a file may hold a single text.
     """
     ends = list(itertools.accumulate(file.likely_bytes for file in files))
     count = max(1, min(PLACES, ends[-1] // least_bytes))
-    hits = Counter(bisect_right(ends, ends[-1] * place // count) for place in range(count))
-
-    def cut(at: int) -> list[Split]:
-        return _spread(make_splits([files[at]], -(-files[at].size // hits[at])), hits[at])
-
-    places = []
+    points = [ends[-1] * place // count for place in range(count)]
+    hit = [bisect_right(ends, point) for point in points]
+    parts = [1 - (ends[at] - point) / files[at].likely_bytes for at, point in zip(hit, points, strict=True)]
     with ThreadPoolExecutor(OPENERS) as pool:
-        for (at, end), splits in zip(itertools.pairwise([*hits, len(files)]), pool.map(cut, hits), strict=True):
-            places += [[split] for split in splits]
-            places[-1] += [Split(file, 0, -1) for file in files[at + 1 : end][:FILES_READ]]
-    return places
+        starts = pool.map(_start_near, [files[at] for at in hit], parts)
+        shares = Counter(zip(hit, starts, strict=True))
+    begins = [*shares, (len(files) - 1, -1)]
+    return [_Place(_between(files, begin, end), shares[begin]) for begin, end in itertools.pairwise(begins)]
 
 
-def _spread(items: Sequence[T], count: int) -> list[T]:
-    """Up to `count` items at even distances."""
-    return [items[i * len(items) // min(count, len(items))] for i in range(min(count, len(items)))]
+def _between(files: Sequence[CorpusFile], begin: tuple[int, int], end: tuple[int, int]) -> list[Split]:
+    """All from one place to another, each the index of a file and where a split of it may begin or end."""
+    (first, start), (last, stop) = begin, end
+    splits = [
+        Split(files[at], start if at == first else 0, stop if at == last else -1)
+        for at in range(first, min(last, first + FILES_READ) + 1)
+    ]
+    return [split for split in splits if split.start != split.stop]
+
+
+def _start_near(file: CorpusFile, part: float) -> int:
+    """Where a split may begin, in bytes or row groups, behind a part of 1 of a file: 0 if only at its beginning."""
+    if file.format == "parquet":
+        return int(part * open_parquet(file).metadata.num_row_groups)
+    if part > 0 and _is_cut_at_lines(file):
+        return _line_start(file, max(1, int(part * file.size)))
+    return 0
 
 
 def _read_on(splits: Iterable[Split], text_column: str) -> Iterator[str]:
     """The texts of splits, cleaned, blank ones included, one split after another, until they are `PLACE_BYTES`."""
+    texts = map(clean, itertools.chain.from_iterable(read_splits(splits, text_column)))
+    return _until(PLACE_BYTES, texts, lambda text: max(line_bytes(text), LEAST_ROW_BYTES))
+
+
+def _until(most: int, texts: Iterator[str], size: Callable[[str], int]) -> Iterator[str]:
+    """The next of some texts, until their sizes come to `most`."""
     read = 0
-    for text in map(clean, itertools.chain.from_iterable(read_splits(splits, text_column))):
+    while read < most and (text := next(texts, None)) is not None:
         yield text
-        read += max(line_bytes(text), LEAST_ROW_BYTES)
-        if read >= PLACE_BYTES:
-            return
+        read += size(text)
 
 
 def _distinct(splits: Iterable[Split], text_column: str) -> Iterator[str]:

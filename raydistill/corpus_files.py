@@ -60,7 +60,7 @@ class CorpusFile:
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-    """A piece of a file: bytes [start, stop) of plain lines, or row groups of Parquet; stop < 0 is all."""
+    """A piece of a file: bytes [start, stop) of plain lines, or row groups of Parquet; stop < 0 is the end."""
 
     file: CorpusFile
     start: int

@@ -33,10 +33,11 @@ def open_text(split: Split) -> pa.NativeFile:
     UTF-8 itself is passed on as it is.
     """
     fs, path = open_path(split.file.path)
-    if split.stop < 0:
-        stream = fs.open_input_stream(path, compression=split.file.compression)
+    if split.start or split.stop >= 0:
+        stop = split.file.size if split.stop < 0 else split.stop
+        stream = fs.open_input_file(path).get_stream(split.start, stop - split.start)
     else:
-        stream = fs.open_input_file(path).get_stream(split.start, split.stop - split.start)
+        stream = fs.open_input_stream(path, compression=split.file.compression)
     return as_utf8(stream, split.file)
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import json
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -52,22 +53,28 @@ def read_split(split: Split, text_column: str) -> Iterator[list[str]]:
 
 def read_splits(splits: Iterable[Split], text_column: str) -> Iterator[list[str]]:
     """The same of several, one after the other; small files are opened ahead, as each may be a round trip."""
-    ahead: deque[Future[list[list[str]]] | Iterator[list[str]]] = deque()
+    ahead: deque[tuple[Iterator[list[str]], Future[list[list[str]]] | None]] = deque()
     pool = ThreadPoolExecutor(OPENERS)
     try:
         for split in splits:
             read = read_split(split, text_column)
-            ahead.append(pool.submit(list, read) if split.file.is_small else read)
+            ahead.append((read, pool.submit(_first, read) if split.file.is_small else None))
             if len(ahead) > OPENERS:
-                yield from _arrived(ahead.popleft())
+                yield from _from_its_beginning(*ahead.popleft())
         while ahead:
-            yield from _arrived(ahead.popleft())
+            yield from _from_its_beginning(*ahead.popleft())
     finally:
         pool.shutdown(wait=False, cancel_futures=True)  # a sample reads on no more, and need not wait for the others
 
 
-def _arrived(read: Future[list[list[str]]] | Iterator[list[str]]) -> Iterable[list[str]]:
-    return read.result() if isinstance(read, Future) else read
+def _first(read: Iterator[list[str]]) -> list[list[str]]:
+    """The first of what is read: all of a small file, but for one that has grown since it was listed."""
+    return list(itertools.islice(read, 1))
+
+
+def _from_its_beginning(read: Iterator[list[str]], begun: Future[list[list[str]]] | None) -> Iterator[list[str]]:
+    yield from begun.result() if begun else ()
+    yield from read
 
 
 def _read_lines(split: Split, text_column: str) -> Iterator[list[str]]:

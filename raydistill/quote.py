@@ -25,12 +25,14 @@ class Stretch:
     """Some texts that stand together in the corpus, as in a block, or in some small ones.
 
     Attributes:
+        place: a number for where it was read: of two of the same, one says little that the other does not.
         texts: how many, blank ones left out, each as often as it stands there.
         blanks: blank ones.
         distinct: different ones.
         new: of these, those that the label store does not hold, which alone are scored.
     """
 
+    place: int
     texts: int
     blanks: int
     distinct: int
@@ -140,7 +142,9 @@ def make_quote(
     start = float(np.median([probe.start_seconds for probe in probes]))
     tail = block_size * work.padded_tokens.sum() / rate / 2 * (actors - 1) / actors
     unread = max(0.0, 1 - 1 / scale)  # of a corpus that was read whole, the sample says all
-    errors = [rate_error, _ratio_error(work.padded_tokens, sampled, alone=UNEVEN) * unread**0.5, UNKNOWN]
+    _, place = np.unique([stretch.place for stretch in stretches], return_inverse=True)
+    uneven = _ratio_error(np.bincount(place, work.padded_tokens), np.bincount(place, sampled), alone=UNEVEN)
+    errors = [rate_error, uneven * unread**0.5, UNKNOWN]
     off = SURE * math.hypot(*errors, 0.0 if exact else UNCOUNTED)
     seconds = start + busy + tail
     padding = 1 - work.tokens.sum() / work.padded_tokens.sum()

@@ -6,6 +6,7 @@ import bz2
 import csv
 import gzip
 import io
+import itertools
 import json
 import os
 import re
@@ -775,7 +776,7 @@ def test_a_sample_is_as_large_where_each_file_has_few_texts(texts_of_a_file, tmp
 def test_a_stretch_goes_on_in_the_next_file(tmp_path):
     for i in range(400):
         (tmp_path / f"{i:03}.txt").write_text(f"text {i:03}\n")
-    stretches = list(read_stretches(find_files([str(tmp_path)]), "text", 90))
+    stretches = [only for (only,) in read_stretches(find_files([str(tmp_path)]), "text", 90)]
     assert [len(stretch) for stretch in stretches] == [10] * 16
     for stretch in stretches:
         first = int(stretch[0].split()[1])
@@ -796,6 +797,36 @@ def test_lines_that_end_in_cr_are_estimated_as_others_are(packed, tmp_path):
     found, exact = estimate_texts(find_files([str(tmp_path)]), "text", sample_bytes=50_000)
     assert exact is False
     assert 18_000 <= found <= 22_000
+
+
+def test_a_small_file_that_has_grown_meanwhile_is_not_held_whole(tmp_path, monkeypatch):
+    for name in "ab":
+        (tmp_path / f"{name}.txt").write_text("a text\n")
+    splits = [Split(file, 0, -1) for file in find_files([str(tmp_path)])]
+    lines = [f"line {i}" for i in range(10_000)]
+    (tmp_path / "b.txt").write_text("".join(f"{line}\n" for line in lines))
+    held = []
+
+    def counted(split, column):
+        for texts in read_split(split, column):
+            held.append(len(texts))
+            yield texts
+
+    monkeypatch.setattr(corpus_lines, "READ_BYTES", 1000)
+    monkeypatch.setattr(corpus_readers, "read_split", counted)
+    reading = corpus_readers.read_splits(splits, "text")
+    assert next(reading) == ["a text"]
+    again = next(reading)
+    assert len(held) == 2
+    assert [*again, *(line for texts in reading for line in texts)] == lines
+
+
+@pytest.mark.parametrize("row_end", ["\n", "\r\n", "\r"])
+def test_a_cr_within_a_field_of_csv_is_no_row_in_an_estimate(row_end, tmp_path):
+    inner = " " if row_end == "\r" else "\r"
+    rows = (f'{i},"a text{inner}of some{inner}words, {i:06}"{row_end}' for i in range(20_000))
+    write(tmp_path / "c.csv", f"id,text{row_end}" + "".join(rows))
+    assert 18_000 <= estimate_texts(find_files([str(tmp_path)]), "text", sample_bytes=50_000)[0] <= 22_000
 
 
 def test_files_without_rows_do_not_make_others_look_empty(tmp_path):
@@ -833,7 +864,7 @@ def test_a_large_file_among_many_small_ones_has_its_share_of_a_sample(tmp_path):
     of_large = [int(text.split()[-1]) for text in sample if "large" in text]
     assert 110 <= len(of_large) <= 140  # three quarters of all bytes
     assert np.histogram(of_large, bins=4, range=(0, 2500))[0].min() >= 20
-    stretches = list(read_stretches(files, "text", 100))
+    stretches = list(itertools.chain(*read_stretches(files, "text", 100)))
     assert 11 <= sum("large" in stretch[0] for stretch in stretches) <= 14
 
 
@@ -867,7 +898,7 @@ def test_parquet_without_row_groups_is_passed_by(tmp_path):
             pass
     files = find_files([str(tmp_path)])
     assert sample_texts(files, "text", 5) == []
-    assert list(read_stretches(files, "text", 100)) == []
+    assert not any(read_stretches(files, "text", 100))
     pq.write_table(pa.table({"text": ["one", "two"]}), tmp_path / "01.parquet")
     files = find_files([str(tmp_path)])
     assert sorted(sample_texts(files, "text", 5)) == ["one", "two"]
@@ -877,3 +908,30 @@ def test_a_sample_is_filled_from_where_there_are_more(tmp_path):
     (tmp_path / "a.txt").write_text("same\n" * 5000)
     (tmp_path / "b.txt").write_text("".join(f"text {i}\n" for i in range(5000)))
     assert len(sample_texts(find_files([str(tmp_path)]), "text", 500)) == 500
+
+
+def test_a_sample_is_not_of_the_beginnings_of_files_alone(tmp_path):
+    for i in range(37):
+        (tmp_path / f"{i:02}.txt").write_text("".join(f"file {i:02} line {line:04}\n" for line in range(1000)))
+    files = find_files([str(tmp_path)])
+    lines = [int(text.split()[-1]) for text in sample_texts(files, "text", 320)]
+    assert np.histogram(lines, bins=2, range=(0, 1000))[0].min() >= 100
+    starts = [int(stretch[0].split()[-1]) for (stretch,) in read_stretches(files, "text", 200)]
+    assert min(starts) < 250 < 650 < max(starts)
+
+
+@pytest.mark.parametrize("ending", ["csv", "txt.gz"])
+def test_a_file_that_is_read_from_its_beginning_has_its_share_of_a_sample_at_one_place(ending, tmp_path):
+    (tmp_path / "a.txt").write_text("".join(f"plain {i:06}\n" for i in range(2500)))
+    lines = "".join(f"other {i:06}\n" for i in range(7500))
+    content = f"text\n{lines}".encode()
+    if ending == "txt.gz":  # what is not packed tighter counts for four times as much as its bytes
+        content = gzip.compress(lines[: len(lines) // 4].encode(), compresslevel=0)
+    (tmp_path / f"b.{ending}").write_bytes(content)
+    files = find_files([str(tmp_path)])
+    sample = sample_texts(files, "text", 160)
+    assert len(sample) == 160
+    assert 110 <= sum("other" in text for text in sample) <= 130
+    *plain, other = read_stretches(files, "text", 130)
+    assert [len(stretches) for stretches in plain] == [1] * 4
+    assert [stretch[-1].split()[1] for stretch in other] == [f"{10 * i + 9:06}" for i in range(12)]

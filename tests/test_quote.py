@@ -24,7 +24,7 @@ def work_of(*texts_by_stretch, classes=2, padding=1.25):
 
 
 def all_new(*counts):
-    return [Stretch(count, 0, count, count) for count in counts]
+    return [Stretch(place, count, 0, count, count) for place, count in enumerate(counts)]
 
 
 def test_a_sample_of_the_whole_corpus_is_counted_not_guessed():
@@ -40,7 +40,7 @@ def test_a_sample_of_the_whole_corpus_is_counted_not_guessed():
 
 
 def test_texts_that_need_not_be_scored_are_not_paid_for():
-    stretches = [Stretch(texts=10, blanks=5, distinct=8, new=4)]
+    stretches = [Stretch(place=0, texts=10, blanks=5, distinct=8, new=4)]
     quote = make_quote((1000, True), 2, stretches, work_of([10] * 4), [PROBE], actors=1, block_size=0.0)
     assert quote.duplicates == pytest.approx(0.2)
     assert quote.known == pytest.approx(0.5)
@@ -49,7 +49,7 @@ def test_texts_that_need_not_be_scored_are_not_paid_for():
 
 
 def test_of_lines_that_were_not_counted_the_blank_ones_are_no_texts():
-    stretches = [Stretch(texts=8, blanks=2, distinct=8, new=8)]
+    stretches = [Stretch(place=0, texts=8, blanks=2, distinct=8, new=8)]
     work = work_of([10] * 8)
     quote = make_quote((1000, False), 2, stretches, work, [PROBE], actors=1, block_size=0.0)
     assert (quote.texts, quote.exact) == (800, False)
@@ -89,6 +89,18 @@ def test_where_one_stretch_is_all_that_was_seen_the_interval_says_so():
     busy = of_many.seconds - 3.0
     assert of_many.high - of_many.seconds > 0.5 * busy
     assert of_all.high - of_all.seconds < 0.4 * of_all.seconds
+
+
+def test_stretches_of_one_place_say_no_more_of_the_others_than_one_does():
+    def width(*places):
+        stretches = [
+            dataclasses.replace(stretch, place=at) for stretch, at in zip(all_new(2, 2, 2), places, strict=True)
+        ]
+        quote = make_quote((10_000, True), 2, stretches, work_of(*[[10, 20]] * 3), [PROBE], actors=1, block_size=0.0)
+        return (quote.high - quote.low) / quote.seconds
+
+    assert width(5, 5, 5) > 2 * width(0, 1, 7)
+    assert width(0, 0, 7) < width(5, 5, 5)
 
 
 def test_texts_that_the_probes_could_not_score_are_told():

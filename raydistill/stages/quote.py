@@ -55,7 +55,8 @@ def quote_labelling(
     size = block_bytes(files, spec, plan, tolerance.block_seconds)
     stretches, samples, read = [], [], 0
     stretch = min(max(size, SMALLEST_STRETCH_BYTES), LARGEST_STRETCH_BYTES)
-    for lines in read_stretches(files, text_column, stretch):
+    found = enumerate(read_stretches(files, text_column, stretch))
+    for place, lines in ((place, lines) for place, stretches_there in found for lines in stretches_there):
         read += sum(map(line_bytes, lines))
         counted = Counter(lines)
         blanks = counted.pop("", 0)
@@ -63,7 +64,7 @@ def quote_labelling(
         where = known.find([text_id(text) for text in distinct])
         new = [text for text, at in zip(distinct, where, strict=True) if at < 0]
         if counted:
-            stretches.append(Stretch(counted.total(), blanks, len(distinct), len(new)))
+            stretches.append(Stretch(place, counted.total(), blanks, len(distinct), len(new)))
             samples.append(new)
     if not stretches:
         raise CorpusError(f"{files[0].path}: holds blank texts alone, wherever the quote looked.")
