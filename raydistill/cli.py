@@ -30,10 +30,13 @@ SETTINGS = {
 }
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(context_settings={"help_option_names": ["-h", "--help"]}, invoke_without_command=True)
 @click.version_option(raydistill.__version__, message="raydistill %(version)s")
-def cli() -> None:
+@click.pass_context
+def cli(ctx: click.Context) -> None:
     """Distil a slow zero-shot NLI classifier into a small, fast one, on one machine or on a Ray cluster."""
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help())
 
 
 def _command(name: str, help: str, stages: tuple[str, ...]) -> Callable[[Callable[..., Any]], click.Command]:
@@ -128,27 +131,36 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     signal.signal(signal.SIGTERM, terminate)
     try:
-        os.getcwd()
+        os.getcwd().encode()
     except FileNotFoundError:
         return _fail("the current folder is gone. Change to one that is there.", 2)
+    except UnicodeError:
+        return _fail("the current folder has a name that is not UTF-8, which Ray cannot work in. Change to another.", 2)
     try:
         result = cli.main(
             args=list(arguments) if arguments is not None else None, prog_name="raydistill", standalone_mode=False
         )
-    except click.exceptions.NoArgsIsHelpError as error:
-        click.echo(error.format_message())
-        return 0
     except click.ClickException as error:
         return _fail(error.format_message(), error.exit_code)
     except RaydistillError as error:
         return _fail(str(error), 2)
     except OSError as error:
-        if refusal := disk_refusal(error):
+        if refusal := _output_refusal(error) or disk_refusal(error):
             return _fail(str(refusal), 2)
         raise
     except (KeyboardInterrupt, click.Abort):
         return _fail("stopped. What is finished is kept: the same command goes on from there.", 128 + stop)
     return result if isinstance(result, int) else 0
+
+
+def _output_refusal(error: OSError) -> RaydistillError | None:
+    """What standard output refuses, if it does: click, which prints help, names no file."""
+    if error.filename is None:
+        try:
+            Console(sys.stdout).write("\n")
+        except OSError as of_output:
+            return disk_refusal(of_output)
+    return None
 
 
 def _fail(message: str, code: int) -> int:

@@ -23,6 +23,7 @@ from raydistill.option_values import (
     converted,
     flag,
     is_encoding,
+    is_unicode,
     option,
     template_faults,
     truth,
@@ -386,12 +387,16 @@ class DistillConfig:
         for name, field in known.items():
             given = options.pop(name, None)
             setattr(self, name, field.default if given is None else converted(field, given))
-        training = options.pop("training", None) or {}
+        training = options.pop("training", None)
+        training = {} if training is None else training
         if not isinstance(training, Mapping):
             raise ConfigError(
                 f"training {training!r} must hold TrainingArguments fields by name. Give each as an option of its own."
             )
-        training = by_present_names({str(name).replace("-", "_"): value for name, value in training.items()})
+        named = {str(name).replace("-", "_"): value for name, value in training.items()}
+        if len(named) < len(training):
+            raise ConfigError("training names an option twice, once with - and once with _. Keep one.")
+        training = by_present_names(named)
         if ours := sorted(training.keys() & known.keys()):
             raise ConfigError(f"{flag(ours[0])} is an option of its own: give it outside of `training`.")
         self.training = training | options
@@ -414,6 +419,13 @@ class DistillConfig:
             faults.append(
                 f"--teacher-precision int8 is done by OpenVINO: leave --teacher-backend {self.teacher_backend} out"
             )
+        faults += [
+            f"{flag(name)} {shown(value)} is not UTF-8 text"
+            for name, value in (
+                {field.name: getattr(self, field.name) for field in option_fields()} | self.training
+            ).items()
+            if not is_unicode([name, value])
+        ]
         if self.encoding and not is_encoding(self.encoding):
             faults.append(
                 f"--encoding {shown(self.encoding)} is no encoding of text that Python knows: try utf-8, latin-1, "

@@ -57,6 +57,8 @@ def read_config_file(path: str) -> dict[str, Any]:
         raise ConfigError(f"--config {path}: is not {kind} ({' '.join(str(error).split())}).{hint}") from None
     if not isinstance(values, Mapping):
         raise ConfigError(f"--config {path}: must hold options as `name: value` pairs.")
+    if "config" in values:
+        raise ConfigError(f"--config {path}: names another file of options with `config`. Put them all in one.")
     try:
         return _pairs([(str(name).replace("-", "_"), value) for name, value in values.items()])
     except ValueError as error:

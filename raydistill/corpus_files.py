@@ -16,8 +16,8 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 from fsspec.implementations.arrow import ArrowFSWrapper
 
-from raydistill.errors import CorpusError, first_line
-from raydistill.paths import GLOB_CHARACTERS, is_uri, open_path, user_of
+from raydistill.errors import CorpusError, first_line, shown
+from raydistill.paths import GLOB_CHARACTERS, is_uri, open_path, real_paths, user_of
 from raydistill.redaction import without_secrets
 
 FORMATS = {".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl", ".parquet": "parquet"}
@@ -73,18 +73,14 @@ def find_files(data_files: Sequence[str], encoding: str = "utf-8") -> list[Corpu
     Args:
         encoding: of those that are text, by a name that Python knows.
     """
-    files = [dataclasses.replace(file, encoding=encoding) for entry in data_files for file in _expand(entry)]
+    expanded = [file for entry in data_files for file in _expand(entry) if file.size]
+    files = [dataclasses.replace(file, encoding=encoding) for file in expanded]
     once: dict[str, CorpusFile] = {}  # a link to what is there besides would have its texts count twice
-    for file in files:
-        if file.size:
-            once.setdefault(_real(file.path), file)
+    for file, real in zip(files, real_paths(file.path for file in files), strict=True):
+        once.setdefault(real, file)
     if not once:
         raise CorpusError(f"--data-file {data_files[0]}: is empty. Give a file with one text per line.")
     return list(once.values())
-
-
-def _real(path: str) -> str:
-    return path if is_uri(path) else os.path.realpath(path)
 
 
 def _expand(entry: str) -> list[CorpusFile]:
@@ -104,6 +100,10 @@ def _expand(entry: str) -> list[CorpusFile]:
             found = fs.get_file_info(ArrowFSWrapper(fs).glob(path) if scheme else glob.glob(path, recursive=True))
         else:
             found = []
+    except UnicodeEncodeError as error:
+        raise CorpusError(
+            f"--data-file {entry}: {shown(error.object)} is a name that is not UTF-8. Rename it."
+        ) from None
     except (OSError, pa.ArrowInvalid, UnicodeError) as error:
         raise CorpusError(f"--data-file {entry}: cannot be read ({first_line(error)}).") from None
     files = sorted(

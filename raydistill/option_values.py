@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import json
 import math
 import string
 from collections.abc import Callable, Iterable, Mapping
@@ -85,7 +86,10 @@ def converted(field: dataclasses.Field[Any], value: Any) -> Any:
     kind = str(field.type).removesuffix(" | None")
     try:
         if kind == "tuple[str, ...]":
-            return (str(value),) if isinstance(value, str | Path) else tuple(str(item) for item in value)
+            items = value if isinstance(value, list | tuple) else [value]
+            if not all(isinstance(item, str | Path) for item in items):
+                raise ValueError
+            return tuple(map(str, items))
         if kind == "bool":
             return truth(field.name, value)
         if kind == "int":
@@ -124,6 +128,14 @@ def is_encoding(name: str) -> bool:
     try:
         return bool("a".encode(name))  # base64 and its like are codecs too, but not for text
     except (LookupError, ValueError):
+        return False
+
+
+def is_unicode(value: Any) -> bool:
+    """Whether what texts there are in a value can be written as UTF-8: bytes of a command line need not be."""
+    try:
+        return bool(json.dumps(value, ensure_ascii=False, default=str).encode())
+    except UnicodeError:
         return False
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 from pathlib import PurePosixPath
 from typing import Any
@@ -50,10 +50,30 @@ def located(value: Any) -> Any:
     return value
 
 
-def is_within(path: str, folder: str) -> bool:
-    """Whether a path or URI names a folder, given by path or URI, or something in it."""
-    inner, outer = map(_without_settings, (path, folder))
-    return inner.is_relative_to(outer)
+def real_paths(paths: Iterable[str]) -> list[str]:
+    """The paths that files of this machine have without links, by path or file:// URI; other URIs as they are."""
+    folders: dict[str, str] = {}  # each looked up once: it takes longer than all else where files are many
+
+    def real(path: str) -> str:
+        if is_uri(path) and not path.startswith("file://"):
+            return path
+        folder, name = os.path.split(_without_settings(path))
+        if folder not in folders:
+            folders[folder] = os.path.realpath(folder)
+        path = os.path.join(folders[folder], name)
+        return os.path.realpath(path) if os.path.islink(path) else path
+
+    return [real(path) for path in paths]
+
+
+def those_within(paths: Sequence[str], folder: str) -> list[str]:
+    """Those of some paths or URIs that name a folder, given by path or URI, or something in it, links or not."""
+    (outer,) = map(_without_settings, real_paths([folder]))
+    return [
+        path
+        for path, real in zip(paths, real_paths(paths), strict=True)
+        if _without_settings(real).is_relative_to(outer)
+    ]
 
 
 def globbed(pattern: str, folder: str, name: str) -> bool:

@@ -69,8 +69,6 @@ class Console:
         except OSError as error:
             descriptor = self.stream.fileno()
             gone = error.errno == errno.EPIPE or (error.errno == errno.EIO and S_ISCHR(os.fstat(descriptor).st_mode))
-            if self.stream is sys.stdout and not gone:
-                raise
             with self._lock:  # another thread may be at it
                 kept, nowhere = os.dup(descriptor), os.open(os.devnull, os.O_WRONLY)
                 os.dup2(nowhere, descriptor)
@@ -79,6 +77,8 @@ class Console:
                     os.dup2(kept, descriptor)
                 os.close(nowhere)
                 os.close(kept)
+            if self.stream is sys.stdout and not gone:
+                raise OSError(error.errno, error.strerror, "standard output") from None
 
     def table(self, rows: Sequence[tuple[str, str]]) -> None:
         """Print names and values, aligned."""

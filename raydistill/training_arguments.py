@@ -6,7 +6,8 @@ import dataclasses
 import enum
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, NoReturn, cast, get_type_hints
 
 import numpy as np
@@ -14,7 +15,7 @@ from transformers import HfArgumentParser, TrainingArguments
 from transformers.integrations import get_available_reporting_integrations
 
 from raydistill.config import IGNORED_NAMES, option_fields
-from raydistill.errors import ConfigError
+from raydistill.errors import ConfigError, shown
 from raydistill.metrics import figures, sums_size
 from raydistill.option_values import ONE_OR_MORE, SHARE, ZERO_OR_MORE, Bounds, flag, suggest
 
@@ -45,12 +46,17 @@ REFUSED = {
     "dataloader_num_workers": "Ray Data's tasks read and tokenise",
     "enable_jit_checkpoint": "a stop (SIGTERM) keeps a checkpoint as it is",
 }
+CHECKPOINTING = ("gradient_checkpointing_kwargs", "activation_checkpointing_kwargs")  # by the transformers' version
+NOT_OF_TORCH = ("every_n_layers", "offload")  # what these hold for transformers
 MOST_NAMED = 5  # figures, in an error line
 
 HINTS = {name: str(hint) for name, hint in get_type_hints(TrainingArguments).items()}
 SEVERAL = {name for name, hint in HINTS.items() if "list" in hint}
 SWITCHES = {name for name, hint in HINTS.items() if "bool" in hint}
+TABLES = {name for name, hint in HINTS.items() if "dict" in hint}
+COMPILE_MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")  # torch.compile's
 
+NUMBER = Bounds("a number of at most 1000000000", lambda value: abs(value) <= 1_000_000_000)  # which NaN is not
 BELOW_ONE = Bounds("from 0 to below 1", lambda value: 0 <= value < 1)
 SEED = Bounds("from 0 to 4294967295", lambda value: value is None or 0 <= value < 1 << 32)
 BOUNDS = {  # what would only be met with in a worker
@@ -68,11 +74,21 @@ BOUNDS = {  # what would only be met with in a worker
     "label_smoothing_factor": SHARE,
     "seed": SEED,
     "data_seed": SEED,
+    "torch_compile_backend": Bounds("one that accelerate knows", lambda value: value is None or _is_backend(value)),
+    "torch_compile_mode": Bounds(
+        f"one of {', '.join(COMPILE_MODES)}", lambda value: value is None or value in COMPILE_MODES
+    ),
     "train_sampling_strategy": Bounds("random or group_by_length", lambda way: way in ("random", "group_by_length")),
     "report_to": Bounds(
         "what is installed here", lambda value: set(value) <= set(get_available_reporting_integrations())
     ),
 }
+
+
+def _is_backend(name: str) -> bool:
+    from accelerate.utils import DynamoBackend
+
+    return name.upper() in DynamoBackend.list()
 
 
 class _Parser(HfArgumentParser):
@@ -103,14 +119,17 @@ def training_arguments(given: Mapping[str, Any], *, output_dir: str, use_cpu: bo
     known = field_names()
     for name in given:
         if name not in known:
-            raise ConfigError(
-                f"No such option: {flag(name)}.{suggest(name, [*known, *(f.name for f in option_fields())])}"
-            )
+            near = suggest(name, ({*known} - REFUSED.keys()).union(field.name for field in option_fields()))
+            raise ConfigError(f"No such option: {flag(name)}.{near}")
         if name in REFUSED:
             if str(given[name]).lower() not in ("false", "none", "0", ""):
                 raise ConfigError(f"{flag(name)} does not go with raydistill: {REFUSED[name]}.")
         elif isinstance(given[name], bool) and name not in SWITCHES:
             raise ConfigError(f"{flag(name)} is no switch: give it a value (and quote YAML's no and off).")
+        elif (_is_list(given[name]) and len(given[name]) != 1 and name not in SEVERAL) or (
+            isinstance(given[name], Mapping) and name not in TABLES
+        ):
+            raise ConfigError(f"{flag(name)} {shown(given[name])} must be one value.")
     values = DEFAULTS | {name: value for name, value in given.items() if value is not None}
     # HfArgumentParser takes one text where `TrainingArguments` takes several, as for report_to.
     lists = {name: list(map(str, values[name])) for name in SEVERAL & values.keys() if _is_list(values[name])}
@@ -123,8 +142,13 @@ def training_arguments(given: Mapping[str, Any], *, output_dir: str, use_cpu: bo
             ["--output_dir", output_dir, "--use_cpu", str(use_cpu), *tokens], look_for_args_file=False
         )
     except (ValueError, TypeError, ImportError, NotImplementedError, OSError) as error:
-        raise _refused(error) from None
+        raise _refused(error, given, partial(training_arguments, output_dir=output_dir, use_cpu=use_cpu)) from None
     faults = [fault for name, bounds in BOUNDS.items() for fault in bounds.faults(name, getattr(arguments, name))]
+    if not faults:
+        numbers = {name: value for name in given if type(value := getattr(arguments, name)) in (int, float)}
+        faults = [
+            fault for name, value in numbers.items() if BOUNDS.get(name) != SEED for fault in NUMBER.faults(name, value)
+        ]
     if faults:
         raise ConfigError("; ".join(faults) + ".")
     return arguments
@@ -134,28 +158,33 @@ def checked_arguments(given: Mapping[str, Any]) -> TrainingArguments:
     """As `training_arguments`, where there need be no GPU: for what the driver must know. Raises ConfigError."""
     elsewhere = {name: value for name, value in given.items() if name not in OF_THE_DEVICE}
     arguments = training_arguments(elsewhere, output_dir="unused", use_cpu=True)
-    _expect_trainable(arguments)
+    try:
+        _expect_trainable(arguments)
+    except (ValueError, TypeError, ImportError, AttributeError) as error:
+        raise _refused(error, elsewhere, checked_arguments) from None
     return arguments
 
 
 def _expect_trainable(arguments: TrainingArguments) -> None:
-    """Raise ConfigError where a worker could make no optimizer or schedule of them: after all texts were labelled."""
+    """Raise an error where a worker could do nothing with them: that would be after all texts were labelled."""
     import torch
+    from torch.utils.checkpoint import checkpoint
     from transformers import Trainer, get_scheduler  # here, for it takes a second, and help needs neither
 
     weights = torch.nn.Linear(1, 1)
-    try:
-        if not arguments.optim_target_modules:  # which are looked up in the student itself
-            Trainer.get_optimizer_cls_and_kwargs(arguments, cast(Any, weights))
-        get_scheduler(
-            arguments.lr_scheduler_type,
-            torch.optim.SGD(weights.parameters(), lr=arguments.learning_rate),
-            num_warmup_steps=0,
-            num_training_steps=1,
-            scheduler_specific_kwargs=dict(cast(Any, arguments.lr_scheduler_kwargs) or {}),
-        )
-    except (ValueError, TypeError, ImportError, AttributeError) as error:
-        raise _refused(error) from None
+    if not arguments.optim_target_modules:  # which are looked up in the student itself
+        Trainer.get_optimizer_cls_and_kwargs(arguments, cast(Any, weights))
+    get_scheduler(
+        arguments.lr_scheduler_type,
+        torch.optim.SGD(weights.parameters(), lr=arguments.learning_rate),
+        num_warmup_steps=0,
+        num_training_steps=1,
+        scheduler_specific_kwargs=dict(cast(Any, arguments.lr_scheduler_kwargs) or {}),
+    )
+    for name in CHECKPOINTING:
+        if settings := dict(getattr(arguments, name, None) or {}):
+            kept = {key: value for key, value in settings.items() if key not in NOT_OF_TORCH}
+            checkpoint(weights, torch.zeros(1, 1), **{"use_reentrant": False, **kept})
     if arguments.save_strategy == "best" and not arguments.metric_for_best_model:
         raise ConfigError("--save-strategy best needs --metric-for-best-model.")
 
@@ -172,8 +201,23 @@ def expect_metric(arguments: TrainingArguments, class_names: Sequence[str], *, m
         )
 
 
-def _refused(error: Exception) -> ConfigError:
-    return ConfigError(f"TrainingArguments: {' '.join(str(error).split()).rstrip('.')}.")
+def _refused(
+    error: Exception, given: Mapping[str, Any], check: Callable[[Mapping[str, Any]], TrainingArguments]
+) -> ConfigError:
+    """What a library says of options, and of which of them, if it says the same of one alone."""
+    said = f"{' '.join(str(error).split()).rstrip('.')}."
+    where = "TrainingArguments"
+    if len(given) == 1:
+        ((name, value),) = given.items()
+        where = f"{flag(name)} {shown(value)}"
+    else:
+        for name, value in given.items():
+            try:
+                check({name: value})
+            except ConfigError as fault:
+                if str(fault).endswith(said):
+                    return fault
+    return ConfigError(f"{where}: {said}")
 
 
 def _is_list(value: Any) -> bool:

@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from raydistill.config import TRAIN
 from raydistill.corpus import clean, make_splits, text_id
-from raydistill.corpus_files import corpus_signature, find_files
+from raydistill.corpus_files import CorpusFile, corpus_signature, find_files
 from raydistill.corpus_readers import read_splits
 from raydistill.engines.engine import TOLERANCE, engine_name, share_off
 from raydistill.errors import RaydistillError, RunDirError, counted, first_line
@@ -179,20 +179,26 @@ def _verify_counts(store: LabelStore, complete: dict[str, Any]) -> str:
 
 def _corpus_has_changed(complete: dict[str, Any], made_with: dict[str, Any]) -> bool:
     try:
-        files = find_files(made_with["data_file"], made_with.get("encoding", "utf-8"))
-        return corpus_signature(files, made_with["text_column"]) != complete["corpus"]
-    except (RaydistillError, LookupError, TypeError):
+        return corpus_signature(*_corpus(made_with)) != complete["corpus"]
+    except (RaydistillError, ValueError):
         return False  # the check will say so
 
 
-def _verify_corpus(store: LabelStore, complete: dict[str, Any], made_with: dict[str, Any]) -> str:
-    if "data_file" not in made_with:
+def _corpus(made_with: dict[str, Any]) -> tuple[list[CorpusFile], str]:
+    """The files that labels were made of, and the column with their texts. Raises ValueError and CorpusError."""
+    names, told = made_with.get("data_file"), [made_with.get("text_column"), made_with.get("encoding", "utf-8")]
+    if not isinstance(names, list) or not all(isinstance(value, str) for value in [*names, *told]) or not names:
         raise ValueError(f"{RECORD} does not say which one it was")
-    files, blanks = find_files(made_with["data_file"], made_with.get("encoding", "utf-8")), 0
+    column, encoding = told
+    return find_files(names, encoding), column
+
+
+def _verify_corpus(store: LabelStore, complete: dict[str, Any], made_with: dict[str, Any]) -> str:
+    (files, text_column), blanks = _corpus(made_with), 0
 
     def rows() -> Iterator[tuple[Sequence[str], npt.NDArray[np.int64]]]:
         nonlocal blanks
-        for lines in read_splits(make_splits(files, SPLIT_BYTES), made_with["text_column"]):
+        for lines in read_splits(make_splits(files, SPLIT_BYTES), text_column):
             texts = [text for text in map(clean, lines) if text]
             blanks += len(lines) - len(texts)
             yield [text_id(text) for text in texts], np.ones(len(texts), dtype=np.int64)

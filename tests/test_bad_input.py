@@ -181,6 +181,15 @@ def linked(link: Path, to: str) -> Path:
     return link
 
 
+def leads_above(t: Path, link: str) -> Path:
+    """A corpus from which a link leads to where an output directory is."""
+    for folder, name in (("data", "c.txt"), ("out", "notes.txt")):
+        (t / folder).mkdir()
+        written(t / folder / name, "text\n")
+    linked(t / "data" / link, "..")
+    return t / "data"
+
+
 LINES = "".join(f'{{"text": "text {i}"}}\n' for i in range(6))
 BAD_INPUT: dict[str, tuple[Change, list[str]]] = {
     # Options
@@ -226,7 +235,12 @@ BAD_INPUT: dict[str, tuple[Change, list[str]]] = {
         ["--per-device-train-batch-size 0 must be 1 or more"],
     ),
     "training option of the wrong type": (option(learning_rate="fast"), ["learning_rate", "fast"]),
-    "optimizer that is not installed": (option(optim="adamw_bnb_8bit"), ["TrainingArguments: ", "bitsandbytes"]),
+    "optimizer that is not installed": (option(optim="adamw_bnb_8bit"), ["--optim 'adamw_bnb_8bit'", "bitsandbytes"]),
+    "checkpointing of what torch does not know": (
+        option(gradient_checkpointing_kwargs='{"a": 1}'),
+        ["--gradient-checkpointing-kwargs", "'a'"],
+    ),
+    "run name that is not UTF-8": (option(run_name="x\udcff"), ["--run-name", "is not UTF-8 text"]),
     "schedule without what it needs": (option(lr_scheduler_type="cosine_with_min_lr"), ["min_lr"]),
     "best by a figure that there is not": (
         option(save_strategy="best", eval_strategy="epoch", metric_for_best_model="accuracy"),
@@ -236,7 +250,10 @@ BAD_INPUT: dict[str, tuple[Change, list[str]]] = {
         option(save_strategy="best", eval_strategy="epoch"),
         ["--save-strategy best needs --metric-for-best-model"],
     ),
-    "training option that names no file": (option(accelerator_config="no.json"), ["TrainingArguments: ", "no.json"]),
+    "training option that names no file": (
+        option(accelerator_config="no.json"),
+        ["--accelerator-config 'no.json'", "no.json"],
+    ),
     "training option that Ray does without": (
         option(enable_jit_checkpoint="true"),
         ["--enable-jit-checkpoint does not go with raydistill"],
@@ -302,7 +319,18 @@ BAD_INPUT: dict[str, tuple[Change, list[str]]] = {
         ["no such file"],
     ),
     "corpus with a name too long": (option(data_file="x" * 260), ["--data-file", "too long"]),
-    "corpus with a name that is not UTF-8": (option(data_file="\udcff.txt"), ["--data-file", ".txt: cannot be read"]),
+    "corpus with a name that is not UTF-8": (
+        option(data_file="\udcff.txt"),
+        ["--data-file", ".txt", "is not UTF-8 text"],
+    ),
+    "corpus with a file whose name is not UTF-8": (
+        lambda t, g: {"--data-file": str(Path(written(t / "d\udcff.txt", "x")).parent)},
+        ["--data-file", r"d\udcff.txt' is a name that is not UTF-8. Rename it"],
+    ),
+    "corpus that links lead from into the output": (
+        lambda t, g: {"--data-file": str(leads_above(t, "up")), "--output-dir": str(t / "out")},
+        ["one lies in the other"],
+    ),
     "corpus at a scheme of none": (option(data_file="nowhere://c.txt"), ["--data-file nowhere://c.txt"]),
     "output within the corpus": (
         lambda t, g: {"--data-file": str(Path(written(t / "c.txt", "x")).parent), "--output-dir": str(t / "out")},
@@ -522,7 +550,7 @@ BAD_INPUT: dict[str, tuple[Change, list[str]]] = {
     "output directory with a name too long": (output(lambda t, g: t / ("x" * 250 + "yz" * 5)), ["too long"]),
     "output directory with a name that is not UTF-8": (
         option(output_dir="\udcff"),
-        ["--output-dir", "cannot be a folder"],
+        ["--output-dir", "is not UTF-8 text"],
     ),
     "output directory not writable": (option(output_dir="/proc/raydistill"), ["--output-dir", "cannot be written"]),
     "output directory at a scheme of none": (
@@ -824,9 +852,15 @@ def test_the_command_itself_says_one_line(name: str, tmp_path: Path, good: dict)
     [
         ('mkdir gone && cd gone && rmdir "$PWD"', "", "the current folder is gone"),
         (f"mkdir -p {'x' * 90} && export TMPDIR=$PWD/{'x' * 90}", "", "too long a path for Ray's sockets"),
+        ('mkdir "$(printf "\\377")" && cd "$(printf "\\377")"', "", "the current folder has a name that is not UTF-8"),
         (":", ">&-", "--teacher-name-or-path no/teacher"),
     ],
-    ids=["in a folder that is gone", "with a long path for Ray's files", "without standard output"],
+    ids=[
+        "in a folder that is gone",
+        "with a long path for Ray's files",
+        "in a folder of bytes",
+        "without standard output",
+    ],
 )
 def test_where_a_command_cannot_run_it_says_so_in_one_line(
     place: str, ending: str, said: str, tmp_path: Path, good: dict

@@ -84,6 +84,9 @@ def test_false_has_many_spellings(text):
         ("output_dir", ["a", "b"], "text"),
         ("teacher_name_or_path", {"name": "x"}, "text"),
         ("data_file", 3, "text"),
+        ("data_file", {"a": "b"}, "text"),
+        ("data_file", [["c.txt"]], "text"),
+        ("data_file", ["c.txt", None], "text"),
         ("teacher_precision", "fp8", "one of auto, fp32, bf16, fp16, int8"),
     ],
 )
@@ -254,6 +257,21 @@ def test_every_number_has_bounds_but_what_the_plan_looks_at():
     assert numbers - of_the_plan == set(JUST_OUTSIDE)
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"output_dir": "o\udcff"},
+        {"data_file": ["c.txt", "\udcff.txt"]},
+        {"hypothesis_template": "{} \udcff"},
+        {"run_name": "\ud800"},
+        {"training": {"lr_scheduler_kwargs": {"\ud800": 1}}},
+    ],
+)
+def test_a_text_that_is_not_utf8_is_a_fault(options):
+    with pytest.raises(ConfigError, match=r"^--[a-z-]+ .*\\ud.* is not UTF-8 text\.$"):
+        DistillConfig(**options).check([])
+
+
 @pytest.mark.parametrize("template", ["{}", "This is {}.", "About {0}.", "{{literal}} {}"])
 def test_a_template_with_one_place_for_the_class_name_is_right(template):
     DistillConfig(hypothesis_template=template).check([])
@@ -319,6 +337,7 @@ def test_a_number_that_yaml_takes_for_text_is_a_number_here(tmp_path):
         ("run.yaml", "- a\n- b\n", "name: value"),
         ("run.yaml", "", "name: value"),
         ("run.json", "[1]", "name: value"),
+        ("run.yaml", "config: other.yaml\n", "names another file of options"),
     ],
 )
 def test_a_config_file_that_holds_no_options_is_an_error_of_one_line(tmp_path, name, text, message):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from raydistill.config import DistillConfig
-from raydistill.paths import globbed, is_within
+from raydistill.paths import globbed, those_within
 
 
 @pytest.mark.parametrize(
@@ -22,7 +22,21 @@ from raydistill.paths import globbed, is_within
     ],
 )
 def test_what_lies_within_a_folder_is_told_by_names_alone(path, folder, within):
-    assert is_within(path, folder) is within
+    assert those_within([path], folder) == [path] * within
+
+
+def test_what_links_lead_to_lies_within(tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/run.json").touch()
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/up").symlink_to("..")
+    (tmp_path / "data/one.json").symlink_to("../out/run.json")
+    (tmp_path / "also_out").symlink_to("out")
+    inside = [f"{tmp_path}/{name}" for name in ("data/up/out/run.json", "data/one.json", "also_out", "also_out/new")]
+    outside = [f"{tmp_path}/{name}" for name in ("data/a.txt", "data/up/data/a.txt", "outer")]
+    for out in ("out", "also_out"):
+        assert those_within([*inside, *outside], f"{tmp_path}/{out}") == inside
+    assert those_within([f"file://{inside[0]}"], f"{tmp_path}/out") == [f"file://{inside[0]}"]
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,8 @@ from raydistill import progress
 from raydistill.progress import Console, duration
 from raydistill.stages.ray_client import show
 
+needs_dev_full = pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full here")
+
 
 @pytest.fixture
 def clock(monkeypatch):
@@ -251,6 +253,7 @@ with Chatter():
     assert run_script(script) == ("", "")
 
 
+@needs_dev_full
 def test_where_the_log_has_no_room_the_user_is_still_told():
     script = """
 import logging, pathlib, sys
@@ -340,9 +343,20 @@ entry()
     assert process.returncode == 2
 
 
+@needs_dev_full
 @pytest.mark.parametrize(("command", "code"), [("label --seed many 2>/dev/full", 2), ("verify gone 2>/dev/full", 2)])
 def test_an_error_keeps_its_exit_code_when_it_has_no_room(command, code):
     assert subprocess.run(f"{sys.executable} -m raydistill {command}", shell=True).returncode == code
+
+
+@needs_dev_full
+@pytest.mark.parametrize("command", ["", "--version", "run --help"])
+def test_a_result_that_has_no_room_is_one_line(command):
+    run = f"{sys.executable} -m raydistill {command} >/dev/full"
+    done = subprocess.run(run, shell=True, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 2
+    assert done.stderr.startswith("Error: standard output: no space left on device.")
+    assert done.stderr.count("\n") == 1
 
 
 def test_what_a_run_behind_a_client_says_may_go_unread():

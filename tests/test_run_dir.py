@@ -149,8 +149,8 @@ def test_what_is_no_table_in_the_record_is_not_known(name, value, tmp_path):
     record = begun(tmp_path, made=True).record
     labelled(tmp_path)
     (tmp_path / "run.json").write_text(json.dumps(record | {name: value}))
-    for options in ({}, {"overwrite_output_dir": True}):
-        assert name not in RunDir.claim(config_for(tmp_path, **options), BOTH).record
+    assert name not in RunDir.claim(config_for(tmp_path), BOTH).record
+    assert RunDir.claim(config_for(tmp_path, overwrite_output_dir=True), BOTH).anew
 
 
 @pytest.mark.parametrize("name", ["made_with", "stages"])

@@ -172,11 +172,61 @@ def test_a_value_of_the_wrong_type_is_an_error_of_one_line(name, value):
         ("num_train_epochs", "inf"),
         ("label_smoothing_factor", "2"),
         ("gradient_accumulation_steps", "0"),
+        ("max_steps", "1000000000000"),
+        ("save_steps", "nan"),
+        ("eval_steps", "nan"),
+        ("neftune_noise_alpha", "inf"),
+        ("per_device_train_batch_size", "10000000000"),
+        ("torch_compile_backend", "7"),
+        ("torch_compile_mode", "fast"),
+        ("learning_rate", [1, 2]),
+        ("optim_args", {"a": 1}),
+        ("lr_scheduler_kwargs", [1, 2]),
     ],
 )
 def test_a_number_that_the_optimizer_would_choke_on_is_an_error_before_work_begins(name, value):
     with pytest.raises(ConfigError, match=f"--{name.replace('_', '-')} .* must be "):
         arguments({name: value})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("accelerator_config", 5),
+        ("accelerator_config", "{bad"),
+        ("lr_scheduler_kwargs", "{bad"),
+        ("lr_scheduler_kwargs", [1]),
+        ("optim_args", "a"),
+        ("gradient_checkpointing_kwargs", {"a": 1}),
+        ("gradient_checkpointing_kwargs", {"a": 1, "use_reentrant": True}),
+    ],
+)
+@pytest.mark.parametrize("more", [{}, {"learning_rate": 1e-4, "save_total_limit": 3}])
+def test_what_a_library_refuses_is_told_with_the_options_name(name, value, more):
+    with pytest.raises(ConfigError) as error:
+        checked_arguments({**more, name: value})
+    said = str(error.value)
+    assert said.startswith(f"--{name.replace('_', '-')} {value!r}: ")
+    assert said.endswith(".")
+    assert "\n" not in said
+
+
+@pytest.mark.parametrize(
+    "given_",
+    [
+        {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": True}},
+        {"torch_compile_backend": "inductor", "torch_compile_mode": "max-autotune"},
+        {"seed": 4294967295, "save_steps": -1, "logging_steps": 0.5},
+    ],
+)
+def test_what_a_worker_can_do_is_not_refused(given_):
+    found = checked_arguments(given_)
+    assert {name: getattr(found, name) for name in given_} == given_
+
+
+def test_one_option_is_not_blamed_for_what_another_one_is_refused_for():
+    with pytest.raises(ConfigError, match=r"^--optim-args 'a': "):
+        checked_arguments({"load_best_model_at_end": True, "eval_strategy": "steps", "optim_args": "a"})
 
 
 def test_values_that_do_not_go_together_are_an_error_of_one_line():

@@ -15,7 +15,7 @@ from raydistill.errors import ConfigError, CorpusError, ModelError, RunDirError,
 from raydistill.files import Folder
 from raydistill.label_store import LabelStore
 from raydistill.option_values import flag
-from raydistill.paths import globbed, is_uri, is_within, located
+from raydistill.paths import globbed, is_uri, located, those_within
 from raydistill.run_dir import CHECKPOINTS, EVENTS, LABELS, WRITTEN
 from raydistill.specs import StudentSpec, TeacherSpec, Tolerance
 from raydistill.student_rows import StudentRows
@@ -186,7 +186,7 @@ def _events_folder(config: DistillConfig) -> str:
     if hindrance := folder.hindrance():
         raise ConfigError(f"--logging-dir {folder.path}: {hindrance}.")
     for taken in (out.where(LABELS), out.where(CHECKPOINTS), config.labels):
-        if taken and is_within(folder.path, taken):
+        if taken and those_within([folder.path], taken):
             raise ConfigError(f"--logging-dir {folder.path}: {taken} is for other files. Give a folder of its own.")
     return folder.path
 
@@ -203,8 +203,8 @@ def _trust(config: DistillConfig) -> dict[str, Any]:
 def expect_corpus_elsewhere(config: DistillConfig, files: Sequence[CorpusFile]) -> None:
     """Raise ConfigError where a later run would take what this one writes for a part of the corpus."""
     assert config.output_dir is not None
-    inside = [entry for entry in config.data_file if is_within(config.output_dir, entry)]
-    inside += [file.path for file in files if is_within(file.path, config.output_dir)]
+    inside = [entry for entry in config.data_file if those_within([config.output_dir], entry)]
+    inside += those_within([file.path for file in files], config.output_dir)
     if inside:
         raise ConfigError(
             f"--output-dir {config.output_dir} and --data-file {inside[0]}: one lies in the other. Give the output a "

@@ -167,6 +167,20 @@ def test_another_corpus_is_not_compared(copied: Path, verified: Callable[..., An
     assert "has changed since" in checks["corpus"]["found"]
 
 
+@pytest.mark.parametrize(
+    "changed", [{"data_file": {"a": 1}}, {"data_file": []}, {"text_column": None}, {"encoding": 5}]
+)
+def test_a_record_that_names_no_corpus_says_so(
+    changed: dict[str, Any], copied: Path, verified: Callable[..., Any]
+) -> None:
+    record = json.loads((copied / "run.json").read_text())
+    record["made_with"]["labels"] |= changed
+    (copied / "run.json").write_text(json.dumps(record))
+    code, checks = verified(copied)
+    assert (code, failed(checks)) == (1, ["corpus"])
+    assert checks["corpus"]["found"] == "run.json does not say which one it was"
+
+
 def test_a_cut_student_is_found(copied: Path, verified: Callable[..., Any]) -> None:
     weights = copied / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
