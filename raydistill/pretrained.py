@@ -145,16 +145,14 @@ def load_classifier(model: ModelSpec, *, new_head: bool = False, **loading: Any)
 
 def _is_of_a_pickle(error: Exception, model: ModelSpec) -> bool:
     """Whether it comes of weights that are no pickle, or one that was cut short, or one of something else."""
+    if not model.allow_pickle_weights or _weights_file(model) not in PICKLED:
+        return False
     frames = traceback.extract_tb(error.__traceback__)
     if any(Path(frame.filename).match("torch/serialization.py") for frame in frames):
         return True  # it raises anything
     # Transformers takes what it holds, a list maybe, for weights by name.
     being_put_in = any(frame.name == "_load_pretrained_model" for frame in frames)
-    return (
-        model.allow_pickle_weights
-        and being_put_in
-        and isinstance(error, (TypeError, AttributeError, KeyError, NotImplementedError))
-    )
+    return being_put_in and isinstance(error, (TypeError, AttributeError, KeyError, NotImplementedError))
 
 
 def skeleton(config: Any, model: ModelSpec) -> Any:
@@ -256,13 +254,8 @@ def _expect_model(model: ModelSpec, option: str) -> None:
 
 def _expect_weights(model: ModelSpec, option: str) -> None:
     """Raise ModelError where there are no weights, or none that may be loaded, or only pointers to them."""
-    name = model.name_or_path
-
-    def there(file: str) -> bool:
-        return has_file(_where(model), file, model.revision, local_files_only=constants.HF_HUB_OFFLINE)
-
-    found = next(filter(there, SAFETENSORS), None)
-    if not found and (found := next(filter(there, PICKLED), None)) and not model.allow_pickle_weights:
+    name, found = model.name_or_path, _weights_file(model)
+    if found in PICKLED and not model.allow_pickle_weights:
         raise ModelError(
             f"{option} {name}: its weights are pickled ({found}), and a pickle may run code of whoever made it. Give a "
             "model with safetensors, or have tensors alone taken from it with --allow-pickle-weights."
@@ -285,6 +278,15 @@ def _expect_weights(model: ModelSpec, option: str) -> None:
             raise ModelError(f"{option} {name}: its {found} names {pickled[0]}, which is no safetensors file.")
     if _is_folder(model):
         expect_whole([_folder(model) / file for file in files], option)
+
+
+def _weights_file(model: ModelSpec) -> str | None:
+    """The file that its weights lie in, or are listed in, safetensors first; None where there is none."""
+
+    def there(file: str) -> bool:
+        return has_file(_where(model), file, model.revision, local_files_only=constants.HF_HUB_OFFLINE)
+
+    return next(filter(there, SAFETENSORS + PICKLED), None)
 
 
 def _why_not(error: Exception, otherwise: str) -> str:
