@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import logging
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import click
@@ -19,7 +22,7 @@ from raydistill.config import LABEL, TRAIN, options_of
 from raydistill.errors import ConfigError, RaydistillError
 from raydistill.flags import GroupedCommand, collect_config, config_options
 from raydistill.option_values import SHARE
-from raydistill.progress import Console
+from raydistill.progress import STANDARD_OUTPUT, Console
 from raydistill.refusals import disk_refusal
 
 SETTINGS = {
@@ -131,11 +134,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     signal.signal(signal.SIGTERM, terminate)
     try:
-        os.getcwd().encode()
+        os.getcwd()
     except FileNotFoundError:
         return _fail("the current folder is gone. Change to one that is there.", 2)
-    except UnicodeError:
-        return _fail("the current folder has a name that is not UTF-8, which Ray cannot work in. Change to another.", 2)
     try:
         result = cli.main(
             args=list(arguments) if arguments is not None else None, prog_name="raydistill", standalone_mode=False
@@ -145,7 +146,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except RaydistillError as error:
         return _fail(str(error), 2)
     except OSError as error:
-        if refusal := _output_refusal(error) or disk_refusal(error):
+        if _is_of_output(error):
+            return _fail(f"standard output: {os.strerror(error.errno or 0).lower()}.", 2)
+        if refusal := disk_refusal(error):
             return _fail(str(refusal), 2)
         raise
     except (KeyboardInterrupt, click.Abort):
@@ -153,14 +156,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return result if isinstance(result, int) else 0
 
 
-def _output_refusal(error: OSError) -> RaydistillError | None:
-    """What standard output refuses, if it does: click, which prints help, names no file."""
-    if error.filename is None:
-        try:
-            Console(sys.stdout).write("\n")
-        except OSError as of_output:
-            return disk_refusal(of_output)
-    return None
+def _is_of_output(error: OSError) -> bool:
+    """Whether a result could not be printed: by the console, or by click, which prints help."""
+    frames = traceback.extract_tb(error.__traceback__)
+    if not any(Path(frame.filename).match("click/utils.py") for frame in frames[-2:]):
+        return error.filename == STANDARD_OUTPUT
+    with contextlib.suppress(OSError):
+        Console(sys.stdout).write("")  # what is left in its buffer would be tried again at the end
+    return True
 
 
 def _fail(message: str, code: int) -> int:

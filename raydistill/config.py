@@ -23,7 +23,7 @@ from raydistill.option_values import (
     converted,
     flag,
     is_encoding,
-    is_unicode,
+    is_text,
     option,
     template_faults,
     truth,
@@ -420,11 +420,11 @@ class DistillConfig:
                 f"--teacher-precision int8 is done by OpenVINO: leave --teacher-backend {self.teacher_backend} out"
             )
         faults += [
-            f"{flag(name)} {shown(value)} is not UTF-8 text"
+            f"{flag(name)} {shown(value)} must be UTF-8 text without NUL"
             for name, value in (
                 {field.name: getattr(self, field.name) for field in option_fields()} | self.training
             ).items()
-            if not is_unicode([name, value])
+            if not is_text([name, value])
         ]
         if self.encoding and not is_encoding(self.encoding):
             faults.append(

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 
 from raydistill.corpus_files import CorpusFile, Split
-from raydistill.corpus_lines import LONGEST_LINE, as_utf8, count_line_ends
+from raydistill.corpus_lines import LINE_END, LONGEST_LINE, as_utf8, count_line_ends, readable
 from raydistill.corpus_readers import OPENERS, open_parquet, parquet_column, read_split, read_splits
 from raydistill.paths import open_path
 
@@ -155,39 +155,49 @@ def _count_rows(file: CorpusFile, text_column: str) -> int:
 
 
 def _lines_per_byte(file: CorpusFile, sample_bytes: int) -> float:
-    """Line ends for each byte of the file as it lies: in places all over it, or at its beginning where it must be."""
-    fs, path = open_path(file.path)
-    places = PLACES if file.shows_line_ends and file.size > sample_bytes else 1
+    """Line ends for each byte of the file as it lies."""
     lines = read = 0
-    with fs.open_input_file(path) as stream:
-        for place in range(places):
-            stream.seek(file.size * place // places)
-            found, among = _count_lines(stream.read(sample_bytes // places), file)
-            lines, read = lines + found, read + among
+    count: Callable[[bytes], int] | None = None
+    for piece, size in _pieces(file, sample_bytes):
+        count = count or _counter_of_lines(piece, file)
+        lines, read = lines + count(piece), read + size
     return max(lines, 1) / max(read, 1)
 
 
-def _count_lines(piece: bytes, file: CorpusFile) -> tuple[int, int]:
-    """(line ends, bytes of the piece among which they are): all of it, or as much as unpacks to `MOST_UNPACKED`."""
-    count = _count_row_ends if file.format in ("csv", "tsv") else count_line_ends
-    if file.shows_line_ends:
-        return count(piece), len(piece)
-    source = pa.BufferReader(piece)
-    stream = as_utf8(pa.input_stream(source, compression=file.compression), file)
-    lines = unpacked = 0
+def _pieces(file: CorpusFile, sample_bytes: int) -> Iterator[tuple[bytes, int]]:
+    """Pieces of a file, unpacked, each with how many of its bytes it is: from all over it, or from its beginning.
+
+    Of one that must be read from its beginning as much as unpacks to `MOST_UNPACKED` at most. Raises CorpusError.
+    """
+    fs, path = open_path(file.path)
+    with readable(file), fs.open_input_file(path) as stream:
+        if file.shows_line_ends:
+            places = PLACES if file.size > sample_bytes else 1
+            for place in range(places):
+                stream.seek(file.size * place // places)
+                piece = stream.read(sample_bytes // places)
+                yield piece, len(piece)
+            return
+        source = pa.BufferReader(stream.read(sample_bytes))
+    unpacking = as_utf8(pa.input_stream(source, compression=file.compression), file)
+    unpacked = at = 0
     with contextlib.suppress(OSError, UnicodeError):  # which a file that is cut short ends in
-        while unpacked < MOST_UNPACKED and (block := stream.read(SMALL_READ)):  # the last of a cut one is lost
-            lines, unpacked = lines + count(block), unpacked + len(block)
-    return lines, source.tell()
+        while unpacked < MOST_UNPACKED and (block := unpacking.read(SMALL_READ)):  # the last of a cut one is lost
+            yield block, source.tell() - at
+            unpacked, at = unpacked + len(block), source.tell()
 
 
-def _count_row_ends(piece: bytes) -> int:
-    """How many rows end in a piece of CSV, by LF, or by CR where there is no other: it may stand in fields, too."""
-    return piece.count(b"\n") or piece.count(b"\r")
+def _counter_of_lines(beginning: bytes, file: CorpusFile) -> Callable[[bytes], int]:
+    """What counts the line ends in a piece of a file; of CSV those that its header has: others may stand in fields."""
+    if file.format not in ("csv", "tsv"):
+        return count_line_ends
+    header = LINE_END.search(beginning)
+    row_end = b"\r" if header and header[0] == b"\r" else b"\n"
+    return lambda piece: piece.count(row_end)
 
 
 def sample_texts(files: Sequence[CorpusFile], text_column: str, count: int) -> list[str]:
-    """Up to `count` distinct texts, taken in like shares from places spread evenly over the corpus.
+    """Up to `count` distinct texts, from places spread evenly over the corpus as many as these stand for.
 
     The same corpus gives the same sample. Raises CorpusError.
     """
@@ -196,7 +206,7 @@ def sample_texts(files: Sequence[CorpusFile], text_column: str, count: int) -> l
     for most in (-(-count // sum(place.share for place in places)), count):  # more where another has fewer, or the same
         for place in places:
             if len(found) < count:
-                found |= dict.fromkeys(itertools.islice(_distinct(place.splits, text_column), most * place.share))
+                found |= dict.fromkeys(itertools.islice(_distinct(place, text_column), min(count, most * place.share)))
     return list(found)[:count]
 
 
@@ -213,7 +223,7 @@ def read_stretches(files: Sequence[CorpusFile], text_column: str, stretch_bytes:
         CorpusError.
     """
     for place in _places(files, stretch_bytes):
-        texts = _read_on(place.splits, text_column)
+        texts = _read_on(place, text_column)
         stretches = [list(_until(stretch_bytes, texts, line_bytes)) for _ in range(place.share)]
         yield list(filter(None, stretches))
 
@@ -246,7 +256,11 @@ def _between(files: Sequence[CorpusFile], begin: tuple[int, int], end: tuple[int
 
 
 def _start_near(file: CorpusFile, part: float) -> int:
-    """Where a split may begin, in bytes or row groups, behind a part of 1 of a file: 0 if only at its beginning."""
+    """Where in a file a split may begin, in bytes or row groups.
+
+    Args:
+        part: of the file, from 0 to 1, that comes before; all of it where it can only be read from its beginning.
+    """
     if file.format == "parquet":
         return int(part * open_parquet(file).metadata.num_row_groups)
     if part > 0 and _is_cut_at_lines(file):
@@ -254,10 +268,10 @@ def _start_near(file: CorpusFile, part: float) -> int:
     return 0
 
 
-def _read_on(splits: Iterable[Split], text_column: str) -> Iterator[str]:
-    """The texts of splits, cleaned, blank ones included, one split after another, until they are `PLACE_BYTES`."""
-    texts = map(clean, itertools.chain.from_iterable(read_splits(splits, text_column)))
-    return _until(PLACE_BYTES, texts, lambda text: max(line_bytes(text), LEAST_ROW_BYTES))
+def _read_on(place: _Place, text_column: str) -> Iterator[str]:
+    """The texts of a place, cleaned, blank ones included, until they are `PLACE_BYTES` for each that it stands for."""
+    texts = map(clean, itertools.chain.from_iterable(read_splits(place.splits, text_column)))
+    return _until(PLACE_BYTES * place.share, texts, lambda text: max(line_bytes(text), LEAST_ROW_BYTES))
 
 
 def _until(most: int, texts: Iterator[str], size: Callable[[str], int]) -> Iterator[str]:
@@ -268,26 +282,30 @@ def _until(most: int, texts: Iterator[str], size: Callable[[str], int]) -> Itera
         read += size(text)
 
 
-def _distinct(splits: Iterable[Split], text_column: str) -> Iterator[str]:
-    """The distinct texts of splits, without blank ones."""
+def _distinct(place: _Place, text_column: str) -> Iterator[str]:
+    """The distinct texts of a place, without blank ones."""
     found: set[str] = set()
-    for text in _read_on(splits, text_column):
+    for text in _read_on(place, text_column):
         if text and text not in found:
             found.add(text)
             yield text
 
 
 def _line_start(file: CorpusFile, at: int) -> int:
-    """The first byte from `at` on at which a line begins: where a split may be cut."""
+    """The first byte from `at` on at which a line begins: where a split may be cut. Raises CorpusError."""
     fs, path = open_path(file.path)
-    with fs.open_input_file(path) as stream:
+    with readable(file), fs.open_input_file(path) as stream:
         stream.seek(at - 1)
+        last = b""
         for _ in range(LONGEST_LINE // SMALL_READ):
             block = stream.read(SMALL_READ)
             if not block:
                 return file.size
-            if (found := block.find(b"\n")) >= 0:
-                return stream.tell() - len(block) + found + 1
+            data = last + block
+            found = LINE_END.search(data)
+            if found and found.end() < len(data):  # behind a CR at its end an LF may come
+                return stream.tell() - len(data) + found.end()
+            last = data[-1:]
     return file.size
 
 

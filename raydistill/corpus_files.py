@@ -129,7 +129,7 @@ def _walk(folder: str) -> list[str]:
             folders.clear()  # of links that lead back there is no end
             continue
         met.add(real)
-        found += [os.path.join(path, name) for name in names]
+        found += [os.path.join(path, name) for name in names if not _is_hidden(name)]
         folders[:] = sorted(name for name in folders if not _is_hidden(name))
     return found
 

@@ -7,16 +7,19 @@ transformers.
 from __future__ import annotations
 
 import codecs
+import contextlib
+import re
 from collections.abc import Iterator
 
 import pyarrow as pa
 
 from raydistill.corpus_files import CorpusFile, Split
-from raydistill.errors import CorpusError
+from raydistill.errors import CorpusError, first_line
 from raydistill.paths import open_path
 
 READ_BYTES = 4 << 20
 LONGEST_LINE = 16 << 20  # a longer one is a file without line ends rather than a text
+LINE_END = re.compile(rb"\r\n|\n|\r")
 HEAD_BYTES = 4096  # what tells a binary file
 BYTE_ORDER_MARKS = {  # those of UTF-32 first: they begin with one of UTF-16
     codecs.BOM_UTF32_LE: "utf-32",
@@ -24,6 +27,15 @@ BYTE_ORDER_MARKS = {  # those of UTF-32 first: they begin with one of UTF-16
     codecs.BOM_UTF16_LE: "utf-16",
     codecs.BOM_UTF16_BE: "utf-16",
 }
+
+
+@contextlib.contextmanager
+def readable(file: CorpusFile) -> Iterator[None]:
+    """Raise CorpusError where a file cannot be read within."""
+    try:
+        yield
+    except OSError as error:
+        raise CorpusError(f"{file.path}: cannot be read ({first_line(error)}).") from None
 
 
 def open_text(split: Split) -> pa.NativeFile:

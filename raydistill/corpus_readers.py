@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from raydistill.corpus_files import CorpusFile, Split
-from raydistill.corpus_lines import LONGEST_LINE, READ_BYTES, numbered_lines, numbered_pieces
+from raydistill.corpus_lines import LONGEST_LINE, READ_BYTES, numbered_lines, numbered_pieces, readable
 from raydistill.errors import CorpusError, counted, first_line
 from raydistill.paths import open_path
 
@@ -38,9 +38,8 @@ def read_split(split: Split, text_column: str) -> Iterator[list[str]]:
     }
     file = split.file
     try:
-        yield from readers[file.format](split, text_column)
-    except OSError as error:
-        raise CorpusError(f"{file.path}: cannot be read ({first_line(error)}).") from None
+        with readable(file):
+            yield from readers[file.format](split, text_column)
     except UnicodeError as error:
         if file.format == "parquet":
             raise CorpusError(f"{file.path}: cannot be read as parquet ({first_line(error)}).") from None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import json
 import math
 import string
 from collections.abc import Callable, Iterable, Mapping
@@ -86,7 +85,9 @@ def converted(field: dataclasses.Field[Any], value: Any) -> Any:
     kind = str(field.type).removesuffix(" | None")
     try:
         if kind == "tuple[str, ...]":
-            items = value if isinstance(value, list | tuple) else [value]
+            if isinstance(value, Mapping | bytes):
+                raise ValueError
+            items = [value] if isinstance(value, str | Path) else list(value)
             if not all(isinstance(item, str | Path) for item in items):
                 raise ValueError
             return tuple(map(str, items))
@@ -131,12 +132,14 @@ def is_encoding(name: str) -> bool:
         return False
 
 
-def is_unicode(value: Any) -> bool:
-    """Whether what texts there are in a value can be written as UTF-8: bytes of a command line need not be."""
-    try:
-        return bool(json.dumps(value, ensure_ascii=False, default=str).encode())
-    except UnicodeError:
-        return False
+def is_text(value: Any) -> bool:
+    """Whether the texts in a value can be written as UTF-8, as those of a command line need not be, and have no NUL."""
+    if isinstance(value, str):
+        return "\0" not in value and value == value.encode(errors="ignore").decode()
+    items = (
+        [*value, *value.values()] if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else ()
+    )
+    return all(map(is_text, items))
 
 
 def template_faults(template: str) -> list[str]:

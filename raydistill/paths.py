@@ -61,18 +61,18 @@ def real_paths(paths: Iterable[str]) -> list[str]:
         if folder not in folders:
             folders[folder] = os.path.realpath(folder)
         path = os.path.join(folders[folder], name)
-        return os.path.realpath(path) if os.path.islink(path) else path
+        return os.path.realpath(path) if name == ".." or os.path.islink(path) else path
 
     return [real(path) for path in paths]
 
 
 def those_within(paths: Sequence[str], folder: str) -> list[str]:
-    """Those of some paths or URIs that name a folder, given by path or URI, or something in it, links or not."""
-    (outer,) = map(_without_settings, real_paths([folder]))
+    """Those of some paths or URIs that name a folder, by path or URI, or something in it: by name, or through links."""
+    outer, real_outer = map(_without_settings, [folder, *real_paths([folder])])
     return [
         path
         for path, real in zip(paths, real_paths(paths), strict=True)
-        if _without_settings(real).is_relative_to(outer)
+        if _without_settings(path).is_relative_to(outer) or _without_settings(real).is_relative_to(real_outer)
     ]
 
 

@@ -7,6 +7,7 @@ brings along is run by leave alone.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -145,14 +146,14 @@ def load_classifier(model: ModelSpec, *, new_head: bool = False, **loading: Any)
 
 def _is_of_a_pickle(error: Exception, model: ModelSpec) -> bool:
     """Whether it comes of weights that are no pickle, or one that was cut short, or one of something else."""
-    if not model.allow_pickle_weights or _weights_file(model) not in PICKLED:
-        return False
     frames = traceback.extract_tb(error.__traceback__)
-    if any(Path(frame.filename).match("torch/serialization.py") for frame in frames):
-        return True  # it raises anything
+    being_read = any(Path(frame.filename).match("torch/serialization.py") for frame in frames)  # it raises anything
     # Transformers takes what it holds, a list maybe, for weights by name.
     being_put_in = any(frame.name == "_load_pretrained_model" for frame in frames)
-    return being_put_in and isinstance(error, (TypeError, AttributeError, KeyError, NotImplementedError))
+    of_content = being_put_in and isinstance(error, (TypeError, AttributeError, KeyError, NotImplementedError))
+    with contextlib.suppress(Exception):  # the hub may be away by now
+        return model.allow_pickle_weights and (being_read or of_content) and _weights_file(model) in PICKLED
+    return False
 
 
 def skeleton(config: Any, model: ModelSpec) -> Any:

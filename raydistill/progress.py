@@ -18,6 +18,7 @@ from raydistill.redaction import without_secrets
 LIVE_SECONDS, PLAIN_SECONDS = 0.2, 15.0
 ERASE = "\r\x1b[K"  # a terminal's line, wholly
 
+STANDARD_OUTPUT = "standard output"
 JOINERS = "\u200c\u200d"  # parts of words and emoji: they command nothing
 
 
@@ -78,7 +79,7 @@ class Console:
                 os.close(nowhere)
                 os.close(kept)
             if self.stream is sys.stdout and not gone:
-                raise OSError(error.errno, error.strerror, "standard output") from None
+                raise OSError(error.errno, error.strerror, STANDARD_OUTPUT) from None
 
     def table(self, rows: Sequence[tuple[str, str]]) -> None:
         """Print names and values, aligned."""

@@ -15,7 +15,7 @@ PERCENTILES = (50, 90, 99, 100)
 # not counted, that estimate.
 UNKNOWN, UNCOUNTED = 0.08, 0.05
 START_OFF = 0.3  # of the start, which is seen once
-# Where there is one stretch of a corpus only, as of a compressed file, and one chunk of a probe.
+# Where only one place of a corpus was seen, as of a compressed file, and where a probe has one chunk.
 UNEVEN, UNSTEADY = 0.3, 0.05
 SURE = 2.0  # standard errors on either side
 
@@ -143,7 +143,11 @@ def make_quote(
     tail = block_size * work.padded_tokens.sum() / rate / 2 * (actors - 1) / actors
     unread = max(0.0, 1 - 1 / scale)  # of a corpus that was read whole, the sample says all
     _, place = np.unique([stretch.place for stretch in stretches], return_inverse=True)
-    uneven = _ratio_error(np.bincount(place, work.padded_tokens), np.bincount(place, sampled), alone=UNEVEN)
+    of_place = np.bincount(place, sampled)
+    one_sided = of_place[np.bincount(place) > 1] / sampled.sum()  # of files that were seen at their beginning alone
+    uneven = max(
+        _ratio_error(np.bincount(place, work.padded_tokens), of_place, alone=UNEVEN), UNEVEN * math.hypot(*one_sided)
+    )
     errors = [rate_error, uneven * unread**0.5, UNKNOWN]
     off = SURE * math.hypot(*errors, 0.0 if exact else UNCOUNTED)
     seconds = start + busy + tail

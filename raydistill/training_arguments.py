@@ -17,7 +17,7 @@ from transformers.integrations import get_available_reporting_integrations
 from raydistill.config import IGNORED_NAMES, option_fields
 from raydistill.errors import ConfigError, shown
 from raydistill.metrics import figures, sums_size
-from raydistill.option_values import ONE_OR_MORE, SHARE, ZERO_OR_MORE, Bounds, flag, suggest
+from raydistill.option_values import NO_LARGER, SHARE, ZERO_OR_MORE, Bounds, flag, suggest
 
 # Where Hugging Face's zero-shot distillation script differs from transformers, and what is faster (see the benchmarks).
 # Checkpoints that are only made to continue a run go when it ends.
@@ -54,15 +54,16 @@ HINTS = {name: str(hint) for name, hint in get_type_hints(TrainingArguments).ite
 SEVERAL = {name for name, hint in HINTS.items() if "list" in hint}
 SWITCHES = {name for name, hint in HINTS.items() if "bool" in hint}
 TABLES = {name for name, hint in HINTS.items() if "dict" in hint}
-COMPILE_MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")  # torch.compile's
 
-NUMBER = Bounds("a number of at most 1000000000", lambda value: abs(value) <= 1_000_000_000)  # which NaN is not
+NUMBER = Bounds("a number", math.isfinite)
+COUNT = Bounds("from 1 to 1000000000", lambda value: 1 <= value <= 1_000_000_000)  # what is multiplied with others
 BELOW_ONE = Bounds("from 0 to below 1", lambda value: 0 <= value < 1)
 SEED = Bounds("from 0 to 4294967295", lambda value: value is None or 0 <= value < 1 << 32)
 BOUNDS = {  # what would only be met with in a worker
-    "per_device_train_batch_size": ONE_OR_MORE,
-    "per_device_eval_batch_size": ONE_OR_MORE,
-    "gradient_accumulation_steps": ONE_OR_MORE,
+    "per_device_train_batch_size": COUNT,
+    "per_device_eval_batch_size": COUNT,
+    "gradient_accumulation_steps": COUNT,
+    "max_steps": NO_LARGER,
     "num_train_epochs": ZERO_OR_MORE,
     "learning_rate": ZERO_OR_MORE,
     "warmup_steps": ZERO_OR_MORE,
@@ -74,21 +75,11 @@ BOUNDS = {  # what would only be met with in a worker
     "label_smoothing_factor": SHARE,
     "seed": SEED,
     "data_seed": SEED,
-    "torch_compile_backend": Bounds("one that accelerate knows", lambda value: value is None or _is_backend(value)),
-    "torch_compile_mode": Bounds(
-        f"one of {', '.join(COMPILE_MODES)}", lambda value: value is None or value in COMPILE_MODES
-    ),
     "train_sampling_strategy": Bounds("random or group_by_length", lambda way: way in ("random", "group_by_length")),
     "report_to": Bounds(
         "what is installed here", lambda value: set(value) <= set(get_available_reporting_integrations())
     ),
 }
-
-
-def _is_backend(name: str) -> bool:
-    from accelerate.utils import DynamoBackend
-
-    return name.upper() in DynamoBackend.list()
 
 
 class _Parser(HfArgumentParser):
@@ -122,7 +113,7 @@ def training_arguments(given: Mapping[str, Any], *, output_dir: str, use_cpu: bo
             near = suggest(name, ({*known} - REFUSED.keys()).union(field.name for field in option_fields()))
             raise ConfigError(f"No such option: {flag(name)}.{near}")
         if name in REFUSED:
-            if str(given[name]).lower() not in ("false", "none", "0", ""):
+            if given[name] and str(given[name]).lower() not in ("false", "none", "0"):
                 raise ConfigError(f"{flag(name)} does not go with raydistill: {REFUSED[name]}.")
         elif isinstance(given[name], bool) and name not in SWITCHES:
             raise ConfigError(f"{flag(name)} is no switch: give it a value (and quote YAML's no and off).")
@@ -141,14 +132,11 @@ def training_arguments(given: Mapping[str, Any], *, output_dir: str, use_cpu: bo
         (arguments,) = parser.parse_args_into_dataclasses(
             ["--output_dir", output_dir, "--use_cpu", str(use_cpu), *tokens], look_for_args_file=False
         )
-    except (ValueError, TypeError, ImportError, NotImplementedError, OSError) as error:
+    except (ValueError, TypeError, ImportError, NotImplementedError, OSError, ArithmeticError) as error:
         raise _refused(error, given, partial(training_arguments, output_dir=output_dir, use_cpu=use_cpu)) from None
     faults = [fault for name, bounds in BOUNDS.items() for fault in bounds.faults(name, getattr(arguments, name))]
-    if not faults:
-        numbers = {name: value for name in given if type(value := getattr(arguments, name)) in (int, float)}
-        faults = [
-            fault for name, value in numbers.items() if BOUNDS.get(name) != SEED for fault in NUMBER.faults(name, value)
-        ]
+    numbers = {name: value for name in given if type(value := getattr(arguments, name)) in (int, float)}
+    faults += [fault for name in numbers.keys() - BOUNDS.keys() for fault in NUMBER.faults(name, numbers[name])]
     if faults:
         raise ConfigError("; ".join(faults) + ".")
     return arguments
@@ -160,7 +148,7 @@ def checked_arguments(given: Mapping[str, Any]) -> TrainingArguments:
     arguments = training_arguments(elsewhere, output_dir="unused", use_cpu=True)
     try:
         _expect_trainable(arguments)
-    except (ValueError, TypeError, ImportError, AttributeError) as error:
+    except (ValueError, TypeError, ImportError, AttributeError, ArithmeticError, RuntimeError) as error:
         raise _refused(error, elsewhere, checked_arguments) from None
     return arguments
 
@@ -182,11 +170,29 @@ def _expect_trainable(arguments: TrainingArguments) -> None:
         scheduler_specific_kwargs=dict(cast(Any, arguments.lr_scheduler_kwargs) or {}),
     )
     for name in CHECKPOINTING:
-        if settings := dict(getattr(arguments, name, None) or {}):
-            kept = {key: value for key, value in settings.items() if key not in NOT_OF_TORCH}
-            checkpoint(weights, torch.zeros(1, 1), **{"use_reentrant": False, **kept})
+        settings = dict(getattr(arguments, name, None) or {})
+        layers = settings.get("every_n_layers", 1)
+        if not isinstance(layers, int) or layers < 1:
+            raise ValueError("every_n_layers must be 1 or more")
+        if kept := {key: value for key, value in settings.items() if key not in NOT_OF_TORCH}:
+            inputs = torch.zeros(1, 1, requires_grad=True)
+            checkpoint(weights, inputs, **{"use_reentrant": False, **kept})
+    if arguments.torch_compile:
+        _expect_compiler(arguments.torch_compile_backend or "inductor", arguments.torch_compile_mode)
     if arguments.save_strategy == "best" and not arguments.metric_for_best_model:
         raise ConfigError("--save-strategy best needs --metric-for-best-model.")
+
+
+def _expect_compiler(backend: str, mode: str | None) -> None:
+    from accelerate.utils import DynamoBackend
+    from torch._inductor import list_mode_options
+
+    known = [name.lower() for name in DynamoBackend.list()]
+    if backend.lower() not in known:
+        raise ConfigError(f"--torch-compile-backend {shown(backend)} must be one of {', '.join(known)}.")
+    modes = list(list_mode_options())
+    if mode is not None and backend == "inductor" and mode not in modes:
+        raise ConfigError(f"--torch-compile-mode {shown(mode)} must be one of {', '.join(modes)}.")
 
 
 def expect_metric(arguments: TrainingArguments, class_names: Sequence[str], *, multi_label: bool) -> None:
@@ -204,19 +210,21 @@ def expect_metric(arguments: TrainingArguments, class_names: Sequence[str], *, m
 def _refused(
     error: Exception, given: Mapping[str, Any], check: Callable[[Mapping[str, Any]], TrainingArguments]
 ) -> ConfigError:
-    """What a library says of options, and of which of them, if it says the same of one alone."""
+    """What a library says of options, and of which of them, if it says the same of one alone, and not of none."""
     said = f"{' '.join(str(error).split()).rstrip('.')}."
+
+    def says_so(some: Mapping[str, Any]) -> bool:
+        try:
+            check(some)
+        except ConfigError as fault:
+            return str(fault).endswith(said)
+        return False
+
     where = "TrainingArguments"
-    if len(given) == 1:
-        ((name, value),) = given.items()
-        where = f"{flag(name)} {shown(value)}"
-    else:
-        for name, value in given.items():
-            try:
-                check({name: value})
-            except ConfigError as fault:
-                if str(fault).endswith(said):
-                    return fault
+    if given and not says_so({}):
+        alone = (name for name in given if len(given) == 1 or says_so({name: given[name]}))
+        if name := next(alone, None):
+            where = f"{flag(name)} {shown(given[name])}"
     return ConfigError(f"{where}: {said}")
 
 

@@ -190,6 +190,15 @@ def leads_above(t: Path, link: str) -> Path:
     return t / "data"
 
 
+def leads_away(t: Path, link: str) -> str:
+    """An output directory within a corpus, by its name, that is elsewhere."""
+    for folder in ("data", "elsewhere"):
+        (t / folder).mkdir()
+    written(t / "data" / "c.txt", "text\n")
+    linked(t / "data" / link, "../elsewhere")
+    return str(t / "data" / link)
+
+
 LINES = "".join(f'{{"text": "text {i}"}}\n' for i in range(6))
 BAD_INPUT: dict[str, tuple[Change, list[str]]] = {
     # Options
@@ -232,7 +241,7 @@ BAD_INPUT: dict[str, tuple[Change, list[str]]] = {
     ),
     "batch of nothing": (
         option(per_device_train_batch_size="0"),
-        ["--per-device-train-batch-size 0 must be 1 or more"],
+        ["--per-device-train-batch-size 0 must be from 1"],
     ),
     "training option of the wrong type": (option(learning_rate="fast"), ["learning_rate", "fast"]),
     "optimizer that is not installed": (option(optim="adamw_bnb_8bit"), ["--optim 'adamw_bnb_8bit'", "bitsandbytes"]),
@@ -240,7 +249,7 @@ BAD_INPUT: dict[str, tuple[Change, list[str]]] = {
         option(gradient_checkpointing_kwargs='{"a": 1}'),
         ["--gradient-checkpointing-kwargs", "'a'"],
     ),
-    "run name that is not UTF-8": (option(run_name="x\udcff"), ["--run-name", "is not UTF-8 text"]),
+    "run name that is not UTF-8": (option(run_name="x\udcff"), ["--run-name", "must be UTF-8 text"]),
     "schedule without what it needs": (option(lr_scheduler_type="cosine_with_min_lr"), ["min_lr"]),
     "best by a figure that there is not": (
         option(save_strategy="best", eval_strategy="epoch", metric_for_best_model="accuracy"),
@@ -321,7 +330,7 @@ BAD_INPUT: dict[str, tuple[Change, list[str]]] = {
     "corpus with a name too long": (option(data_file="x" * 260), ["--data-file", "too long"]),
     "corpus with a name that is not UTF-8": (
         option(data_file="\udcff.txt"),
-        ["--data-file", ".txt", "is not UTF-8 text"],
+        ["--data-file", ".txt", "must be UTF-8 text"],
     ),
     "corpus with a file whose name is not UTF-8": (
         lambda t, g: {"--data-file": str(Path(written(t / "d\udcff.txt", "x")).parent)},
@@ -329,6 +338,10 @@ BAD_INPUT: dict[str, tuple[Change, list[str]]] = {
     ),
     "corpus that links lead from into the output": (
         lambda t, g: {"--data-file": str(leads_above(t, "up")), "--output-dir": str(t / "out")},
+        ["one lies in the other"],
+    ),
+    "output that a link leads to from within the corpus": (
+        lambda t, g: {"--output-dir": leads_away(t, "out"), "--data-file": str(t / "data")},
         ["one lies in the other"],
     ),
     "corpus at a scheme of none": (option(data_file="nowhere://c.txt"), ["--data-file nowhere://c.txt"]),
@@ -550,7 +563,7 @@ BAD_INPUT: dict[str, tuple[Change, list[str]]] = {
     "output directory with a name too long": (output(lambda t, g: t / ("x" * 250 + "yz" * 5)), ["too long"]),
     "output directory with a name that is not UTF-8": (
         option(output_dir="\udcff"),
-        ["--output-dir", "is not UTF-8 text"],
+        ["--output-dir", "must be UTF-8 text"],
     ),
     "output directory not writable": (option(output_dir="/proc/raydistill"), ["--output-dir", "cannot be written"]),
     "output directory at a scheme of none": (

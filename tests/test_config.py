@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import math
 from pathlib import Path
@@ -257,6 +258,17 @@ def test_every_number_has_bounds_but_what_the_plan_looks_at():
     assert numbers - of_the_plan == set(JUST_OUTSIDE)
 
 
+def test_files_may_be_given_as_any_collection_of_paths(tmp_path):
+    for name in "ab":
+        (tmp_path / f"{name}.txt").touch()
+    assert len(DistillConfig(data_file=tmp_path.glob("*.txt")).data_file) == 2
+    assert DistillConfig(data_file={"a.txt"}).data_file == ("a.txt",)
+
+
+def test_what_yaml_takes_for_something_else_than_text_is_no_fault_of_its_characters():
+    DistillConfig(lr_scheduler_kwargs={datetime.date(2024, 1, 1): [None, 1.5, b"x"]}).check([])
+
+
 @pytest.mark.parametrize(
     "options",
     [
@@ -264,11 +276,12 @@ def test_every_number_has_bounds_but_what_the_plan_looks_at():
         {"data_file": ["c.txt", "\udcff.txt"]},
         {"hypothesis_template": "{} \udcff"},
         {"run_name": "\ud800"},
+        {"output_dir": "a\0b"},
         {"training": {"lr_scheduler_kwargs": {"\ud800": 1}}},
     ],
 )
 def test_a_text_that_is_not_utf8_is_a_fault(options):
-    with pytest.raises(ConfigError, match=r"^--[a-z-]+ .*\\ud.* is not UTF-8 text\.$"):
+    with pytest.raises(ConfigError, match=r"^--[a-z-]+ .*\\(ud|x00).* must be UTF-8 text without NUL\.$"):
         DistillConfig(**options).check([])
 
 

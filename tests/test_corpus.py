@@ -824,7 +824,7 @@ def test_a_small_file_that_has_grown_meanwhile_is_not_held_whole(tmp_path, monke
 
 @pytest.mark.parametrize("row_end", ["\n", "\r\n", "\r"])
 def test_a_cr_within_a_field_of_csv_is_no_row_in_an_estimate(row_end, tmp_path):
-    inner = " " if row_end == "\r" else "\r"
+    inner = "\n" if row_end == "\r" else "\r"
     rows = (f'{i},"a text{inner}of some{inner}words, {i:06}"{row_end}' for i in range(20_000))
     write(tmp_path / "c.csv", f"id,text{row_end}" + "".join(rows))
     assert 18_000 <= estimate_texts(find_files([str(tmp_path)]), "text", sample_bytes=50_000)[0] <= 22_000
@@ -919,6 +919,36 @@ def test_a_sample_is_not_of_the_beginnings_of_files_alone(tmp_path):
     assert np.histogram(lines, bins=2, range=(0, 1000))[0].min() >= 100
     starts = [int(stretch[0].split()[-1]) for (stretch,) in read_stretches(files, "text", 200)]
     assert min(starts) < 250 < 650 < max(starts)
+
+
+@pytest.mark.parametrize("end", ["\r", "\r\n", "\n"])
+def test_a_file_is_sampled_and_cut_whatever_ends_its_lines(end, tmp_path):
+    (tmp_path / "a.txt").write_text("".join(f"of a {i:06}\n" for i in range(5000)))
+    write(tmp_path / "c.txt", "".join(f"of c {i:06}{end}" for i in range(15_000)))
+    files = find_files([str(tmp_path)])
+    of_c = [int(text.split()[-1]) for text in sample_texts(files, "text", 160) if "of c" in text]
+    assert 105 <= len(of_c) <= 135
+    assert np.histogram(of_c, bins=3, range=(0, 15_000))[0].min() >= 20
+    splits = [split for split in make_splits(files, 10_000) if split.file.path.endswith("c.txt")]
+    assert len(splits) >= 15
+    numbers = [text.split()[-1] for texts in read_splits(splits, "text") for text in texts]
+    assert numbers == [f"{i:06}" for i in range(15_000)]
+
+
+@pytest.mark.parametrize("read", [lambda files: sample_texts(files, "text", 20), lambda files: make_splits(files, 100)])
+def test_a_file_that_has_gone_meanwhile_is_named(read, tmp_path):
+    for i in range(3):
+        (tmp_path / f"{i}.txt").write_text("a text\n" * 100)
+    files = find_files([str(tmp_path)])
+    (tmp_path / "1.txt").unlink()
+    with pytest.raises(CorpusError, match=r"1\.txt: cannot be read"):
+        read(files)
+
+
+def test_a_hidden_file_may_have_any_name(tmp_path):
+    (tmp_path / "a.txt").write_text("one\n")
+    (tmp_path / ".\udcff.swp").touch()
+    assert texts_of(tmp_path) == ["one"]
 
 
 @pytest.mark.parametrize("ending", ["csv", "txt.gz"])

@@ -351,12 +351,14 @@ def test_an_error_keeps_its_exit_code_when_it_has_no_room(command, code):
 
 @needs_dev_full
 @pytest.mark.parametrize("command", ["", "--version", "run --help"])
-def test_a_result_that_has_no_room_is_one_line(command):
-    run = f"{sys.executable} -m raydistill {command} >/dev/full"
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize(
+    ("output", "said"), [(">/dev/full", "no space left on device"), ("1</dev/null", "bad file descriptor")]
+)
+def test_a_result_that_cannot_be_printed_is_one_line(command, unbuffered, output, said):
+    run = f"PYTHONUNBUFFERED={unbuffered} {sys.executable} -m raydistill {command} {output}"
     done = subprocess.run(run, shell=True, stderr=subprocess.PIPE, text=True)
-    assert done.returncode == 2
-    assert done.stderr.startswith("Error: standard output: no space left on device.")
-    assert done.stderr.count("\n") == 1
+    assert (done.returncode, done.stderr) == (2, f"Error: standard output: {said}.\n")
 
 
 def test_what_a_run_behind_a_client_says_may_go_unread():

@@ -177,8 +177,6 @@ def test_a_value_of_the_wrong_type_is_an_error_of_one_line(name, value):
         ("eval_steps", "nan"),
         ("neftune_noise_alpha", "inf"),
         ("per_device_train_batch_size", "10000000000"),
-        ("torch_compile_backend", "7"),
-        ("torch_compile_mode", "fast"),
         ("learning_rate", [1, 2]),
         ("optim_args", {"a": 1}),
         ("lr_scheduler_kwargs", [1, 2]),
@@ -199,6 +197,8 @@ def test_a_number_that_the_optimizer_would_choke_on_is_an_error_before_work_begi
         ("optim_args", "a"),
         ("gradient_checkpointing_kwargs", {"a": 1}),
         ("gradient_checkpointing_kwargs", {"a": 1, "use_reentrant": True}),
+        ("gradient_checkpointing_kwargs", {"every_n_layers": 0}),
+        ("save_steps", float("inf")),
     ],
 )
 @pytest.mark.parametrize("more", [{}, {"learning_rate": 1e-4, "save_total_limit": 3}])
@@ -216,12 +216,36 @@ def test_what_a_library_refuses_is_told_with_the_options_name(name, value, more)
     [
         {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": True}},
         {"torch_compile_backend": "inductor", "torch_compile_mode": "max-autotune"},
+        {"torch_compile_backend": "eager", "torch_compile_mode": "any"},
         {"seed": 4294967295, "save_steps": -1, "logging_steps": 0.5},
+        {"max_grad_norm": 1e10, "save_steps": 10**10, "ddp_timeout": 10**10},
     ],
 )
 def test_what_a_worker_can_do_is_not_refused(given_):
     found = checked_arguments(given_)
     assert {name: getattr(found, name) for name in given_} == given_
+
+
+@pytest.mark.parametrize(
+    ("given_", "said"),
+    [
+        ({"torch_compile_backend": "7"}, "--torch-compile-backend '7' must be one of .*inductor"),
+        ({"torch_compile_mode": "fast"}, "--torch-compile-mode 'fast' must be one of .*max-autotune"),
+    ],
+)
+def test_a_compiler_that_there_is_not_is_an_error(given_, said):
+    with pytest.raises(ConfigError, match=said):
+        checked_arguments(given_)
+
+
+def test_no_option_is_blamed_for_what_all_are_refused_for(monkeypatch):
+    def refuse(self):
+        raise ImportError("accelerate is too old")
+
+    monkeypatch.setattr(TrainingArguments, "__post_init__", refuse)
+    for given_ in ({}, {"seed": 1}, {"seed": 1, "learning_rate": 1e-4}):
+        with pytest.raises(ConfigError, match=r"^TrainingArguments: accelerate is too old\.$"):
+            checked_arguments(given_)
 
 
 def test_one_option_is_not_blamed_for_what_another_one_is_refused_for():

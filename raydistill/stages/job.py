@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -73,6 +74,10 @@ class Job:
     def prepare(cls, config: DistillConfig, stages: tuple[str, ...]) -> Job:
         """Check all but the models, for which heavy libraries must be loaded. Raises RaydistillError."""
         started, labelled_here = time.monotonic(), LABEL in stages
+        try:
+            os.getcwd().encode()
+        except UnicodeError:
+            raise ConfigError("the current folder has a name that is not UTF-8, which Ray cannot work in.") from None
         with _unknown_option_first(config):
             config.check(["data_file", "class_names_file", "output_dir"] if labelled_here else ["output_dir"])
         files: list[CorpusFile] = []
