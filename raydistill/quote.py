@@ -110,6 +110,16 @@ class Quote:
     low: float
     high: float
 
+    def costs(self, price_per_hour: float) -> tuple[float, float, float]:
+        """What the estimate comes to, and its interval, at the price of an hour of all machines."""
+        amount, low, high = (cost(seconds, price_per_hour) for seconds in (self.seconds, self.low, self.high))
+        return amount, low, high
+
+
+def cost(seconds: float, price_per_hour: float) -> float:
+    """What so many seconds come to."""
+    return seconds / 3600 * price_per_hour
+
 
 def make_quote(
     texts: tuple[int, bool],

@@ -52,7 +52,8 @@ class Counts:
     """What a pass over the corpus met. `texts` counts every occurrence, blanks and rejected ones left out.
 
     known: texts that were labelled before; removed: those of the store that the corpus does not hold any more.
-    startup_seconds, first_block_seconds: until the first block was begun, and until it was labelled.
+    startup_seconds, first_block_seconds, last_block_seconds: until the first block was begun, until it was labelled,
+    and until the last one was.
     """
 
     texts: int = 0
@@ -63,6 +64,7 @@ class Counts:
     labelled: int = 0
     startup_seconds: float = 0.0
     first_block_seconds: float = 0.0
+    last_block_seconds: float = 0.0
     engines: dict[str, int] = dataclasses.field(default_factory=dict)  # pairs that each scored
     effort: Effort = dataclasses.field(default_factory=Effort)
 
@@ -76,6 +78,7 @@ class Counts:
         if not self.first_block_seconds:
             self.first_block_seconds = round(seconds, 3)
             self.startup_seconds = round(max(0.0, seconds - effort.busy_seconds - effort.write_seconds), 3)
+        self.last_block_seconds = round(seconds, 3)
         self.effort += effort
         new_engine = effort.engine if effort.pairs and effort.engine not in self.engines else None
         if effort.pairs:

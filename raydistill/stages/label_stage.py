@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+from collections.abc import Collection
 from typing import Any
 
 from raydistill.config import LABEL, DistillConfig
@@ -17,7 +18,7 @@ from raydistill.label_record import tells_labelling
 from raydistill.label_store import LabelStore
 from raydistill.lease import hold
 from raydistill.progress import Console
-from raydistill.quote import Quote
+from raydistill.quote import Quote, cost
 from raydistill.rejected import REJECTED, most_rejected
 from raydistill.resources import Plan
 from raydistill.run_dir import RunDir, versions
@@ -79,7 +80,10 @@ class LabelStage:
         if not scoring and not quote.engine.endswith(EXACT):
             console.say("       if that precision passes its audit, which comes before and is not in the time")
         with hold(folder, console.say):
-            more = {"price_per_hour": self.config.price_per_hour, "basis": self._quoted(plan, fresh=fresh)}
+            more: dict[str, Any] = {"basis": self._quoted(plan, fresh=fresh)}
+            if (price := self.config.price_per_hour) is not None:
+                names = ("price_per_hour", "cost", "cost_low", "cost_high")
+                more |= zip(names, (price, *quote.costs(price)), strict=True)
             self.run_dir.keep_quote(dataclasses.asdict(quote) | more)
         return quote
 
@@ -181,14 +185,30 @@ class LabelStage:
         self.store.write_record(record | {"complete": complete})
         seconds = round(progress.seconds, 3)
         stage = dataclasses.asdict(counts) | {"seconds": seconds, "finished": True}
-        # An audit may have chosen otherwise than the quote took for granted.
-        foretold = foretold and quoted["engine"] in counts.engines
-        borne_out = {"quote": quoted | {"actual_seconds": seconds} if foretold else None} if quoted else {}
-        self.run_dir.update(counts=store_counts(complete), stages={LABEL: stage}, **borne_out)
+        outcome = {"quote": quoted | _outcome(quoted, counts.engines, seconds, foretold=foretold)} if quoted else {}
+        self.run_dir.update(counts=store_counts(complete), stages={LABEL: stage}, **outcome)
         return seconds
 
     def _sample(self) -> list[str]:
         return sample_texts(self.files, self.config.text_column, self.config.audit_texts)
+
+
+def _outcome(quoted: dict[str, Any], engines: Collection[str], seconds: float, *, foretold: bool) -> dict[str, Any]:
+    """What came of a quote: `actual_seconds`, and `actual_cost` where there was a price; or why it cannot be compared.
+
+    Args:
+        engines: what ran the teacher.
+        foretold: whether this very run was quoted.
+    """
+    if not foretold:
+        why = "other options, another corpus or other machines than quoted, or a stop in between"
+    elif quoted["engine"] not in engines:  # an audit may have chosen otherwise than the quote took for granted
+        why = f"{', '.join(sorted(engines)) or 'nothing'} ran the teacher"
+    else:
+        price = quoted.get("price_per_hour")
+        paid = {} if price is None else {"actual_cost": cost(seconds, price)}
+        return {"actual_seconds": seconds, "not_compared": None} | paid
+    return {"actual_seconds": None, "actual_cost": None, "not_compared": why}
 
 
 def expect_agreement(config: DistillConfig, scoring: dict[str, Any], console: Console) -> None:

@@ -156,19 +156,21 @@ def probe_teacher(
     # The first pass compiles and fills caches; the second tells how long a text may be to be scored in the time, for a
     # large teacher on a CPU takes many seconds for one. More follow as the time allows.
     efforts: list[Effort] = []
-    at, size, rejected = 0, 1, 0
+    at, most, rejected = 0, 0, 0
     teacher.score_some([texts[order[0]][:SHORT]], Effort())
     until, short = time.monotonic() + PROBE_SECONDS, Effort()
     teacher.score_some([texts[order[0]][:SHORT]], short)
     room = max(SHORT, int(SHORT / seconds(short) * PROBE_SECONDS)) if short.pairs else SHORT
     while at < len(order) and (time.monotonic() < until or (not efforts and at < SYSTEMATIC)):
         effort = Effort()
-        chunk = [texts[i][:room] for i in order[at : at + size]]
+        chunk = [texts[order[at]][:room]]
+        while at + len(chunk) < len(order) and sum(map(len, chunk)) < most:
+            chunk.append(texts[order[at + len(chunk)]][:room])
         *_, faults = teacher.score_some(chunk, effort)
         efforts += [effort] if effort.pairs else []
         rejected += len(faults)
         at += len(chunk)
-        size = max(1, round(size * min(4.0, CHUNK_SECONDS / seconds(effort))))
+        most = round(sum(map(len, chunk)) * min(4.0, CHUNK_SECONDS / seconds(effort)))
     if not efforts:
         fault = ModelError if teacher.engine.precision == EXACT else EngineError
         name = engine_name(teacher.engine)

@@ -56,7 +56,7 @@ def summary(
 
     Args:
         labelling, training: what `run.json` says of the stages, of those there were this time.
-        quoted: what it says of a quote that this time bears out.
+        quoted: what it says of a quote that there was of the labelling done this time.
         student: whether a student was to be trained.
     """
     counts = result.counts
@@ -65,7 +65,7 @@ def summary(
     rejected = f"{counted(counts['rejected'], 'text')}: labels/_rejected.jsonl"
     rows += [("rejected", rejected)] if counts["rejected"] else []
     rows += [("teacher", _describe_labelling(labelling))] if labelling and labelling["engines"] else []
-    rows += [("quote", _describe_outcome(quoted))] if quoted else []
+    rows += [("quote", _describe_outcome(quoted))] if quoted and quoted.get("actual_seconds") is not None else []
     rows += [("training", _describe_training(training))] if training else []
     classes = [name for name in result.figures if name.startswith("f1/")]  # the others' names are ours
     rows += [
@@ -109,25 +109,24 @@ def describe_quote(quote: Quote, price_per_hour: float | None) -> list[tuple[str
     if quote.rejected:
         rows.insert(3, ("rejected", f"{quote.rejected:.1%} of the texts that were tried could not be scored"))
     if price_per_hour is not None:
-        cost, low, high = (_cost(seconds, price_per_hour) for seconds in (quote.seconds, quote.low, quote.high))
-        rows.append(("cost", f"{cost} ({low} to {high}) at {price_per_hour:,.2f} an hour"))
+        amount, low, high = (_amount(cost) for cost in quote.costs(price_per_hour))
+        rows.append(("cost", f"{amount} ({low} to {high}) at {price_per_hour:,.2f} an hour"))
     return rows
 
 
 def _describe_outcome(quoted: dict[str, Any]) -> str:
     """A quote beside what came of it; in money too where the quote was."""
-    seconds, price = quoted["actual_seconds"], quoted.get("price_per_hour")
-    cost = f" for {_cost(seconds, price)}, quoted at {_cost(quoted['seconds'], price)}" if price is not None else ""
-    return f"{_between(quoted)}, took {duration(seconds)}{cost}"
+    quoted_cost, paid = quoted.get("cost"), quoted.get("actual_cost")
+    cost = "" if quoted_cost is None or paid is None else f" for {_amount(paid)}, quoted at {_amount(quoted_cost)}"
+    return f"{_between(quoted)}, took {duration(quoted['actual_seconds'])}{cost}"
 
 
 def _between(quote: dict[str, Any]) -> str:
     return f"{duration(quote['seconds'])} ({duration(quote['low'])} to {duration(quote['high'])})"
 
 
-def _cost(seconds: float, price_per_hour: float) -> str:
-    amount = seconds / 3600 * price_per_hour
-    return f"{amount:,.2f}" if amount >= 1 else f"{amount:.2g}"
+def _amount(cost: float) -> str:
+    return f"{cost:,.2f}" if cost >= 1 else f"{cost:.2g}"
 
 
 def _between_counts(least: int, most: int, noun: str) -> str:
@@ -144,8 +143,9 @@ def _describe_labelling(labelling: dict[str, Any]) -> str:
         f"{effort['pairs'] / (whole - parts['wait']):,.0f} pairs/s per actor, "
         f"{1 - effort['tokens'] / effort['padded_tokens']:.1%} padding; its time: "
         + ", ".join(f"{name} {seconds / whole:.1%}" for name, seconds in parts.items())
-        + f"; start-up {duration(labelling['startup_seconds'])}, reading {duration(effort['read_seconds'])}, "
-        + f"writing {duration(effort['write_seconds'])} besides"
+        + f"; start-up {duration(labelling['startup_seconds'])}, "
+        + f"merging and counting at the end {duration(labelling['seconds'] - labelling['last_block_seconds'])}, "
+        + f"reading {duration(effort['read_seconds'])}, writing {duration(effort['write_seconds'])} besides"
     )
 
 

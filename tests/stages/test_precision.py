@@ -134,6 +134,8 @@ def test_a_precision_that_passes_is_used_and_its_audit_kept(
         stream.write("a new text that nobody has labelled\n")
     label(config, console)
     assert scoring(tmp_path / "out") == found
+    quoted = json.loads((tmp_path / "out" / "run.json").read_text())["quote"]
+    assert (quoted["actual_seconds"], "another corpus" in quoted["not_compared"]) == (None, True)
     assert console.stream.getvalue().count("against fp32") == 1  # the labels of a store are all of one kind
 
 
@@ -175,8 +177,12 @@ def test_a_precision_that_fails_gives_way_to_the_exact_one(
     from raydistill.teacher import Teacher
 
     config = make_config(tmp_path / "out", teacher_name_or_path=str(undecided_teacher), **REDUCED)
+    label(dataclasses.replace(config, dry_run=True))
     code, said = label_by_command(config)
     assert code == 0, said
+    quoted = json.loads((tmp_path / "out" / "run.json").read_text())["quote"]
+    assert quoted["actual_seconds"] is None
+    assert re.fullmatch(r".* fp32 ran the teacher", quoted["not_compared"])
     found = scoring(tmp_path / "out")
     assert found["precision"] == "fp32"
     assert found["audit"]["agreement"] < 0.99

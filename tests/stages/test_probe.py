@@ -45,6 +45,7 @@ def test_of_a_slow_teacher_no_more_is_scored_than_the_time_allows(
     assert found.texts >= 1
     assert sum(found.seconds) < 1.6
     assert found.padded_tokens[0] < whole
+    assert sum(probe(tiny_teacher_dir, [*["rain"] * 8, *[LONG] * 20]).seconds) < 2 * 0.4 + 0.6
     monkeypatch.setattr(quote, "PROBE_SECONDS", 15.0)
     assert probe(tiny_teacher_dir, [LONG]).padded_tokens[0] == whole
 

@@ -618,6 +618,10 @@ def test_dry_run_prints_the_plan_and_a_quote_that_the_run_bears_out_whichever_wa
     record = json.loads((tmp_path / "out" / "run.json").read_text())
     assert record["quote"]["actual_seconds"] == record["stages"]["label"]["seconds"]
     assert re.search(r"quote +.*, took .* s for 0\.0\d+, quoted at 0\.0\d+\n", said)
+    quoted = record["quote"]
+    for name, seconds in (("cost", "seconds"), ("cost_low", "low"), ("actual_cost", "actual_seconds")):
+        assert quoted[name] == pytest.approx(quoted[seconds] * 7.5 / 3600)
+    assert quoted["not_compared"] is None
 
     spelled = [token for flag, value in good.items() for token in ("--" + flag[2:].replace("-", "_"), value)]
     said = said_by("run", *spelled, "--multi_class", "--no_cuda", "--fp16", "--dry_run")
@@ -625,6 +629,42 @@ def test_dry_run_prints_the_plan_and_a_quote_that_the_run_bears_out_whichever_wa
     assert "quote" not in said
     assert f"--student-max-length 999: the student reads {MAX_LENGTH} tokens at most" in said
     assert "--fp16 is for GPUs" in said
+
+
+SHORT_OF_MEMORY = """
+import pathlib, torch
+from transformers import BertForSequenceClassification
+
+class Own(BertForSequenceClassification):
+    def forward(self, *arguments, **inputs):
+        pairs = len(inputs["input_ids"])
+        with pathlib.Path(self.config.diary).open("a") as diary:
+            diary.write(f"{pairs}\\n")
+        if pairs > 16:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return super().forward(*arguments, **inputs)
+"""
+
+
+def test_a_teacher_that_runs_out_of_memory_goes_on_with_smaller_batches_and_loses_no_text(
+    tmp_path: Path, good: dict, corpus_counts: Any, tiny_teacher_dir: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    from tiny_models import bring_class
+
+    diary = tmp_path / "diary"
+    teacher = bring_class(shutil.copytree(tiny_teacher_dir, tmp_path / "own"), SHORT_OF_MEMORY, diary=str(diary))
+    short = good | {"--teacher-name-or-path": str(teacher), "--output-dir": str(tmp_path / "short")}
+    for options, more in ((good, []), (short, ["--trust-remote-code"])):
+        flags = [token for pair in options.items() for token in pair]
+        assert main(["label", *flags, "--teacher-backend", "torch", *more]) == 0, capfd.readouterr().err
+    sizes = [int(line) for line in diary.read_text().split()]
+    assert max(sizes) > 16  # it did run out
+    assert sum(size for size in sizes if size <= 16) >= corpus_counts.distinct * 5
+    record = json.loads((tmp_path / "short" / "run.json").read_text())
+    assert (record["counts"]["rejected"], record["counts"]["distinct"]) == (0, corpus_counts.distinct)
+    found, wanted = (pd.read_parquet(tmp_path / name / "labels").sort_values("text_id") for name in ("short", "out"))
+    assert list(found.text_id) == list(wanted.text_id)
+    np.testing.assert_allclose(np.stack(found.entailment), np.stack(wanted.entailment), atol=1e-5)
 
 
 def test_bad_line_in_the_middle_is_told_with_its_number_and_the_store_stays_open(
