@@ -11,6 +11,7 @@ cores, is what the wall clock is made of. Prints when each line of its console c
 from __future__ import annotations
 
 import json
+import re
 import resource
 import subprocess
 import sys
@@ -32,16 +33,19 @@ def cpu_seconds(command: list[str]) -> float:
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
-def timed(command: list[str], *, tell: bool = False) -> float:
-    """Seconds of a command; tells what its console says, and when."""
+def timed(command: list[str], *, tell: bool = False) -> tuple[float, dict[str, float]]:
+    """(seconds of a command, what its summary says of them); tells what its console says, and when."""
     started = time.monotonic()
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
+    said: dict[str, float] = {}
     for line in process.stderr:
+        if line.startswith("  time "):
+            said = {name: float(seconds) for name, seconds in re.findall(r"([a-z-]+) ([0-9.]+) s", line)}
         if tell:
             print(f"{time.monotonic() - started:5.1f} s  {line.rstrip()}")
     assert process.wait() == 0
-    return time.monotonic() - started
+    return time.monotonic() - started, said
 
 
 class Processes(threading.Thread):
@@ -118,7 +122,7 @@ def main() -> None:
         models = ["--teacher-name-or-path", str(teacher), "--student-name-or-path", str(student)]
         command = [*raydistill, "run", *inputs, *models, "--output-dir"]
         outs = [folder / f"round-{number}" for number in range(arguments.rounds)]
-        walls = [timed([*command, str(out)]) for out in outs]
+        walls, said = zip(*(timed([*command, str(out)]) for out in outs), strict=True)
         stages = [json.loads((out / "run.json").read_text())["stages"] for out in outs]
         processes = Processes()
         processes.start()
@@ -127,12 +131,15 @@ def main() -> None:
         processes.join()
     figures = {
         f"wall clock of a run over {arguments.texts:,} texts with tiny models": walls,
+        "of it: start-up (libraries, Ray, the models are checked)": [times["start-up"] for times in said],
         "of it: label stage": [stage["label"]["seconds"] for stage in stages],
         "of the label stage: until its first block is begun": [stage["label"]["startup_seconds"] for stage in stages],
         "of the label stage: until its first block is labelled": [
             stage["label"]["first_block_seconds"] for stage in stages
         ],
         "of it: train stage": [stage["train"]["seconds"] for stage in stages],
+        "of it: Ray ends": [times["shutdown"] for times in said],
+        "of it: Python begins and ends": [wall - times["total"] for wall, times in zip(walls, said, strict=True)],
     }
     rows: list[dict[str, Any]] = [
         {"what": what, "figure": f"{spread(values, '.1f')} s"} for what, values in figures.items()

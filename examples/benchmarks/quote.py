@@ -94,6 +94,7 @@ def row_of(one: dict[str, Any]) -> dict[str, str]:
         "quote": f"{one['seconds']:.0f} s ({one['low']:.0f}–{one['high']:.0f})",
         "label stage": f"{actual:.0f} s",
         "quote / actual": f"{one['seconds'] / actual:.2f}",
+        "first block labelled after": f"{one['stage']['first_block_seconds']:.1f} s",
         "inside": "yes" if one["low"] <= actual <= one["high"] else "no",
     }
 

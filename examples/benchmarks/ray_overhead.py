@@ -2,10 +2,10 @@
 
     pip install -e '.[demo]' && python examples/benchmarks/ray_overhead.py
 
-The demo's teacher labels BBC News first sentences, each some times over with another ending, in turn in this process
-and through the label stage, which must find the same logits: one actor of all cores, then one actor a core. Steady
-state is from the first block that comes back to the last; start-up is what comes before, less the first block's own
-work. Prints a Markdown table.
+The demo's teacher labels BBC News first sentences, or whole documents (`--of documents --texts 700`), each some times
+over with another number in front, in turn in this process and through the label stage, which must find the same
+logits: one actor of all cores, then one actor a core. Steady state is, of each actor, from its first block that comes
+back to its last; start-up is what comes before the first block of all. Prints a Markdown table.
 
 On a GPU, one actor has all of it, then two have half of it each:
 
@@ -21,10 +21,10 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Mapping
+from collections import defaultdict
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pyarrow as pa
@@ -35,28 +35,37 @@ from raydistill.corpus import text_id
 from raydistill.corpus_files import find_files
 from raydistill.label_store import LabelStore, logits_matrix
 from raydistill.nli import describe_teacher
-from raydistill.progress import Console, Progress
+from raydistill.progress import Console
 from raydistill.resources import Plan, Request, make_plan
 from raydistill.specs import TeacherSpec, Tolerance
+from raydistill.stages import label as stage
 from raydistill.stages.cluster import connection, free_nodes
-from raydistill.stages.demo import CLASSES, TEMPLATE, prepare_demo
-from raydistill.stages.label import label_corpus
+from raydistill.stages.demo import CLASSES, TEMPLATE, demo_documents, prepare_demo
+from raydistill.stages.label import Counts
 from raydistill.teacher import Teacher
 
 FILE_BYTES = 256 << 20
 SAME_FP32, SAME_BF16 = 1e-4, 0.05  # logits, of batches of other sizes
 
 
-class Watch(Progress):
-    """A console's progress that keeps when how many pairs were done."""
+@dataclasses.dataclass
+class Diary(Counts):
+    """A label stage's counts that keep when blocks came back: (seconds, pairs) of each actor."""
 
-    def __init__(self) -> None:
-        super().__init__(Console(io.StringIO()), "label", "texts", None)
-        self.seen: list[tuple[float, int]] = []
+    seen: dict[str, list[tuple[float, int]]] = dataclasses.field(default_factory=lambda: defaultdict(list))
 
-    def update(self, done: int, note: str = "", work: Mapping[str, int] = MappingProxyType({}), **more: int) -> None:
-        super().update(done, note, work, **more)
-        self.seen.append((self.seconds, work["pairs"]))
+    def add(self, receipt: dict[str, Any], seconds: float) -> str | None:
+        self.seen[receipt["effort"]["actor"]].append((seconds, receipt["effort"]["pairs"]))
+        return super().add(receipt, seconds)
+
+    def rate(self) -> float:
+        """Pairs a second of all actors, each from its first block to its last.
+
+        From the first block of all, the others' first ones would count as done in no time.
+        """
+        return sum(
+            sum(pairs for _, pairs in blocks[1:]) / (blocks[-1][0] - blocks[0][0]) for blocks in self.seen.values()
+        )
 
 
 def in_process(spec: TeacherSpec, texts: list[str]) -> tuple[float, Any]:
@@ -77,22 +86,29 @@ def expect_same(rows: pa.Table, corpus: Path, wanted: Any, most: float) -> None:
 
 
 def through_ray(spec: TeacherSpec, corpus: Path, store: Path, plan: Plan, wanted: Any) -> tuple[float, float]:
-    """(pairs a second in steady state, seconds before the first block's own work)."""
-    watch = Watch()
+    """(pairs a second in steady state, seconds before the first block is begun)."""
     labels = LabelStore(str(store))
     labels.folder.create()
     limits: dict[str, Any] = {"file_bytes": FILE_BYTES, "most_rejected": 0, "tolerance": Tolerance()}
-    label_corpus(find_files([str(corpus)]), "text", spec, labels, plan, watch, **limits)
+    with mock.patch.object(stage, "Counts", Diary):
+        counts: Any = stage.label_corpus(
+            find_files([str(corpus)]),
+            "text",
+            spec,
+            labels,
+            plan,
+            Console(io.StringIO()).stage("label", "texts"),
+            **limits,
+        )
     rows = [table for part in labels.parts() for table in labels.read_part(part, ["text_id", "entailment"])]
     expect_same(pa.concat_tables(rows), corpus, wanted, SAME_BF16 if spec.use_gpu else SAME_FP32)
-    (first, before), (last, after) = watch.seen[0], watch.seen[-1]
-    rate = (after - before) / (last - first)
-    return rate, first - before / (rate / plan.teacher_actors_max)
+    return counts.rate(), counts.startup_seconds
 
 
 def main() -> None:
     parser = benchmark_parser(__doc__)
     parser.add_argument("--texts", type=int, default=4000)
+    parser.add_argument("--of", choices=["sentences", "documents"], default="sentences")
     parser.add_argument("--rounds", type=at_least_one, default=5)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--shape", choices=CHOICES, default="demo")
@@ -106,8 +122,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary, connection(None):
         os.environ["RAYDISTILL_CACHE"] = f"{temporary}/cache"
         files, _ = prepare_demo(f"{temporary}/demo", texts=1000)
-        sentences = files.corpus.read_text(encoding="utf-8").splitlines()
-        texts = [f"{sentences[i % len(sentences)]} {i}" for i in range(arguments.texts)]
+        whole = arguments.of == "documents"
+        known = demo_documents() if whole else files.corpus.read_text(encoding="utf-8").splitlines()
+        texts = [f"{i} {' '.join(known[i % len(known)].split())}" for i in range(arguments.texts)]
         corpus = Path(temporary) / "corpus.txt"
         corpus.write_text("".join(f"{text}\n" for text in texts), encoding="utf-8")
         teacher = str(teacher_of_shape(arguments.shape, files))

@@ -166,6 +166,8 @@ def drive(case: Case, corpus: Path, folder: Path) -> dict[str, float]:
         "spilled_files": sum(path.is_file() for path in session.glob("ray_spilled*/**/*")),
         "store_bytes": sum(sizes),
         "store_files": len(sizes),
+        "store_large_files": sum(size >= case.file_mb * MB // 2 for size in sizes),
+        "end_seconds": seconds - counts.last_block_seconds,
     }
 
 
@@ -189,12 +191,16 @@ def describe(case: dict[str, Any]) -> list[str]:
         f"{case['gpus']} × {case['pairs_per_second']:,.0f} pairs/s",
         f"{case['texts']:,}",
         f"{case['blocks']:,} of {case['block_bytes'] / 1024:,.0f} KB",
+        f"{case['seconds']:.0f} s",
+        f"{case['start_up_seconds']:.0f} s",
+        f"{case['end_seconds']:.0f} s",
         f"{case['busy']:.1%}" if case["busy"] == case["busy"] else "too short",
         f"{case['driver_cpu_seconds'] / millions:.0f} s",
         *(f"{case['peak_mb'][kind]:.0f} MB" for kind in ("driver", "teacher actor", OTHERS)),
         f"{case['object_store_bytes'] / MB:,.0f} of {case['object_store_limit'] / MB:,.0f} MB",
         f"{case['spilled_files']}",
         f"{case['store_bytes'] / case['pairs']:.1f} MB",
+        f"{case['store_large_files']} + {case['store_files'] - case['store_large_files']}",
     ]
 
 
@@ -202,6 +208,9 @@ COLUMNS = (
     "stand-ins",
     "texts",
     "blocks",
+    "label stage",
+    "until all had begun",
+    "after the last block",
     "busy",
     "driver's CPU per million texts",
     "peak: driver",
@@ -210,6 +219,7 @@ COLUMNS = (
     "object store, most",
     "spilled files",
     "label store per million pairs",
+    "label files: large + small",
 )
 
 
