@@ -57,6 +57,11 @@ class CorpusFile:
         whole = self.compression is not None or codecs.lookup(self.encoding).name == "iso2022_kr"
         return line_ends == b"\r\n" and not whole
 
+    @property
+    def cut_at_lines(self) -> bool:
+        """Whether it can be read in pieces that begin behind a line end."""
+        return self.shows_line_ends and self.format in ("text", "jsonl")
+
 
 @dataclasses.dataclass(frozen=True)
 class Split:

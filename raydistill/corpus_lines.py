@@ -19,6 +19,7 @@ from raydistill.paths import open_path
 
 READ_BYTES = 4 << 20
 LONGEST_LINE = 16 << 20  # a longer one is a file without line ends rather than a text
+SMALL_READ = 64 << 10
 LINE_END = re.compile(rb"\r\n|\n|\r")
 HEAD_BYTES = 4096  # what tells a binary file
 BYTE_ORDER_MARKS = {  # those of UTF-32 first: they begin with one of UTF-16
@@ -130,3 +131,21 @@ def expect_text(head: bytes, path: str) -> None:
             f"{path}: is a binary file, not text. Text, CSV, JSON lines and Parquet are told apart by the ending of the"
             " name."
         )
+
+
+def line_start(file: CorpusFile, at: int) -> int:
+    """The first byte from `at` on at which a line begins: where a split may be cut. Raises CorpusError."""
+    fs, path = open_path(file.path)
+    with readable(file), fs.open_input_file(path) as stream:
+        stream.seek(at - 1)
+        last = b""
+        for _ in range(LONGEST_LINE // SMALL_READ):
+            block = stream.read(SMALL_READ)
+            if not block:
+                return file.size
+            data = last + block
+            found = LINE_END.search(data)
+            if found and found.end() < len(data):  # behind a CR at its end an LF may come
+                return stream.tell() - len(data) + found.end()
+            last = data[-1:]
+    return file.size

@@ -19,7 +19,8 @@ MOST, LEAST = 512 << 20, 128 << 20  # of memory beside what Python and its libra
 # Everything that reads a corpus, on one file; prints what each raised, how many texts it holds, and the peak of memory.
 READ = """
 import json, sys
-from raydistill.corpus import check_readable, estimate_texts, make_splits, read_stretches, sample_texts
+from raydistill.corpus import check_readable, make_splits
+from raydistill.corpus_samples import estimate_texts, read_stretches, sample_texts
 from raydistill.corpus_files import find_files
 from raydistill.corpus_readers import read_split
 from raydistill.errors import RaydistillError

@@ -21,21 +21,12 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from raydistill import corpus, corpus_lines, corpus_readers
+from raydistill import corpus_lines, corpus_readers, corpus_samples
 from raydistill.class_names import read_class_names
-from raydistill.corpus import (
-    TRIPS,
-    check_readable,
-    clean,
-    estimate_texts,
-    gather_splits,
-    make_splits,
-    read_stretches,
-    sample_texts,
-    text_id,
-)
+from raydistill.corpus import TRIPS, check_readable, clean, gather_splits, make_splits, text_id
 from raydistill.corpus_files import CorpusFile, Split, find_files
 from raydistill.corpus_readers import read_split, read_splits
+from raydistill.corpus_samples import estimate_texts, read_stretches, sample_texts
 from raydistill.errors import CorpusError
 
 TEXTS = ["the striker scored", "Zoë paid 3 €", "", "  东京  ", 'a "quoted", text', "NA", "null", "🙂\u2028one line\x85"]
@@ -598,8 +589,7 @@ def test_a_small_corpus_is_counted(tmp_path):
 
 
 @pytest.mark.parametrize("suffix", [".txt", ".jsonl", ".csv"])
-def test_a_large_corpus_is_estimated_within_a_fifth(suffix, tmp_path, monkeypatch):
-    monkeypatch.setattr(corpus, "SMALL_READ", 4096)
+def test_a_large_corpus_is_estimated_within_a_fifth(suffix, tmp_path):
     texts = [f"text number {i} of some length" for i in range(20_000)]
     lines = {
         ".txt": texts,
@@ -612,8 +602,7 @@ def test_a_large_corpus_is_estimated_within_a_fifth(suffix, tmp_path, monkeypatc
     assert 16_000 <= found <= 24_000
 
 
-def test_a_large_corpus_of_long_characters_is_estimated_within_a_fifth(tmp_path, monkeypatch):
-    monkeypatch.setattr(corpus, "SMALL_READ", 4096)
+def test_a_large_corpus_of_long_characters_is_estimated_within_a_fifth(tmp_path):
     write(tmp_path / "a.txt", "東京タワーは高い\n" * 20_000)
     found, exact = estimate_texts(find_files([str(tmp_path)]), "text", sample_bytes=50_000)
     assert exact is False
@@ -621,7 +610,7 @@ def test_a_large_corpus_of_long_characters_is_estimated_within_a_fifth(tmp_path,
 
 
 def test_a_compressed_file_is_estimated_by_what_its_beginning_unpacks_to(tmp_path, monkeypatch):
-    monkeypatch.setattr(corpus, "MOST_UNPACKED", 1 << 20)
+    monkeypatch.setattr(corpus_samples, "MOST_UNPACKED", 1 << 20)
     lines = "".join(f"text number {i} of some length, {text_id(str(i))}\n" for i in range(50_000))
     write(tmp_path / "a.txt.gz", gzip.compress(lines.encode()))
     found, exact = estimate_texts(find_files([str(tmp_path)]), "text", sample_bytes=100_000)
@@ -886,7 +875,7 @@ def test_a_sample_does_not_read_the_whole_of_a_corpus_whose_texts_are_the_same(t
             read.extend(texts)
             yield texts
 
-    monkeypatch.setattr(corpus, "PLACE_BYTES", 1000)
+    monkeypatch.setattr(corpus_samples, "PLACE_BYTES", 1000)
     monkeypatch.setattr(corpus_lines, "READ_BYTES", 1000)
     monkeypatch.setattr(corpus_readers, "read_split", counted)
     assert sample_texts(files, "text", 20) == ["the same text"]

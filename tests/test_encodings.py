@@ -12,9 +12,10 @@ import pytest
 
 from raydistill import corpus_lines
 from raydistill.config import DistillConfig
-from raydistill.corpus import estimate_texts, make_splits, sample_texts
+from raydistill.corpus import make_splits
 from raydistill.corpus_files import CorpusFile, Split, find_files
 from raydistill.corpus_readers import read_split
+from raydistill.corpus_samples import estimate_texts, sample_texts
 from raydistill.errors import ConfigError, CorpusError
 
 

@@ -8,8 +8,9 @@ import pyarrow.fs as pafs
 import pytest
 from s3_server import s3_server
 
-from raydistill.corpus import estimate_texts, make_splits
+from raydistill.corpus import make_splits
 from raydistill.corpus_files import find_files
+from raydistill.corpus_samples import estimate_texts
 from raydistill.errors import CorpusError, RunDirError
 from raydistill.files import Folder
 from raydistill.lease import hold

@@ -20,8 +20,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from raydistill.corpus import estimate_texts, make_splits, sample_texts
+from raydistill.corpus import make_splits
 from raydistill.corpus_files import find_files
+from raydistill.corpus_samples import estimate_texts, sample_texts
 from raydistill.distillation import soft_labels
 from raydistill.label_store import LabelStore, logits_matrix
 from raydistill.specs import TeacherSpec

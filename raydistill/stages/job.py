@@ -13,8 +13,9 @@ from functools import partial
 from raydistill.chatter import Chatter, quiet_libraries
 from raydistill.class_names import read_class_names
 from raydistill.config import LABEL, TRAIN, DistillConfig, options_of
-from raydistill.corpus import check_readable, estimate_texts
+from raydistill.corpus import check_readable
 from raydistill.corpus_files import CorpusFile, find_files
+from raydistill.corpus_samples import estimate_texts
 from raydistill.engines.offers import check_backend
 from raydistill.errors import ConfigError, RaydistillError, RunDirError, shown
 from raydistill.label_store import LabelStore

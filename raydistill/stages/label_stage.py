@@ -10,8 +10,8 @@ from collections.abc import Collection
 from typing import Any
 
 from raydistill.config import LABEL, DistillConfig
-from raydistill.corpus import sample_texts
 from raydistill.corpus_files import CorpusFile, corpus_signature
+from raydistill.corpus_samples import sample_texts
 from raydistill.engines.engine import EXACT
 from raydistill.errors import DamagedError, ModelError, counted
 from raydistill.label_record import tells_labelling

@@ -10,8 +10,9 @@ from collections.abc import Sequence
 import numpy as np
 import ray
 
-from raydistill.corpus import line_bytes, read_stretches, text_id
+from raydistill.corpus import line_bytes, text_id
 from raydistill.corpus_files import CorpusFile
+from raydistill.corpus_samples import read_stretches
 from raydistill.engines.engine import EXACT, engine_name
 from raydistill.errors import CorpusError, EngineError, ModelError, counted
 from raydistill.known_texts import KnownTexts
