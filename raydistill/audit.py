@@ -11,7 +11,7 @@ import numpy as np
 
 from raydistill.distillation import Floats, soft_labels
 from raydistill.engines.engine import engine_name
-from raydistill.errors import DeviceLostError, EngineError, ModelError, RaydistillError, first_line
+from raydistill.errors import DeviceLostError, EngineError, ModelError, RaydistillError, counted, first_line
 from raydistill.specs import Effort, TeacherSpec
 
 Logits = tuple[Floats, Floats]
@@ -42,8 +42,8 @@ class Audit:
 
     def __str__(self) -> str:
         return (
-            f"{self.engine} against fp32 on {self.texts:,} texts: {self.agreement:.1%} of decisions agree, soft labels "
-            f"differ by {self.max_difference:.2g} at most and {self.mean_difference:.2g} on average; "
+            f"{self.engine} against fp32 on {counted(self.texts, 'text')}: {self.agreement:.1%} of decisions agree, "
+            f"soft labels differ by {self.max_difference:.2g} at most and {self.mean_difference:.2g} on average; "
             f"{self.speedup:.1f} times as fast"
         )
 

@@ -419,13 +419,11 @@ class DistillConfig:
             faults.append(
                 f"--teacher-precision int8 is done by OpenVINO: leave --teacher-backend {self.teacher_backend} out"
             )
-        faults += [
-            f"{flag(name)} {shown(value)} must be UTF-8 text without NUL"
-            for name, value in (
-                {field.name: getattr(self, field.name) for field in option_fields()} | self.training
-            ).items()
-            if not is_text([name, value])
-        ]
+        given = {field.name: getattr(self, field.name) for field in option_fields()} | self.training
+        for name, value in given.items():
+            for item in value if isinstance(value, tuple) else [value]:
+                if not is_text([name, item]):
+                    faults.append(f"{flag(name)} {shown(item)} must be UTF-8 text without NUL")
         if self.encoding and not is_encoding(self.encoding):
             faults.append(
                 f"--encoding {shown(self.encoding)} is no encoding of text that Python knows: try utf-8, latin-1, "

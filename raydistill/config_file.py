@@ -10,7 +10,8 @@ from typing import Any
 
 import yaml
 
-from raydistill.errors import ConfigError, first_line
+from raydistill.errors import ConfigError, first_line, shown
+from raydistill.option_values import is_text
 
 
 class _YamlLoader(yaml.SafeLoader):
@@ -43,6 +44,8 @@ def _pairs(pairs: Sequence[tuple[Any, Any]]) -> dict[Any, Any]:
 
 def read_config_file(path: str) -> dict[str, Any]:
     """Options from a YAML or JSON file, by the names of the flags, with - or _. Raises ConfigError."""
+    if not is_text(path):  # Ray keeps the command line
+        raise ConfigError(f"--config {shown(path)} must be named in UTF-8, without NUL.")
     try:
         text = Path(os.path.expanduser(path)).read_text(encoding="utf-8-sig")
     except (OSError, ValueError) as error:

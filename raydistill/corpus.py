@@ -17,13 +17,23 @@ from raydistill.corpus_files import CorpusFile, Split
 from raydistill.corpus_lines import line_start
 from raydistill.corpus_readers import OPENERS, open_parquet, read_split
 
+MOST_MEASURED = 1000  # texts of each kind of file
 TRIPS = 256  # of a task, to files that are opened one after the other: others are to make theirs at the same time
 
 
-def check_readable(files: Sequence[CorpusFile], text_column: str) -> None:
-    """Read the beginning of one file of each kind, to tell a wrong column or encoding at once. Raises CorpusError."""
+def check_readable(files: Sequence[CorpusFile], text_column: str) -> list[int]:
+    """Read the beginning of one file of each kind, to tell a wrong column or encoding at once.
+
+    Returns:
+        how many bytes each of the texts has that were met there, of many some.
+
+    Raises:
+        CorpusError.
+    """
+    first: list[str] = []
     for file in {kind_of(file): file for file in reversed(files)}.values():
-        next(filter(None, read_split(Split(file, 0, -1), text_column)), None)
+        first += next(filter(None, read_split(Split(file, 0, -1), text_column)), [])[:MOST_MEASURED]
+    return [line_bytes(clean(text)) for text in first]
 
 
 def kind_of(file: CorpusFile) -> tuple[str, str | None]:

@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, NamedTuple
 
+import numpy as np
 import pyarrow as pa
 
 from raydistill.corpus import clean, kind_of, line_bytes
@@ -62,7 +63,7 @@ def estimate_texts(files: Sequence[CorpusFile], text_column: str, sample_bytes: 
         if kind not in rates:
             like = {other: rows for other, (_, rows) in found.items() if (kind_of(other), True) == kind}
             read = sum(like.values()) / max(1, sum(other.size for other in like))
-            rates[kind] = read or _lines_per_byte(file, sample_bytes)
+            rates[kind] = read or _rows_per_byte(file, sample_bytes)
         total += rates[kind] * file.size
     return max(round(total), 1), False  # that there is none, only reading all of it would tell
 
@@ -92,14 +93,14 @@ def _count_rows(file: CorpusFile, text_column: str) -> int:
     return footer.num_rows - sum(statistics.null_count for statistics in known if statistics.has_null_count)
 
 
-def _lines_per_byte(file: CorpusFile, sample_bytes: int) -> float:
-    """Line ends for each byte of the file as it lies."""
-    lines = read = 0
-    count: Callable[[bytes], int] | None = None
+def _rows_per_byte(file: CorpusFile, sample_bytes: int) -> float:
+    """Rows for each byte of the file as it lies."""
+    rows, read = 0.0, 0
+    count: Callable[[bytes], float] | None = None
     for piece, size in _pieces(file, sample_bytes):
-        count = count or _counter_of_lines(piece, file)
-        lines, read = lines + count(piece), read + size
-    return max(lines, 1) / max(read, 1)
+        count = count or _counter_of_rows(piece, file)
+        rows, read = rows + count(piece), read + size
+    return max(rows, 1) / max(read, 1)
 
 
 def _pieces(file: CorpusFile, sample_bytes: int) -> Iterator[tuple[bytes, int]]:
@@ -125,13 +126,23 @@ def _pieces(file: CorpusFile, sample_bytes: int) -> Iterator[tuple[bytes, int]]:
             unpacked, at = unpacked + len(block), source.tell()
 
 
-def _counter_of_lines(beginning: bytes, file: CorpusFile) -> Callable[[bytes], int]:
-    """What counts the line ends in a piece of a file; of CSV those that its header has: others may stand in fields."""
-    if file.format not in ("csv", "tsv"):
+def _counter_of_rows(beginning: bytes, file: CorpusFile) -> Callable[[bytes], float]:
+    """What counts the rows in a piece of a file, by its line ends and the share of them that end one at its beginning.
+
+    In CSV a line end may stand in a field; there, and in JSON lines, a blank line is no row.
+    """
+    if file.format == "text":
         return count_line_ends
-    header = LINE_END.search(beginning)
-    row_end = b"\r" if header and header[0] == b"\r" else b"\n"
-    return lambda piece: piece.count(row_end)
+    first = LINE_END.search(beginning)
+    row_end = b"\r" if first and first[0] == b"\r" else b"\n"
+    content = np.frombuffer(beginning.replace(b"\r\n", b"\n"), dtype=np.uint8)
+    ends = content == row_end[0]
+    behind = np.roll(ends, 1)  # another one
+    rows = ends & ~behind
+    if file.format != "jsonl":
+        rows &= np.cumsum(content == ord('"')) % 2 == 0
+    share = float(rows.sum()) / max(int(ends.sum()), 1)
+    return lambda piece: share * piece.count(row_end)
 
 
 def sample_texts(files: Sequence[CorpusFile], text_column: str, count: int) -> list[str]:

@@ -313,4 +313,12 @@ def _of_labels(record: dict[str, Any]) -> dict[str, Any]:
 
 def _differences(config: DistillConfig, product: str, record: dict[str, Any]) -> list[str]:
     """What is no longer as it was when this product was made, a line for each option."""
-    return option_changes(record.get("made_with", {}).get(product, {}), config, product)
+    then = record.get("made_with", {}).get(product, {})
+    if then and product == LABELS_PRODUCT and _precision(record) == config.teacher_precision:
+        then = then | {"teacher_precision": config.teacher_precision}  # to which `auto`, or an audit, has come
+    return option_changes(then, config, product)
+
+
+def _precision(record: dict[str, Any]) -> Any:
+    scoring = record.get("scoring")
+    return scoring.get("precision") if isinstance(scoring, dict) else None

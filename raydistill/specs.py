@@ -7,6 +7,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+BYTES_PER_TOKEN = 4.5  # of English, about
+
 
 @dataclasses.dataclass(frozen=True)
 class ModelSpec:
@@ -37,6 +39,7 @@ class TeacherSpec(ModelSpec):
     `fingerprint` is what `pretrained.fingerprint` says of its weights: the name of its export in each node's cache;
     `parameters` are the weights beside the embeddings, to judge its cost by.
     `work`: what it is loaded for, pairs times parameters: little does not pay for a better engine.
+    `scored_share`: of the texts' bytes, where longer texts are cut: for blocks that are measured in work.
     `strict`: a backend that was asked for and cannot run the teacher is an error.
     """
 
@@ -49,6 +52,7 @@ class TeacherSpec(ModelSpec):
     fingerprint: str | None = None
     parameters: int = 0
     work: float = math.inf
+    scored_share: float = 1.0
     strict: bool = False
     entailment_id: int | None = None
     contradiction_id: int | None = None

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import enum
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, NoReturn, cast, get_type_hints
 
 import numpy as np
 from transformers import HfArgumentParser, TrainingArguments
 from transformers.integrations import get_available_reporting_integrations
+from transformers.utils import is_liger_kernel_available
 
-from raydistill.config import IGNORED_NAMES, option_fields
-from raydistill.errors import ConfigError, shown
+from raydistill.config import IGNORED_NAMES, SAYS_NOTHING, option_fields
+from raydistill.errors import ConfigError, first_line, shown
 from raydistill.metrics import figures, sums_size
 from raydistill.option_values import NO_LARGER, SHARE, ZERO_OR_MORE, Bounds, flag, suggest
 
@@ -44,16 +46,23 @@ REFUSED = {
     "hub_token": "nothing is pushed to the hub; to load from it, set HF_TOKEN in the environment",
     "resume_from_checkpoint": "the same command goes on by itself",
     "dataloader_num_workers": "Ray Data's tasks read and tokenise",
+    "debug": "what looks into transformers' own loop does not know how batches are made here",
     "enable_jit_checkpoint": "a stop (SIGTERM) keeps a checkpoint as it is",
 }
 CHECKPOINTING = ("gradient_checkpointing_kwargs", "activation_checkpointing_kwargs")  # by the transformers' version
 NOT_OF_TORCH = ("every_n_layers", "offload")  # what these hold for transformers
+_FIELDS = {field.name: field for field in dataclasses.fields(TrainingArguments)}
+DDP_BACKENDS = tuple(_FIELDS["ddp_backend"].metadata.get("choices", ()))
+# What libraries say of values by.
+REFUSALS = (ValueError, TypeError, ImportError, AttributeError, ArithmeticError, RuntimeError, OSError)
 MOST_NAMED = 5  # figures, in an error line
 
 HINTS = {name: str(hint) for name, hint in get_type_hints(TrainingArguments).items()}
-SEVERAL = {name for name, hint in HINTS.items() if "list" in hint}
-SWITCHES = {name for name, hint in HINTS.items() if "bool" in hint}
 TABLES = {name for name, hint in HINTS.items() if "dict" in hint}
+SEVERAL = {name for name, hint in HINTS.items() if "list" in hint}
+SWITCHES = {name for name, hint in HINTS.items() if hint in ("<class 'bool'>", "bool | None")}
+EITHER = {name for name, hint in HINTS.items() if ("bool" in hint or "False" in hint) and name not in SWITCHES | TABLES}
+WHOLE = {name for name, hint in HINTS.items() if "int" in hint.replace("Interval", "")}
 
 NUMBER = Bounds("a number", math.isfinite)
 COUNT = Bounds("from 1 to 1000000000", lambda value: 1 <= value <= 1_000_000_000)  # what is multiplied with others
@@ -75,6 +84,7 @@ BOUNDS = {  # what would only be met with in a worker
     "label_smoothing_factor": SHARE,
     "seed": SEED,
     "data_seed": SEED,
+    "ddp_bucket_cap_mb": Bounds("1 or more", lambda value: value is None or value >= 1),
     "train_sampling_strategy": Bounds("random or group_by_length", lambda way: way in ("random", "group_by_length")),
     "report_to": Bounds(
         "what is installed here", lambda value: set(value) <= set(get_available_reporting_integrations())
@@ -113,26 +123,28 @@ def training_arguments(given: Mapping[str, Any], *, output_dir: str, use_cpu: bo
             near = suggest(name, ({*known} - REFUSED.keys()).union(field.name for field in option_fields()))
             raise ConfigError(f"No such option: {flag(name)}.{near}")
         if name in REFUSED:
-            if given[name] and str(given[name]).lower() not in ("false", "none", "0"):
+            if given[name] and str(given[name]).lower() not in SAYS_NOTHING:
                 raise ConfigError(f"{flag(name)} does not go with raydistill: {REFUSED[name]}.")
-        elif isinstance(given[name], bool) and name not in SWITCHES:
+        elif isinstance(given[name], bool) and name not in SWITCHES | EITHER:
             raise ConfigError(f"{flag(name)} is no switch: give it a value (and quote YAML's no and off).")
         elif (_is_list(given[name]) and len(given[name]) != 1 and name not in SEVERAL) or (
             isinstance(given[name], Mapping) and name not in TABLES
         ):
             raise ConfigError(f"{flag(name)} {shown(given[name])} must be one value.")
-    values = DEFAULTS | {name: value for name, value in given.items() if value is not None}
-    # HfArgumentParser takes one text where `TrainingArguments` takes several, as for report_to.
-    lists = {name: list(map(str, values[name])) for name in SEVERAL & values.keys() if _is_list(values[name])}
-    left = {name: value for name, value in values.items() if name not in lists}
+    off = REFUSED.keys() & given.keys()
+    values = DEFAULTS | {name: value for name, value in given.items() if value is not None and name not in off}
     parser = _Parser(cast(Any, TrainingArguments))
-    parser.set_defaults(**lists)
     try:
+        ready = {name: found for name, value in values.items() if (found := _ready(name, value)) is not None}
+        left = {name: value for name, value in values.items() if name not in ready}
+        parser.set_defaults(**ready)
+        for name in ready.keys() & EITHER:
+            parser._option_string_actions[f"--{name}"].type = None  # which a text that is a default goes through, too
         tokens = [token for name, value in left.items() for token in _tokens(name, value)]
         (arguments,) = parser.parse_args_into_dataclasses(
             ["--output_dir", output_dir, "--use_cpu", str(use_cpu), *tokens], look_for_args_file=False
         )
-    except (ValueError, TypeError, ImportError, NotImplementedError, OSError, ArithmeticError) as error:
+    except REFUSALS as error:
         raise _refused(error, given, partial(training_arguments, output_dir=output_dir, use_cpu=use_cpu)) from None
     faults = [fault for name, bounds in BOUNDS.items() for fault in bounds.faults(name, getattr(arguments, name))]
     numbers = {name: value for name in given if type(value := getattr(arguments, name)) in (int, float)}
@@ -144,11 +156,13 @@ def training_arguments(given: Mapping[str, Any], *, output_dir: str, use_cpu: bo
 
 def checked_arguments(given: Mapping[str, Any]) -> TrainingArguments:
     """As `training_arguments`, where there need be no GPU: for what the driver must know. Raises ConfigError."""
+    if (backend := given.get("ddp_backend")) not in (None, *DDP_BACKENDS):
+        raise ConfigError(f"--ddp-backend {shown(backend)} must be one of {', '.join(DDP_BACKENDS)}.")
     elsewhere = {name: value for name, value in given.items() if name not in OF_THE_DEVICE}
     arguments = training_arguments(elsewhere, output_dir="unused", use_cpu=True)
     try:
         _expect_trainable(arguments)
-    except (ValueError, TypeError, ImportError, AttributeError, ArithmeticError, RuntimeError) as error:
+    except REFUSALS as error:
         raise _refused(error, elsewhere, checked_arguments) from None
     return arguments
 
@@ -161,14 +175,16 @@ def _expect_trainable(arguments: TrainingArguments) -> None:
 
     weights = torch.nn.Linear(1, 1)
     if not arguments.optim_target_modules:  # which are looked up in the student itself
-        Trainer.get_optimizer_cls_and_kwargs(arguments, cast(Any, weights))
-    get_scheduler(
-        arguments.lr_scheduler_type,
-        torch.optim.SGD(weights.parameters(), lr=arguments.learning_rate),
-        num_warmup_steps=0,
-        num_training_steps=1,
-        scheduler_specific_kwargs=dict(cast(Any, arguments.lr_scheduler_kwargs) or {}),
-    )
+        with _said_of("optimizer", arguments.optim, "optim_args", arguments.optim_args):
+            Trainer.get_optimizer_cls_and_kwargs(arguments, cast(Any, weights))
+    with _said_of("schedule", arguments.lr_scheduler_type, "lr_scheduler_kwargs", arguments.lr_scheduler_kwargs):
+        get_scheduler(
+            arguments.lr_scheduler_type,
+            torch.optim.SGD(weights.parameters(), lr=arguments.learning_rate),
+            num_warmup_steps=0,
+            num_training_steps=1,
+            scheduler_specific_kwargs=dict(cast(Any, arguments.lr_scheduler_kwargs) or {}),
+        )
     for name in CHECKPOINTING:
         settings = dict(getattr(arguments, name, None) or {})
         layers = settings.get("every_n_layers", 1)
@@ -177,19 +193,34 @@ def _expect_trainable(arguments: TrainingArguments) -> None:
         if kept := {key: value for key, value in settings.items() if key not in NOT_OF_TORCH}:
             inputs = torch.zeros(1, 1, requires_grad=True)
             checkpoint(weights, inputs, **{"use_reentrant": False, **kept})
+    if arguments.use_liger_kernel and not is_liger_kernel_available():
+        raise ImportError("it needs what is not installed here: pip install liger-kernel")
     if arguments.torch_compile:
         _expect_compiler(arguments.torch_compile_backend or "inductor", arguments.torch_compile_mode)
     if arguments.save_strategy == "best" and not arguments.metric_for_best_model:
         raise ConfigError("--save-strategy best needs --metric-for-best-model.")
 
 
+@contextlib.contextmanager
+def _said_of(what: str, kind: Any, option: str, value: Any) -> Iterator[None]:
+    """Say with an error what could not be made, and of which option."""
+    try:
+        yield
+    except REFUSALS as error:
+        given = f" with {flag(option)} {shown(value)}" if value else f", without {flag(option)} at least"
+        raise ValueError(f"{getattr(kind, 'value', kind)} cannot be the {what}{given} ({first_line(error)})") from error
+
+
 def _expect_compiler(backend: str, mode: str | None) -> None:
     from accelerate.utils import DynamoBackend
+    from torch._dynamo.backends.registry import lookup_backend
     from torch._inductor import list_mode_options
 
     known = [name.lower() for name in DynamoBackend.list()]
     if backend.lower() not in known:
         raise ConfigError(f"--torch-compile-backend {shown(backend)} must be one of {', '.join(known)}.")
+    if backend.lower() != "no":
+        lookup_backend(backend.lower())  # which raises RuntimeError where it is not installed
     modes = list(list_mode_options())
     if mode is not None and backend == "inductor" and mode not in modes:
         raise ConfigError(f"--torch-compile-mode {shown(mode)} must be one of {', '.join(modes)}.")
@@ -228,6 +259,18 @@ def _refused(
     return ConfigError(f"{where}: {said}")
 
 
+def _ready(name: str, value: Any) -> Any:
+    """A value that `TrainingArguments` takes and HfArgumentParser does not, as that would have it; None for others."""
+    if name in SEVERAL and (_is_list(value) or value == ""):
+        return list(map(str, value))
+    if name in TABLES and isinstance(value, str) and value.lstrip().startswith("{"):
+        return json.loads(value)
+    if name in EITHER:
+        return {"true": True, "false": False}.get(str(value).lower(), value)
+    plain = isinstance(value, str | int | float | enum.Enum) or _is_list(value)
+    return None if plain else value
+
+
 def _is_list(value: Any) -> bool:
     return isinstance(value, list | tuple)
 
@@ -235,8 +278,8 @@ def _is_list(value: Any) -> bool:
 def _tokens(name: str, value: Any) -> list[str]:
     """A value as transformers' own command line would have it."""
     value = value.value if isinstance(value, enum.Enum) else value
-    if isinstance(value, Mapping):
-        return [f"--{name}", json.dumps(value)]
+    if isinstance(value, float) and value.is_integer() and name in WHOLE:  # as JSON may have it
+        value = int(value)
     if _is_list(value):
         return [f"--{name}", *map(str, value)]
     return [f"--{name}={value}"]
@@ -254,6 +297,12 @@ def share_update(batch_size: int, accumulation: int, planned: int, workers: int)
     """
     steps = -(-accumulation * planned // workers)
     return -(-batch_size * accumulation * planned // (workers * steps)), steps
+
+
+def gpu_only(given: Mapping[str, Any], arguments: TrainingArguments) -> tuple[str, ...]:
+    """What was asked for that a CPU does not do."""
+    tf32 = str(given.get("tf32")).lower() not in (*SAYS_NOTHING, "")
+    return ("--fp16",) * arguments.fp16 + ("--tf32",) * tf32
 
 
 def data_seed(arguments: TrainingArguments) -> int:

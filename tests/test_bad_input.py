@@ -866,12 +866,14 @@ def test_the_command_itself_says_one_line(name: str, tmp_path: Path, good: dict)
         ('mkdir gone && cd gone && rmdir "$PWD"', "", "the current folder is gone"),
         (f"mkdir -p {'x' * 90} && export TMPDIR=$PWD/{'x' * 90}", "", "too long a path for Ray's sockets"),
         ('mkdir "$(printf "\\377")" && cd "$(printf "\\377")"', "", "the current folder has a name that is not UTF-8"),
+        ('export TMPDIR="/tmp/$(printf "\\377")"', "", "Ray keeps its files there"),
         (":", ">&-", "--teacher-name-or-path no/teacher"),
     ],
     ids=[
         "in a folder that is gone",
         "with a long path for Ray's files",
         "in a folder of bytes",
+        "with a folder of bytes for Ray's files",
         "without standard output",
     ],
 )

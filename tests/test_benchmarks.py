@@ -27,6 +27,7 @@ LITTLE = {
     "sharing.py": "--shape bert-tiny --processes 1",
     "student_speed.py": "--texts 4 --rounds 1 --classes 2",
     "teacher.py": "--rounds 1 --documents 1 --sentences 4 --agreement-texts 8",
+    "time_of_parts.py": "--shape bert-tiny --documents 1 --sentences 4",
     "tokenizing.py": "--texts 100 --rounds 1",
     "training.py": "--texts 64 --epochs 1 --max-length 16 --rounds 1",
 }

@@ -40,6 +40,8 @@ def test_a_block_is_some_seconds_of_work():
     )
     assert block_bytes(corpus_of(10**10), dataclasses.replace(SPEC, parameters=600_000_000), GPUS, 10) == size // 2
     assert block_bytes(corpus_of(10**10), SPEC, GPUS, 5) == size // 2
+    of_cut_texts = dataclasses.replace(SPEC, scored_share=0.25)
+    assert block_bytes(corpus_of(10**10), of_cut_texts, GPUS, 10) == pytest.approx(4 * size, abs=4)
     slow = [block_bytes(corpus_of(10**8), SPEC, CPU, seconds) for seconds in (10, 20)]
     assert slow[1] == pytest.approx(2 * slow[0], abs=2)
     # Of a large teacher on two cores too, at some five pairs a second without AVX-512.

@@ -819,6 +819,20 @@ def test_a_cr_within_a_field_of_csv_is_no_row_in_an_estimate(row_end, tmp_path):
     assert 18_000 <= estimate_texts(find_files([str(tmp_path)]), "text", sample_bytes=50_000)[0] <= 22_000
 
 
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("format_", ["csv", "jsonl"])
+def test_line_ends_within_fields_and_blank_lines_are_no_rows_in_an_estimate(format_, packed, tmp_path):
+    if format_ == "csv":
+        inner = "\n".join(f'a ""line"" of some words, {i}' for i in range(8))
+        content = "id,text\n" + "".join(f'{i},"{inner}\n\n{i:06}"\n' for i in range(5000))
+    else:
+        content = "".join(f'{{"text": "a \\"text\\" of some words, {i:06}"}}\n\n' for i in range(5000))
+    write(tmp_path / f"c.{format_}{'.gz' if packed else ''}", gzip.compress(content.encode()) if packed else content)
+    found, exact = estimate_texts(find_files([str(tmp_path)]), "text", sample_bytes=20_000)
+    assert exact is False
+    assert 4000 <= found <= 6000
+
+
 def test_files_without_rows_do_not_make_others_look_empty(tmp_path):
     for i in range(1030):
         write(tmp_path / f"a{i:04}.csv", "text")

@@ -404,6 +404,15 @@ def test_a_user_without_a_home_has_no_cache_and_is_told(family_dirs, monkeypatch
     assert re.search(f"what is measured cannot be kept {home}", caplog.text)
 
 
+def test_a_cache_with_a_name_that_libraries_do_not_take_is_none(family_dirs, monkeypatch, tmp_path, caplog):
+    monkeypatch.setenv("RAYDISTILL_CACHE", str(tmp_path / "\udcff"))
+    monkeypatch.setattr("raydistill.engines.load.tokens_per_second", lambda engine, *_: engine.backend == "openvino")
+    engine = load(request(family_dirs["bert"], backend="auto"), batches_of(family_dirs["bert"]))
+    assert engine_name(engine) == "openvino fp32"
+    assert "a name that is not UTF-8. Set RAYDISTILL_CACHE to another folder" in caplog.text
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_without_openvino_auto_is_pytorch(family_dirs, cache, monkeypatch):
     monkeypatch.setattr("raydistill.engines.load.openvino_installed", lambda precision="fp32": False)
     engine = load(request(family_dirs["bert"], backend="auto"), batches_of(family_dirs["bert"]))

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from transformers import IntervalStrategy, SchedulerType, TrainingArguments
+from transformers.trainer_pt_utils import AcceleratorConfig
 from transformers.trainer_utils import SaveStrategy
 
 from raydistill.config import DistillConfig
@@ -21,6 +22,7 @@ from raydistill.training_arguments import (
     evaluates_midway,
     expect_metric,
     field_names,
+    gpu_only,
     share_update,
     training_arguments,
 )
@@ -224,6 +226,59 @@ def test_what_a_library_refuses_is_told_with_the_options_name(name, value, more)
 def test_what_a_worker_can_do_is_not_refused(given_):
     found = checked_arguments(given_)
     assert {name: getattr(found, name) for name in given_} == given_
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "wanted"),
+    [
+        ("include_num_input_tokens_seen", "non_padding", "non_padding"),
+        ("include_num_input_tokens_seen", "true", "all"),
+        ("liger_kernel_config", {"rope": True}, {"rope": True}),
+        ("liger_kernel_config", '{"rope": false}', {"rope": False}),
+        ("trackio_static_space_id", False, False),
+        ("debug", "", []),
+        ("fsdp", [], None),
+        ("deepspeed", {}, None),
+        ("push_to_hub", "no", False),
+        ("seed", 42.0, 42),
+        ("max_steps", 1e3, 1000),
+        ("torch_compile_backend", "no", "no"),
+    ],
+)
+def test_what_transformers_take_is_taken_however_it_is_written(name, value, wanted):
+    found = getattr(checked_arguments({name: value}), name)
+    assert (found, type(found)) == (wanted, type(wanted))
+
+
+def test_an_object_of_a_library_is_taken_as_it_is():
+    assert checked_arguments(
+        {"accelerator_config": AcceleratorConfig(split_batches=True)}
+    ).accelerator_config.split_batches
+
+
+@pytest.mark.parametrize(
+    ("given_", "said"),
+    [
+        (
+            {"lr_scheduler_type": "inverse_sqrt", "lr_scheduler_kwargs": {"timescale": 0}},
+            r"inverse_sqrt cannot be the schedule with --lr-scheduler-kwargs {'timescale': 0} \(division by zero\)\.$",
+        ),
+        ({"lr_scheduler_type": "warmup_stable_decay"}, "without --lr-scheduler-kwargs at least"),
+        ({"ddp_backend": "foo"}, "--ddp-backend 'foo' must be one of .*gloo"),
+        ({"use_liger_kernel": True}, "^--use-liger-kernel True: .*pip install liger-kernel"),
+        ({"debug": "underflow_overflow"}, "--debug does not go with raydistill"),
+    ],
+)
+def test_what_no_worker_could_do_is_an_error_before_work_begins(given_, said):
+    with pytest.raises(ConfigError, match=said):
+        checked_arguments(given_)
+
+
+def test_what_a_cpu_does_not_do_is_named():
+    given_ = {"fp16": True, "tf32": "true"}
+    assert gpu_only(given_, checked_arguments(given_)) == ("--fp16", "--tf32")
+    given_ = {"tf32": False}
+    assert gpu_only(given_, checked_arguments(given_)) == ()
 
 
 @pytest.mark.parametrize(

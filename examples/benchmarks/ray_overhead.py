@@ -37,7 +37,7 @@ from raydistill.label_store import LabelStore, logits_matrix
 from raydistill.nli import describe_teacher
 from raydistill.progress import Console
 from raydistill.resources import Plan, Request, make_plan
-from raydistill.specs import TeacherSpec, Tolerance
+from raydistill.specs import BYTES_PER_TOKEN, TeacherSpec, Tolerance
 from raydistill.stages import label as stage
 from raydistill.stages.cluster import connection, free_nodes
 from raydistill.stages.demo import CLASSES, TEMPLATE, demo_documents, prepare_demo
@@ -129,7 +129,10 @@ def main() -> None:
         corpus.write_text("".join(f"{text}\n" for text in texts), encoding="utf-8")
         teacher = str(teacher_of_shape(arguments.shape, files))
         spec = TeacherSpec(teacher, tuple(CLASSES), TEMPLATE, threads=cores, fingerprint="benchmark", use_gpu=on_gpu)
-        spec = dataclasses.replace(spec, parameters=describe_teacher(spec)["teacher_parameters"])
+        about = describe_teacher(spec)
+        most = BYTES_PER_TOKEN * about["max_length"]  # of a text, as the label stage of a run takes it
+        share = sum(min(len(text), most) for text in texts) / sum(map(len, texts))
+        spec = dataclasses.replace(spec, parameters=about["teacher_parameters"], scored_share=share)
         in_process(spec, texts[:100])  # makes the export
         before, logits = in_process(spec, texts)
         ratios: dict[str, list[float]] = {name: [] for name in layouts}

@@ -36,9 +36,9 @@ from raydistill.corpus_files import find_files
 from raydistill.label_store import LabelStore
 from raydistill.progress import Console
 from raydistill.resources import Node, Request, make_plan
-from raydistill.specs import Effort, TeacherSpec, Tolerance
+from raydistill.specs import BYTES_PER_TOKEN, Effort, TeacherSpec, Tolerance
 from raydistill.stages.demo import CLASSES, TEMPLATE, prepare_demo
-from raydistill.stages.label import BYTES_PER_TOKEN, GPU_FLOPS, MOST_BLOCKS, block_bytes, label_corpus
+from raydistill.stages.label import GPU_FLOPS, MOST_BLOCKS, block_bytes, label_corpus
 from raydistill.stages.private_ray import PRIVATE_ENVIRONMENT, WORKER_ENVIRONMENT
 from raydistill.stages.teacher_actor import TeacherActor
 
@@ -240,8 +240,8 @@ def project(few: dict[str, Any], many: dict[str, Any], texts: int) -> list[dict[
         [
             "the same in a run that goes on",
             f"{35 * texts / 1e9:,.0f} GB",
-            "for each text that is labelled 24 bytes in the object store and 11 in the driver, or 43 if it counts "
-            "otherwise than before",
+            "nothing: each text that is labelled takes 24 bytes in the object store and 11 in the driver, or 43 if it "
+            "counts otherwise than before",
         ],
         [
             "label store",

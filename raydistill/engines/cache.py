@@ -16,8 +16,9 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from raydistill.errors import RunDirError, first_line
+from raydistill.errors import RunDirError, first_line, shown
 from raydistill.files import Folder, parse_record
+from raydistill.option_values import is_text
 
 logger = logging.getLogger(__name__)
 
@@ -43,8 +44,12 @@ class Once:
 
 
 def cache_folder() -> Path:
-    """`$RAYDISTILL_CACHE`, or `raydistill` in the user's cache folder. Raises OSError for a user without a home."""
+    """`$RAYDISTILL_CACHE`, or `raydistill` in the user's cache folder. Raises OSError for a user without a home,
+    and for a name that libraries do not take.
+    """
     path = os.environ.get(CACHE_VARIABLE) or f"{os.environ.get('XDG_CACHE_HOME') or '~/.cache'}/raydistill"
+    if not is_text(path):
+        raise OSError(f"{shown(path)}: a name that is not UTF-8. Set {CACHE_VARIABLE} to another folder")
     try:
         return Path(path).expanduser()
     except RuntimeError as error:

@@ -10,12 +10,11 @@ from typing import Any
 from raydistill.audit import Audit, audit_teacher
 from raydistill.config import DistillConfig
 from raydistill.engines.engine import EXACT
-from raydistill.errors import EngineError, ModelError
+from raydistill.errors import CorpusError, EngineError, ModelError
 from raydistill.periodic import every
 from raydistill.progress import Console
 from raydistill.resources import Plan
 from raydistill.specs import Effort, TeacherSpec
-from raydistill.stages.checks import no_text
 from raydistill.stages.faults import our_errors, wait_for
 from raydistill.stages.notes import Notes, notes_on
 from raydistill.stages.teacher_actor import as_planned, teacher_task
@@ -49,8 +48,11 @@ def choose_precision(
     if spec.precision == EXACT or (spec.precision == "auto" and not reduced.use_gpu):
         return {"precision": EXACT, "audit": None}
     exact, sample = dataclasses.replace(reduced, precision=EXACT), list(draw_sample())
-    if not sample:  # blank lines alone
-        raise no_text(config)
+    if not sample:
+        raise CorpusError(
+            f"--data-file {config.data_file[0]}: holds blank texts alone wherever the audit looked. With texts among "
+            "them, run the teacher in fp32: it needs no audit."
+        )
     remote, pairs = teacher_task(audit_and_note, plan), 2 * len(sample) * len(spec.class_names)
     alone = len(spec.class_names) == 1  # a single class is judged by itself, whoever trains on it
     try:

@@ -34,7 +34,7 @@ class Training:
     `evaluates_midway`: the student is evaluated before it is trained to the end, too.
     `seed`: what the order of texts is drawn from.
     `checkpoints`: how many are kept when it has ended.
-    `fp16`: it was asked for, which only a GPU can do.
+    `for_gpus`: what was asked for that only a GPU can do.
     """
 
     student: StudentSpec
@@ -44,7 +44,7 @@ class Training:
     evaluates_midway: bool
     seed: int
     checkpoints: int
-    fp16: bool
+    for_gpus: tuple[str, ...]
 
     def expect_enough(self, texts: int, workers: int) -> None:
         """Raise ConfigError where some train worker would have nothing to do."""
@@ -75,7 +75,13 @@ class Models:
 def check_models(config: DistillConfig, stages: Sequence[str], class_names: Sequence[str]) -> Models:
     """See that teacher and student can be had. Loads torch and transformers. Raises ModelError and ConfigError."""
     if config.training or TRAIN in stages:
-        from raydistill.training_arguments import checked_arguments, data_seed, evaluates_midway, expect_metric
+        from raydistill.training_arguments import (
+            checked_arguments,
+            data_seed,
+            evaluates_midway,
+            expect_metric,
+            gpu_only,
+        )
 
         arguments = checked_arguments(config.training)
     from raydistill.pretrained import count_parameters
@@ -103,7 +109,7 @@ def check_models(config: DistillConfig, stages: Sequence[str], class_names: Sequ
             evaluates_midway=evaluates_midway(arguments),
             seed=data_seed(arguments),
             checkpoints=arguments.save_total_limit or 0,
-            fp16=arguments.fp16,
+            for_gpus=gpu_only(config.training, arguments),
         )
         models = Models(training=training, student_parameters=parameters, notes=notes)
     if LABEL in stages:
@@ -231,13 +237,17 @@ def expect_absolute_paths(config: DistillConfig) -> None:
 
 
 def expect_same_labelling(
-    then: dict[str, Any], now: dict[str, Any], store: LabelStore, *, overwriting: bool = False
+    record: dict[str, Any], now: dict[str, Any], store: LabelStore, *, overwriting: bool = False
 ) -> None:
     """Raise RunDirError, with what differs, where a store's labels were made otherwise than they would be now.
 
     Args:
+        record: of the store.
         overwriting: they were to be overwritten, but this very command had begun them.
     """
+    then = record["labelling"]
+    if (record.get("scoring") or {}).get("precision") == now["precision"]:  # to which `auto`, or an audit, has come
+        then = then | {"precision": now["precision"]}
     differences = [
         f"{name} was {shown(then.get(name))}, now {shown(value)}"
         for name, value in _without_place(now).items()

@@ -67,6 +67,7 @@ class Job:
     class_names: list[str]
     files: list[CorpusFile]
     texts: tuple[int, bool]
+    lengths: list[int]
     started: float
     models: Models = dataclasses.field(default_factory=Models)  # as soon as they have been checked
     seconds: dict[str, float] = dataclasses.field(default_factory=dict)  # by what took them, as they pass
@@ -82,14 +83,14 @@ class Job:
         with _unknown_option_first(config):
             config.check(["data_file", "class_names_file", "output_dir"] if labelled_here else ["output_dir"])
         files: list[CorpusFile] = []
-        texts = (0, True)
+        texts, lengths = (0, True), list[int]()
         if labelled_here:
             if config.labels:
                 raise ConfigError("--labels names a store that is there already: it is for `raydistill train` alone.")
             class_names = read_class_names(config.class_names_file)
             files = find_files(config.data_file, config.encoding)
             expect_corpus_elsewhere(config, files)
-            check_readable(files, config.text_column)
+            lengths = check_readable(files, config.text_column)
             texts = estimate_texts(files, config.text_column)
             if not texts[0]:
                 raise no_text(config)
@@ -104,12 +105,12 @@ class Job:
                 f"there is only one class, {shown(class_names[0])}: against no other, its probability is always 1. "
                 "Name a second class, or use --multi-label to judge it by itself."
             )
-        return cls(config, stages, run_dir, store, class_names, files, texts, started)
+        return cls(config, stages, run_dir, store, class_names, files, texts, lengths, started)
 
     @property
     def label_stage(self) -> LabelStage:
         """Of models that have been checked."""
-        return LabelStage(self.config, self.models, self.run_dir, self.store, self.files, self.texts)
+        return LabelStage(self.config, self.models, self.run_dir, self.store, self.files, self.texts, self.lengths)
 
     def execute(self, console: Console, chatter: Chatter | None = None) -> DistillResult:
         """Start or join Ray, check the models, plan, and run the stages; with `dry_run`, print plan and quote only.
@@ -145,9 +146,9 @@ class Job:
             console.say(f"plan   {describe_plan(plan, label=LABEL in self.stages, train=TRAIN in self.stages)}")
             for note in self.models.notes:
                 console.say(f"       {note}")
-            if self.models.training and self.models.training.fp16 and not plan.train_gpus:
+            for option in self.models.training.for_gpus if self.models.training and not plan.train_gpus else ():
                 console.say(
-                    "       --fp16 is for GPUs: on a CPU the student is trained in fp32, or in bf16 with --bf16"
+                    f"       {option} is for GPUs: on a CPU the student is trained in fp32, or in bf16 with --bf16"
                 )
             if self.config.dry_run:
                 quote = self.label_stage.quote(plan, console) if LABEL in self.stages else None
@@ -214,7 +215,7 @@ class Job:
             return
         if record := held_record(self.store, self.run_dir):
             overwriting = self.config.overwrite_output_dir
-            expect_same_labelling(record["labelling"], self.models.labelling, self.store, overwriting=overwriting)
+            expect_same_labelling(record, self.models.labelling, self.store, overwriting=overwriting)
             self.store.expect_own_parts()
 
     def _train(self, plan: Plan, console: Console) -> None:

@@ -22,7 +22,7 @@ from raydistill.occurrences import correct_occurrences
 from raydistill.progress import Console, Progress
 from raydistill.rejected import set_aside
 from raydistill.resources import TASK_CPUS, Plan
-from raydistill.specs import Effort, TeacherSpec, Tolerance
+from raydistill.specs import BYTES_PER_TOKEN, Effort, TeacherSpec, Tolerance
 from raydistill.stages.attempts import progress_made
 from raydistill.stages.data_context import RestsWhileAllWork, data_settings
 from raydistill.stages.faults import no_actor_left, our_errors
@@ -38,7 +38,8 @@ SPLIT_BYTES = 64 << 20
 # that a core or a GPU may be expected to reach: of the slowest teachers, a single text. A large block takes memory.
 # (A core with AVX-512 was found to reach 1.2e11 and 1.9e11, others 7e10.) The other machines are taken to be like this.
 CORE_FLOPS = 1.5e11 if pa.runtime_info().detected_simd_level == "avx512" else 7e10
-GPU_FLOPS, BYTES_PER_TOKEN = 1.5e14, 4.5
+GPU_FLOPS = 1.5e14
+LEAST_SHARE = 0.05  # of a text that is scored: all of it is tokenised
 LEAST_PARAMETERS = 1_000_000  # a smaller model costs no less: it is not the products that take its time
 LARGEST_BLOCK_BYTES = 16 << 20
 # With fewer, some actors idle at the end; but a small corpus is not cut into smaller ones for that.
@@ -219,6 +220,7 @@ def block_bytes(files: Sequence[CorpusFile], spec: TeacherSpec, plan: Plan, seco
     """Bytes of text in a block: so many seconds of work, but every actor gets several; more where all is large."""
     rate = plan.teacher_gpus * GPU_FLOPS if plan.teacher_gpus else plan.teacher_threads * CORE_FLOPS
     flops_per_byte = 2 * max(spec.parameters, LEAST_PARAMETERS) * len(spec.class_names) / BYTES_PER_TOKEN
+    flops_per_byte *= max(spec.scored_share, LEAST_SHARE)
     corpus = sum(file.likely_bytes for file in files)
     seconds = max(seconds, plan.teacher_actors_max / BLOCKS_PER_SECOND)
     wanted = max(int(seconds * rate / flops_per_byte), -(-corpus // MOST_BLOCKS))

@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import hashlib
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from raydistill.config import LABEL, DistillConfig
@@ -22,7 +22,7 @@ from raydistill.quote import Quote, cost
 from raydistill.rejected import REJECTED, most_rejected
 from raydistill.resources import Plan
 from raydistill.run_dir import RunDir, versions
-from raydistill.specs import TeacherSpec
+from raydistill.specs import BYTES_PER_TOKEN, TeacherSpec
 from raydistill.stages.checks import Models, no_text, store_counts, tolerance_of
 from raydistill.stages.summary import describe_quote
 
@@ -33,6 +33,7 @@ class LabelStage:
 
     Args:
         texts: how many there are, and whether that is exact.
+        lengths: of some of them, in bytes.
     """
 
     config: DistillConfig
@@ -41,13 +42,17 @@ class LabelStage:
     store: LabelStore
     files: list[CorpusFile]
     texts: tuple[int, bool]
+    lengths: Sequence[int]
 
     @property
     def teacher_spec(self) -> TeacherSpec:
         """The teacher as workers load it."""
         spec = self.models.teacher
         assert spec is not None
-        return dataclasses.replace(spec, work=spec.parameters * self.texts[0] * len(spec.class_names))
+        most = BYTES_PER_TOKEN * self.models.labelling["max_length"]
+        share = sum(min(length, most) for length in self.lengths) / max(1, sum(self.lengths))
+        work = spec.parameters * self.texts[0] * len(spec.class_names)
+        return dataclasses.replace(spec, work=work, scored_share=share or 1.0)
 
     def quote(self, plan: Plan, console: Console) -> Quote | None:
         """Foretell what labelling would take; None where there is nothing to do. Raises RaydistillError."""

@@ -17,7 +17,8 @@ from ray._private import node as ray_node
 from ray._private import ray_constants, services
 from ray._private import worker as ray_worker
 
-from raydistill.errors import ResourceError
+from raydistill.errors import ResourceError, shown
+from raydistill.option_values import is_text
 from raydistill.stages.forks import forked_workers
 from raydistill.stages.replaced import replaced
 from raydistill.stopping import signals_wait
@@ -67,7 +68,7 @@ _private = False
 def private_ray(settings: dict[str, Any]) -> Iterator[bool]:
     """A Ray of our own, which ends here too; whether its workers are forked."""
     global _private
-    folder = os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()
+    folder = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or tempfile.gettempdir()
     _expect_room(folder)
     with _environment(PRIVATE_ENVIRONMENT | WORKER_ENVIRONMENT), forked_workers() as forks:
         with _lean(forks), _whole():
@@ -89,7 +90,12 @@ def private_ray(settings: dict[str, Any]) -> Iterator[bool]:
 
 
 def _expect_room(folder: str) -> None:
-    """Raise ResourceError where Ray's files have no room: it would wait for a minute, and end in a fault."""
+    """Raise ResourceError where Ray's files cannot lie, or have no room: it would wait for a minute, and fail."""
+    if not is_text(folder):
+        raise ResourceError(
+            f"{shown(folder)}: Ray keeps its files there, and cannot with a name that is not UTF-8. Name another "
+            "folder, as by export RAY_TMPDIR=/tmp."
+        )
     with contextlib.suppress(OSError):  # not there yet
         if (free := shutil.disk_usage(folder).free) < LEAST_FREE_BYTES:
             raise ResourceError(

@@ -68,7 +68,7 @@ def quote_labelling(
             stretches.append(Stretch(place, counted.total(), blanks, len(distinct), len(new)))
             samples.append(new)
     if not stretches:
-        raise CorpusError(f"{files[0].path}: holds blank texts alone, wherever the quote looked.")
+        raise CorpusError(f"{files[0].path}: holds blank texts alone wherever the quote looked. Run without --dry-run.")
     if not any(samples):
         return None
     spec = as_planned(spec, plan)

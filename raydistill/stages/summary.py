@@ -154,6 +154,8 @@ def _describe_training(training: dict[str, Any]) -> str:
     parts = {name: seconds for name, seconds in training["worker_seconds"].items() if name != "loading"}
     parts = {"start-up": training["seconds"] - sum(parts.values())} | parts
     updates = f"{counted(training['updates'], 'update')}, {training['padding']:.1%} padding; its time: "
+    if parts["start-up"] < 0:
+        return f"{updates}nearly all in an earlier run"
     return updates + ", ".join(f"{name} {seconds / training['seconds']:.1%}" for name, seconds in parts.items())
 
 

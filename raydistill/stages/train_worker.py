@@ -113,6 +113,8 @@ def _arguments(task: TrainTask, folder: str, rank: int, world: int) -> TrainingA
     given = task.spec.training
     if world == 1:  # no process group, which transformers would ask
         given = {name: value for name, value in given.items() if name != "ddp_backend"}
+    if not task.use_gpu:
+        given = {name: value for name, value in given.items() if name != "tf32"}
     arguments = training_arguments(given, output_dir=folder, use_cpu=not task.use_gpu)
     arguments.save_total_limit = max(arguments.save_total_limit or 0, 1)  # this copy; Ray Train keeps the others
     if world != task.begun_with:

@@ -93,11 +93,23 @@ def test_a_corpus_without_texts_is_not_the_teachers_fault(
     options = {**REDUCED, "teacher_precision": precision, "data_file": str(corpus)}
     code, said = label_by_command(make_config(tmp_path / "out", **options))
     assert code == 2
-    assert said.endswith(f"Error: --data-file {corpus}: holds no text but blank ones.\n")
+    found = "holds no text but blank ones.\n" if precision == "fp32" else "holds blank texts alone wherever the audit"
+    assert f"Error: --data-file {corpus}: {found}" in said
 
 
 def test_an_exact_teacher_needs_no_audit(exact: Path) -> None:
     assert scoring(exact) == {"precision": "fp32", "audit": None}
+
+
+def test_labels_may_be_gone_on_with_in_the_precision_that_they_have(
+    tmp_path: Path, make_config: MakeConfig, label_by_command: LabelByCommand
+) -> None:
+    code, said = label_by_command(make_config(tmp_path / "out"))
+    assert code == 0, said
+    code, said = label_by_command(make_config(tmp_path / "out", teacher_precision="fp32"))
+    assert (code, "label  done before" in said) == (0, True), said
+    code, said = label_by_command(make_config(tmp_path / "out", teacher_precision=PRECISION, teacher_backend=BACKEND))
+    assert (code, "--teacher-precision was" in said) == (2, True)
 
 
 def test_a_precision_that_passes_is_used_and_its_audit_kept(

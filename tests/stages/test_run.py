@@ -37,12 +37,13 @@ from raydistill.errors import ConfigError
 from raydistill.files import Folder
 from raydistill.lease import hold
 from raydistill.progress import Console
+from raydistill.specs import BYTES_PER_TOKEN, TeacherSpec
 from raydistill.stages import job, private_ray
-from raydistill.stages.checks import labels_identity
+from raydistill.stages.checks import Models, labels_identity
 from raydistill.stages.cluster import connection
 from raydistill.stages.data_context import data_settings
 from raydistill.stages.faults import job_actors
-from raydistill.stages.summary import advice
+from raydistill.stages.summary import advice, summary
 from raydistill.verify import verify_run
 
 MakeConfig = Callable[..., DistillConfig]
@@ -629,6 +630,29 @@ def test_dry_run_prints_the_plan_and_a_quote_that_the_run_bears_out_whichever_wa
     assert "quote" not in said
     assert f"--student-max-length 999: the student reads {MAX_LENGTH} tokens at most" in said
     assert "--fp16 is for GPUs" in said
+
+
+def test_time_that_an_earlier_run_has_spent_is_not_told_as_shares_of_this_one() -> None:
+    counts = {"texts": 9, "duplicates": 0, "blanks": 0, "pairs": 18, "rejected": 0}
+    result = DistillResult("out", "labels", counts, {}, {"train": 1.1})
+    training = {"updates": 282, "padding": 0.1, "worker_seconds": {"loading": 1.0, "steps": 3.5}}
+    told = {
+        seconds: dict(summary(result, None, training | {"seconds": seconds}, None, student=True, log=None))["training"]
+        for seconds in (1.1, 5.0)
+    }
+    assert told[1.1] == "282 updates, 10.0% padding; its time: nearly all in an earlier run"
+    assert told[5.0] == "282 updates, 10.0% padding; its time: start-up 30.0%, steps 70.0%"
+
+
+def test_of_long_texts_a_block_is_measured_by_what_is_scored_of_them(tmp_path: Path, make_config: MakeConfig) -> None:
+    corpus = tmp_path / "corpus.txt"
+    corpus.write_text("a short one\n" + f"{'word' * 500}\n" * 30)
+    prepared = job.Job.prepare(make_config(tmp_path / "out", data_file=str(corpus)), ("label",))
+    teacher = TeacherSpec("teacher", ("a", "b"), "{}", parameters=7)
+    prepared.models = Models(teacher=teacher, labelling={"max_length": 32})
+    spec = prepared.label_stage.teacher_spec
+    assert spec.scored_share == pytest.approx((12 + 30 * 32 * BYTES_PER_TOKEN) / (12 + 30 * 2001))
+    assert spec.work == 31 * 2 * 7
 
 
 SHORT_OF_MEMORY = """
