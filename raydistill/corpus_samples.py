@@ -6,6 +6,8 @@ Knows nothing of Ray or of models.
 from __future__ import annotations
 
 import contextlib
+import csv
+import io
 import itertools
 from bisect import bisect_right
 from collections import Counter
@@ -19,7 +21,7 @@ import pyarrow as pa
 
 from raydistill.corpus import clean, kind_of, line_bytes
 from raydistill.corpus_files import CorpusFile, Split
-from raydistill.corpus_lines import LINE_END, SMALL_READ, as_utf8, count_line_ends, line_start, readable
+from raydistill.corpus_lines import LONGEST_LINE, SMALL_READ, as_utf8, count_line_ends, line_start, readable
 from raydistill.corpus_readers import OPENERS, open_parquet, parquet_column, read_split, read_splits
 from raydistill.paths import open_path
 
@@ -94,24 +96,29 @@ def _count_rows(file: CorpusFile, text_column: str) -> int:
 
 
 def _rows_per_byte(file: CorpusFile, sample_bytes: int) -> float:
-    """Rows for each byte of the file as it lies."""
-    rows, read = 0.0, 0
-    count: Callable[[bytes], float] | None = None
-    for piece, size in _pieces(file, sample_bytes):
-        count = count or _counter_of_rows(piece, file)
-        rows, read = rows + count(piece), read + size
+    """Rows for each byte of the file as it lies: from all over it, or from its beginning. Raises CorpusError."""
+    rows = read = 0.0
+    if file.format in ("csv", "tsv"):  # where a line end may stand in a field
+        beginning, unpacked = bytearray(), 0
+        for piece, size in _pieces(file, sample_bytes, places=1):
+            beginning += piece[: max(0, sample_bytes - len(beginning))]
+            unpacked, read = unpacked + len(piece), read + size
+        rows = _count_csv_rows(beginning, "\t" if file.format == "tsv" else ",") * unpacked / max(len(beginning), 1)
+    else:
+        count = count_line_ends if file.format == "text" else _count_json_rows
+        for piece, size in _pieces(file, sample_bytes, PLACES if file.size > sample_bytes else 1):
+            rows, read = rows + count(piece), read + size
     return max(rows, 1) / max(read, 1)
 
 
-def _pieces(file: CorpusFile, sample_bytes: int) -> Iterator[tuple[bytes, int]]:
-    """Pieces of a file, unpacked, each with how many of its bytes it is: from all over it, or from its beginning.
+def _pieces(file: CorpusFile, sample_bytes: int, places: int) -> Iterator[tuple[bytes, int]]:
+    """Pieces of a file, unpacked, each with how many of its bytes it is, from so many places; Raises CorpusError.
 
-    Of one that must be read from its beginning as much as unpacks to `MOST_UNPACKED` at most. Raises CorpusError.
+    One that must be read from its beginning is: as much of it as unpacks to `MOST_UNPACKED` at most.
     """
     fs, path = open_path(file.path)
     with readable(file), fs.open_input_file(path) as stream:
         if file.shows_line_ends:
-            places = PLACES if file.size > sample_bytes else 1
             for place in range(places):
                 stream.seek(file.size * place // places)
                 piece = stream.read(sample_bytes // places)
@@ -126,23 +133,21 @@ def _pieces(file: CorpusFile, sample_bytes: int) -> Iterator[tuple[bytes, int]]:
             unpacked, at = unpacked + len(block), source.tell()
 
 
-def _counter_of_rows(beginning: bytes, file: CorpusFile) -> Callable[[bytes], float]:
-    """What counts the rows in a piece of a file, by its line ends and the share of them that end one at its beginning.
+def _count_csv_rows(beginning: bytearray, delimiter: str) -> int:
+    """How many rows there are at the beginning of a file, without the header and the last, which may be cut."""
+    csv.field_size_limit(LONGEST_LINE)
+    rows = 0
+    with contextlib.suppress(csv.Error):  # as of what ends within a field
+        for row in csv.reader(io.StringIO(beginning.decode(errors="replace"), newline=""), delimiter=delimiter):
+            rows += bool(row)
+    return rows - 2
 
-    In CSV a line end may stand in a field; there, and in JSON lines, a blank line is no row.
-    """
-    if file.format == "text":
-        return count_line_ends
-    first = LINE_END.search(beginning)
-    row_end = b"\r" if first and first[0] == b"\r" else b"\n"
-    content = np.frombuffer(beginning.replace(b"\r\n", b"\n"), dtype=np.uint8)
-    ends = content == row_end[0]
-    behind = np.roll(ends, 1)  # another one
-    rows = ends & ~behind
-    if file.format != "jsonl":
-        rows &= np.cumsum(content == ord('"')) % 2 == 0
-    share = float(rows.sum()) / max(int(ends.sum()), 1)
-    return lambda piece: share * piece.count(row_end)
+
+def _count_json_rows(piece: bytes) -> int:
+    """How many lines end in a piece that are not blank."""
+    content = np.frombuffer(piece.replace(b"\r\n", b"\n").replace(b"\r", b"\n"), dtype=np.uint8)
+    ends = content == ord("\n")
+    return int((ends & ~np.roll(ends, 1)).sum())
 
 
 def sample_texts(files: Sequence[CorpusFile], text_column: str, count: int) -> list[str]:

@@ -94,6 +94,6 @@ def _agree(wanted: Sequence[str], parts: Sequence[str]) -> bool:
 
 def _without_settings(path: str) -> PurePosixPath:
     if is_uri(path):
-        place = path.partition("?")[0].replace(f"://{user_of(path)}", "://", 1)
-        return PurePosixPath(unquote(place).removeprefix("file://"))
+        place = unquote(path.partition("?")[0].replace(f"://{user_of(path)}", "://", 1))
+        return PurePosixPath(os.path.normpath(place[7:]) if place.startswith("file://") else place)
     return PurePosixPath(open_path(path)[1])

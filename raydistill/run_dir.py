@@ -104,6 +104,11 @@ class RunDir:
         if self.anew:
             self._remove_earlier_run(keep_labels=LABELS_PRODUCT not in products)
         made_with = self.record.get("made_with", {}) | {product: config.that_change(product) for product in products}
+        asked = self.record.get("made_with", {}).get(LABELS_PRODUCT)
+        if asked and LABELS_PRODUCT in products and _precision(self.record) == config.teacher_precision:
+            made_with[LABELS_PRODUCT]["teacher_precision"] = asked.get(
+                "teacher_precision", "auto"
+            )  # which had come to it
         self.update(options=config.options(), made_with=made_with, **facts)
 
     def _remove_earlier_run(self, *, keep_labels: bool) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 BYTES_PER_TOKEN = 4.5  # of English, about
+TOKENIZING = 0.05  # of the work that a byte is
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +40,7 @@ class TeacherSpec(ModelSpec):
     `fingerprint` is what `pretrained.fingerprint` says of its weights: the name of its export in each node's cache;
     `parameters` are the weights beside the embeddings, to judge its cost by.
     `work`: what it is loaded for, pairs times parameters: little does not pay for a better engine.
-    `scored_share`: of the texts' bytes, where longer texts are cut: for blocks that are measured in work.
+    `scored_bytes`: of a text, about: what is beyond is cut. `scored_share`: of the bytes of all texts, about.
     `strict`: a backend that was asked for and cannot run the teacher is an error.
     """
 
@@ -52,12 +53,17 @@ class TeacherSpec(ModelSpec):
     fingerprint: str | None = None
     parameters: int = 0
     work: float = math.inf
+    scored_bytes: float = math.inf
     scored_share: float = 1.0
     strict: bool = False
     entailment_id: int | None = None
     contradiction_id: int | None = None
     use_gpu: bool = False
     threads: int | None = None
+
+    def work_bytes(self, text_bytes: int) -> float:
+        """What a text counts for in a block: its bytes as far as they are scored, and a little for all, to tokenise."""
+        return min(text_bytes, self.scored_bytes) + TOKENIZING * text_bytes
 
 
 @dataclasses.dataclass(frozen=True)

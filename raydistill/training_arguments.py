@@ -19,7 +19,7 @@ from transformers.utils import is_liger_kernel_available
 from raydistill.config import IGNORED_NAMES, SAYS_NOTHING, option_fields
 from raydistill.errors import ConfigError, first_line, shown
 from raydistill.metrics import figures, sums_size
-from raydistill.option_values import NO_LARGER, SHARE, ZERO_OR_MORE, Bounds, flag, suggest
+from raydistill.option_values import NO_LARGER, SHARE, ZERO_OR_MORE, Bounds, flag, suggest, truth
 
 # Where Hugging Face's zero-shot distillation script differs from transformers, and what is faster (see the benchmarks).
 # Checkpoints that are only made to continue a run go when it ends.
@@ -64,7 +64,7 @@ SWITCHES = {name for name, hint in HINTS.items() if hint in ("<class 'bool'>", "
 EITHER = {name for name, hint in HINTS.items() if ("bool" in hint or "False" in hint) and name not in SWITCHES | TABLES}
 WHOLE = {name for name, hint in HINTS.items() if "int" in hint.replace("Interval", "")}
 
-NUMBER = Bounds("a number", math.isfinite)
+NUMBER = Bounds("a number", lambda value: -math.inf < value < math.inf)
 COUNT = Bounds("from 1 to 1000000000", lambda value: 1 <= value <= 1_000_000_000)  # what is multiplied with others
 BELOW_ONE = Bounds("from 0 to below 1", lambda value: 0 <= value < 1)
 SEED = Bounds("from 0 to 4294967295", lambda value: value is None or 0 <= value < 1 << 32)
@@ -73,7 +73,7 @@ BOUNDS = {  # what would only be met with in a worker
     "per_device_eval_batch_size": COUNT,
     "gradient_accumulation_steps": COUNT,
     "max_steps": NO_LARGER,
-    "num_train_epochs": ZERO_OR_MORE,
+    "num_train_epochs": Bounds("0 or more, up to 1000000000", lambda value: 0 <= value <= 1_000_000_000),
     "learning_rate": ZERO_OR_MORE,
     "warmup_steps": ZERO_OR_MORE,
     "weight_decay": ZERO_OR_MORE,
@@ -84,7 +84,11 @@ BOUNDS = {  # what would only be met with in a worker
     "label_smoothing_factor": SHARE,
     "seed": SEED,
     "data_seed": SEED,
-    "ddp_bucket_cap_mb": Bounds("1 or more", lambda value: value is None or value >= 1),
+    "ddp_bucket_cap_mb": Bounds("0 or more", lambda value: value is None or value >= 0),
+    "ddp_timeout": Bounds("from 0 to 1000000000", lambda value: 0 <= value <= 1_000_000_000),
+    "include_num_input_tokens_seen": Bounds(
+        "all, non_padding or no", lambda value: value in ("all", "non_padding", "no")
+    ),
     "train_sampling_strategy": Bounds("random or group_by_length", lambda way: way in ("random", "group_by_length")),
     "report_to": Bounds(
         "what is installed here", lambda value: set(value) <= set(get_available_reporting_integrations())
@@ -123,7 +127,7 @@ def training_arguments(given: Mapping[str, Any], *, output_dir: str, use_cpu: bo
             near = suggest(name, ({*known} - REFUSED.keys()).union(field.name for field in option_fields()))
             raise ConfigError(f"No such option: {flag(name)}.{near}")
         if name in REFUSED:
-            if given[name] and str(given[name]).lower() not in SAYS_NOTHING:
+            if given[name] and str(given[name]).lower() not in (*SAYS_NOTHING, "n", "f"):
                 raise ConfigError(f"{flag(name)} does not go with raydistill: {REFUSED[name]}.")
         elif isinstance(given[name], bool) and name not in SWITCHES | EITHER:
             raise ConfigError(f"{flag(name)} is no switch: give it a value (and quote YAML's no and off).")
@@ -156,8 +160,13 @@ def training_arguments(given: Mapping[str, Any], *, output_dir: str, use_cpu: bo
 
 def checked_arguments(given: Mapping[str, Any]) -> TrainingArguments:
     """As `training_arguments`, where there need be no GPU: for what the driver must know. Raises ConfigError."""
-    if (backend := given.get("ddp_backend")) not in (None, *DDP_BACKENDS):
+    backend = given.get("ddp_backend")
+    if backend is not None and (list(backend) if _is_list(backend) else [backend])[:2] not in [
+        [one] for one in DDP_BACKENDS
+    ]:
         raise ConfigError(f"--ddp-backend {shown(backend)} must be one of {', '.join(DDP_BACKENDS)}.")
+    if given.get("tf32") is not None:
+        truth("tf32", given["tf32"])
     elsewhere = {name: value for name, value in given.items() if name not in OF_THE_DEVICE}
     arguments = training_arguments(elsewhere, output_dir="unused", use_cpu=True)
     try:
@@ -222,7 +231,7 @@ def _expect_compiler(backend: str, mode: str | None) -> None:
     if backend.lower() != "no":
         lookup_backend(backend.lower())  # which raises RuntimeError where it is not installed
     modes = list(list_mode_options())
-    if mode is not None and backend == "inductor" and mode not in modes:
+    if mode is not None and backend.lower() == "inductor" and mode not in modes:
         raise ConfigError(f"--torch-compile-mode {shown(mode)} must be one of {', '.join(modes)}.")
 
 
@@ -266,7 +275,7 @@ def _ready(name: str, value: Any) -> Any:
     if name in TABLES and isinstance(value, str) and value.lstrip().startswith("{"):
         return json.loads(value)
     if name in EITHER:
-        return {"true": True, "false": False}.get(str(value).lower(), value)
+        return {"true": True, "yes": True, "false": False, "off": False}.get(str(value).lower(), value)
     plain = isinstance(value, str | int | float | enum.Enum) or _is_list(value)
     return None if plain else value
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from raydistill.corpus import gather_splits, line_bytes, make_splits
-from raydistill.corpus_files import CorpusFile, find_files
+from raydistill.corpus_files import CorpusFile, Split, find_files
 from raydistill.resources import Node, Request, make_plan
 from raydistill.specs import TeacherSpec
 from raydistill.stages.ingest import read_blocks, unpack
@@ -40,12 +40,24 @@ def test_a_block_is_some_seconds_of_work():
     )
     assert block_bytes(corpus_of(10**10), dataclasses.replace(SPEC, parameters=600_000_000), GPUS, 10) == size // 2
     assert block_bytes(corpus_of(10**10), SPEC, GPUS, 5) == size // 2
-    of_cut_texts = dataclasses.replace(SPEC, scored_share=0.25)
-    assert block_bytes(corpus_of(10**10), of_cut_texts, GPUS, 10) == pytest.approx(4 * size, abs=4)
     slow = [block_bytes(corpus_of(10**8), SPEC, CPU, seconds) for seconds in (10, 20)]
     assert slow[1] == pytest.approx(2 * slow[0], abs=2)
     # Of a large teacher on two cores too, at some five pairs a second without AVX-512.
     assert 1500 < slow[0] * 7e10 / CORE_FLOPS < 3000
+
+
+def test_one_long_text_does_not_make_the_blocks_of_others_longer(tmp_path):
+    lines = [f"a sentence of some words, number {i:04}" for i in range(2000)]
+    (tmp_path / "c.txt").write_text("\n".join(["x" * 100_000, *lines]))
+    splits = [Split(file, 0, -1) for file in find_files([str(tmp_path)])]
+    spec = dataclasses.replace(SPEC, scored_bytes=576.0)
+    sizes = [
+        unpack(block)[0].num_rows
+        for block in read_blocks(splits, "text", 4000, None, dataclasses.replace(spec).work_bytes)
+    ]
+    assert sizes[0] == 1  # which is all tokenised
+    assert max(sizes[1:]) <= 4000 / 37 + 50
+    assert sum(sizes) == 2001
 
 
 def test_of_very_many_actors_blocks_are_longer():

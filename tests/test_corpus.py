@@ -833,6 +833,29 @@ def test_line_ends_within_fields_and_blank_lines_are_no_rows_in_an_estimate(form
     assert 4000 <= found <= 6000
 
 
+LONG_ROWS = {
+    "csv": 'id,text\n0,"'
+    + "a line of a document\n" * 1000
+    + '"\n'
+    + "".join(f"{i},a text {i:06}\n" for i in range(60_000)),
+    "tsv": "id\ttext\n" + "".join(f'{i}\the is {i % 7}" tall, {i:06}\n' for i in range(60_000)),
+    "jsonl": '{"text": "'
+    + "long " * 20_000
+    + '"}\n'
+    + "".join(f'{{"text": "a text {i:06}"}}\n' for i in range(60_000)),
+}
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("format_", LONG_ROWS)
+def test_one_row_unlike_the_others_does_not_mislead_an_estimate(format_, packed, tmp_path):
+    content = LONG_ROWS[format_].encode()
+    write(tmp_path / f"c.{format_}{'.gz' if packed else ''}", gzip.compress(content) if packed else content)
+    found, exact = estimate_texts(find_files([str(tmp_path)]), "text", sample_bytes=100_000 if packed else 600_000)
+    assert exact is False
+    assert 42_000 <= found <= 72_000
+
+
 def test_files_without_rows_do_not_make_others_look_empty(tmp_path):
     for i in range(1030):
         write(tmp_path / f"a{i:04}.csv", "text")

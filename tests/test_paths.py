@@ -19,6 +19,7 @@ from raydistill.paths import globbed, those_within
         ("/a/b", "s3://a", False),
         ("file:///a/b", "/a", True),
         ("/a/../c", "/a", False),
+        ("file:///a/../c", "/a", False),
     ],
 )
 def test_what_lies_within_a_folder_is_told_by_names_alone(path, folder, within):

@@ -175,6 +175,9 @@ def test_a_value_of_the_wrong_type_is_an_error_of_one_line(name, value):
         ("label_smoothing_factor", "2"),
         ("gradient_accumulation_steps", "0"),
         ("max_steps", "1000000000000"),
+        ("ddp_timeout", "1" + "0" * 400),
+        ("num_train_epochs", "1e308"),
+        ("include_num_input_tokens_seen", "some"),
         ("save_steps", "nan"),
         ("eval_steps", "nan"),
         ("neftune_noise_alpha", "inf"),
@@ -220,7 +223,7 @@ def test_what_a_library_refuses_is_told_with_the_options_name(name, value, more)
         {"torch_compile_backend": "inductor", "torch_compile_mode": "max-autotune"},
         {"torch_compile_backend": "eager", "torch_compile_mode": "any"},
         {"seed": 4294967295, "save_steps": -1, "logging_steps": 0.5},
-        {"max_grad_norm": 1e10, "save_steps": 10**10, "ddp_timeout": 10**10},
+        {"max_grad_norm": 1e10, "save_steps": 10**10, "ddp_timeout": 10**9, "ddp_bucket_cap_mb": 0},
     ],
 )
 def test_what_a_worker_can_do_is_not_refused(given_):
@@ -266,6 +269,7 @@ def test_an_object_of_a_library_is_taken_as_it_is():
         ({"lr_scheduler_type": "warmup_stable_decay"}, "without --lr-scheduler-kwargs at least"),
         ({"ddp_backend": "foo"}, "--ddp-backend 'foo' must be one of .*gloo"),
         ({"use_liger_kernel": True}, "^--use-liger-kernel True: .*pip install liger-kernel"),
+        ({"tf32": "maybe"}, "--tf32 'maybe' must be true or false"),
         ({"debug": "underflow_overflow"}, "--debug does not go with raydistill"),
     ],
 )
@@ -285,7 +289,10 @@ def test_what_a_cpu_does_not_do_is_named():
     ("given_", "said"),
     [
         ({"torch_compile_backend": "7"}, "--torch-compile-backend '7' must be one of .*inductor"),
-        ({"torch_compile_mode": "fast"}, "--torch-compile-mode 'fast' must be one of .*max-autotune"),
+        (
+            {"torch_compile_mode": "fast", "torch_compile_backend": "INDUCTOR"},
+            "--torch-compile-mode 'fast' must be one of .*max-autotune",
+        ),
     ],
 )
 def test_a_compiler_that_there_is_not_is_an_error(given_, said):

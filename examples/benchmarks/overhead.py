@@ -41,7 +41,8 @@ def timed(command: list[str], *, tell: bool = False) -> tuple[float, dict[str, f
     said: dict[str, float] = {}
     for line in process.stderr:
         if line.startswith("  time "):
-            said = {name: float(seconds) for name, seconds in re.findall(r"([a-z-]+) ([0-9.]+) s", line)}
+            found = re.findall(r"([a-z-]+) (?:([0-9]+) min )?([0-9.]+) s", line)
+            said = {name: 60 * int(minutes or 0) + float(seconds) for name, minutes, seconds in found}
         if tell:
             print(f"{time.monotonic() - started:5.1f} s  {line.rstrip()}")
     assert process.wait() == 0

@@ -2,7 +2,7 @@
 
     pip install -e '.[demo]' && python examples/benchmarks/ray_overhead.py
 
-The demo's teacher labels BBC News first sentences, or whole documents (`--of documents --texts 700`), each some times
+The demo's teacher labels BBC News first sentences, or whole documents (`--of documents --texts 1000`), each some times
 over with another number in front, in turn in this process and through the label stage, which must find the same
 logits: one actor of all cores, then one actor a core. Steady state is, of each actor, from its first block that comes
 back to its last; start-up is what comes before the first block of all. Prints a Markdown table.
@@ -63,6 +63,8 @@ class Diary(Counts):
 
         From the first block of all, the others' first ones would count as done in no time.
         """
+        if any(len(blocks) < 2 for blocks in self.seen.values()):
+            raise SystemExit("too few --texts: an actor had a single block")
         return sum(
             sum(pairs for _, pairs in blocks[1:]) / (blocks[-1][0] - blocks[0][0]) for blocks in self.seen.values()
         )
@@ -130,9 +132,10 @@ def main() -> None:
         teacher = str(teacher_of_shape(arguments.shape, files))
         spec = TeacherSpec(teacher, tuple(CLASSES), TEMPLATE, threads=cores, fingerprint="benchmark", use_gpu=on_gpu)
         about = describe_teacher(spec)
-        most = BYTES_PER_TOKEN * about["max_length"]  # of a text, as the label stage of a run takes it
-        share = sum(min(len(text), most) for text in texts) / sum(map(len, texts))
-        spec = dataclasses.replace(spec, parameters=about["teacher_parameters"], scored_share=share)
+        most = BYTES_PER_TOKEN * about["max_length"]  # as the label stage of a run takes it
+        spec = dataclasses.replace(spec, parameters=about["teacher_parameters"], scored_bytes=most)
+        share = min(1.0, sum(spec.work_bytes(len(text)) for text in texts) / sum(map(len, texts)))
+        spec = dataclasses.replace(spec, scored_share=share)
         in_process(spec, texts[:100])  # makes the export
         before, logits = in_process(spec, texts)
         ratios: dict[str, list[float]] = {name: [] for name in layouts}

@@ -10,7 +10,7 @@ import itertools
 import time
 import uuid
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -27,16 +27,25 @@ from raydistill.known_texts import KnownTexts
 from raydistill.specs import Effort
 
 NAME = "raydistill.block"
+LARGEST_READ = 16 << 20  # bytes of text in a block, however little of them is scored
 
 
 class CorpusSource(Datasource):
     """The corpus as Ray Data reads it: one task for all splits of a gathering, one block for every `block_bytes`."""
 
     def __init__(
-        self, gathered: Sequence[Sequence[Split]], text_column: str, block_bytes: int, known: ray.ObjectRef | None
+        self,
+        gathered: Sequence[Sequence[Split]],
+        text_column: str,
+        block_bytes: int,
+        known: ray.ObjectRef | None,
+        weigh: Callable[[int], float] = float,
     ) -> None:
         super().__init__()
-        self._gathered, self._text_column, self._block_bytes, self._known = gathered, text_column, block_bytes, known
+        self._gathered = gathered
+        self._read = partial(
+            read_blocks, text_column=text_column, block_bytes=block_bytes, known_ref=known, weigh=weigh
+        )
 
     def estimate_inmemory_data_size(self) -> int | None:
         return sum({split.file.path: split.file.size for splits in self._gathered for split in splits}.values())
@@ -45,33 +54,38 @@ class CorpusSource(Datasource):
         self, parallelism: int, per_task_row_limit: int | None = None, data_context: Any = None
     ) -> list[ReadTask]:
         unknown = BlockMetadata(num_rows=None, size_bytes=None, input_files=None, exec_stats=None)
-        return [
-            ReadTask(partial(read_blocks, splits, self._text_column, self._block_bytes, self._known), unknown)
-            for splits in self._gathered
-        ]
+        return [ReadTask(partial(self._read, splits), unknown) for splits in self._gathered]
 
 
 def read_blocks(
-    splits: Iterable[Split], text_column: str, block_bytes: int, known_ref: ray.ObjectRef | None
+    splits: Iterable[Split],
+    text_column: str,
+    block_bytes: int,
+    known_ref: ray.ObjectRef | None,
+    weigh: Callable[[int], float] = float,
 ) -> Iterator[Block]:
     """The distinct texts of some splits, about `block_bytes` at a time (see `distinct_texts`).
 
     A rest of less than half of that joins the block before it: the fewer texts there are, the fewer are of a length,
     and the longer the teacher takes for each.
+
+    Args:
+        weigh: what a text of so many bytes counts for.
     """
     known = ray.get(known_ref) if known_ref is not None else None
     held: Counter[str] = Counter()
     texts: Counter[str] = Counter()
-    size, started = 0, time.perf_counter()
+    size, read, started = 0.0, 0, time.perf_counter()
     for line in itertools.chain.from_iterable(read_splits(splits, text_column)):
         text = clean(line)
         texts[text] += 1
-        size += line_bytes(text)
+        read += line_bytes(text)
+        size += weigh(line_bytes(text))
         if held and size >= block_bytes / 2:
             yield pack(distinct_texts(held, known), Effort(read_seconds=time.perf_counter() - started))
             held, started = Counter(), time.perf_counter()
-        if size >= block_bytes:
-            held, texts, size = texts, Counter(), 0
+        if size >= block_bytes or read >= LARGEST_READ:
+            held, texts, size, read = texts, Counter(), 0.0, 0
     held.update(texts)
     if held:
         yield pack(distinct_texts(held, known), Effort(read_seconds=time.perf_counter() - started))

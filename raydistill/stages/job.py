@@ -239,7 +239,9 @@ class Job:
         labelling, training = (record["stages"][stage] if stage in self.seconds else None for stage in (LABEL, TRAIN))
         log = self.run_dir.folder.where(LOG) if logged else None
         console.say("done")
-        quoted = record.get("quote") if LABEL in self.seconds else None
+        quoted = record.get("quote") or {}
+        if not labelling or quoted.get("actual_seconds") != labelling["seconds"]:  # of an earlier time, or of none
+            quoted = None
         console.table(summary(result, labelling, training, quoted, student=TRAIN in self.stages, log=log))
         if training and (advised := advice(result.figures, training["updates"])):
             console.say(advised)

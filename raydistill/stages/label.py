@@ -39,7 +39,6 @@ SPLIT_BYTES = 64 << 20
 # (A core with AVX-512 was found to reach 1.2e11 and 1.9e11, others 7e10.) The other machines are taken to be like this.
 CORE_FLOPS = 1.5e11 if pa.runtime_info().detected_simd_level == "avx512" else 7e10
 GPU_FLOPS = 1.5e14
-LEAST_SHARE = 0.05  # of a text that is scored: all of it is tokenised
 LEAST_PARAMETERS = 1_000_000  # a smaller model costs no less: it is not the products that take its time
 LARGEST_BLOCK_BYTES = 16 << 20
 # With fewer, some actors idle at the end; but a small corpus is not cut into smaller ones for that.
@@ -217,14 +216,16 @@ def _show(counts: Counts, passed: int, to_pass: int, progress: Progress) -> None
 
 
 def block_bytes(files: Sequence[CorpusFile], spec: TeacherSpec, plan: Plan, seconds: float) -> int:
-    """Bytes of text in a block: so many seconds of work, but every actor gets several; more where all is large."""
+    """Bytes of text in a block, as far as they are scored.
+
+    So many seconds of work, but every actor gets several; more where all is large.
+    """
     rate = plan.teacher_gpus * GPU_FLOPS if plan.teacher_gpus else plan.teacher_threads * CORE_FLOPS
     flops_per_byte = 2 * max(spec.parameters, LEAST_PARAMETERS) * len(spec.class_names) / BYTES_PER_TOKEN
-    flops_per_byte *= max(spec.scored_share, LEAST_SHARE)
     corpus = sum(file.likely_bytes for file in files)
     seconds = max(seconds, plan.teacher_actors_max / BLOCKS_PER_SECOND)
     wanted = max(int(seconds * rate / flops_per_byte), -(-corpus // MOST_BLOCKS))
-    share = max(corpus // (BLOCKS_PER_ACTOR * plan.teacher_actors_max), SMALLEST_SHARE_BYTES)
+    share = max(int(corpus * spec.scored_share) // (BLOCKS_PER_ACTOR * plan.teacher_actors_max), SMALLEST_SHARE_BYTES)
     return min(wanted, share, LARGEST_BLOCK_BYTES)
 
 
@@ -246,7 +247,7 @@ def _receipts(
     gathered = gather_splits(
         make_splits(files, task_bytes), min(task_bytes, max(size, total // plan.teacher_actors_max))
     )
-    source = CorpusSource(gathered, text_column, size, known_ref)
+    source = CorpusSource(gathered, text_column, size, known_ref, spec.work_bytes)
     task: dict[str, Any] = {"num_cpus": TASK_CPUS, "max_retries": tolerance.max_failures}
     blocks = ray.data.read_datasource(source, override_num_blocks=len(gathered), ray_remote_args=task)
     receipts = blocks.map_batches(

@@ -49,10 +49,10 @@ class LabelStage:
         """The teacher as workers load it."""
         spec = self.models.teacher
         assert spec is not None
-        most = BYTES_PER_TOKEN * self.models.labelling["max_length"]
-        share = sum(min(length, most) for length in self.lengths) / max(1, sum(self.lengths))
+        spec = dataclasses.replace(spec, scored_bytes=BYTES_PER_TOKEN * self.models.labelling["max_length"])
+        share = sum(map(spec.work_bytes, self.lengths)) / max(1, sum(self.lengths))
         work = spec.parameters * self.texts[0] * len(spec.class_names)
-        return dataclasses.replace(spec, work=work, scored_share=share or 1.0)
+        return dataclasses.replace(spec, work=work, scored_share=min(share, 1.0) or 1.0)
 
     def quote(self, plan: Plan, console: Console) -> Quote | None:
         """Foretell what labelling would take; None where there is nothing to do. Raises RaydistillError."""
@@ -140,17 +140,20 @@ class LabelStage:
             scoring = choose_precision(self.config, self.teacher_spec, self._sample, plan, console, keep)
             seconds = {"audit": scoring["audit"]["seconds"]} if scoring["audit"] else {}
         with hold(self.store.folder, console.say):
-            return seconds | {LABEL: self._make_labels(scoring, plan, console)}
+            return seconds | {LABEL: self._make_labels(record, scoring, plan, console)}
 
-    def _make_labels(self, scoring: dict[str, Any], plan: Plan, console: Console) -> float:
+    def _make_labels(self, earlier: dict[str, Any], scoring: dict[str, Any], plan: Plan, console: Console) -> float:
         from raydistill.stages.label import label_corpus
 
         quoted = self.run_dir.record.get("quote") or {}
         foretold = quoted.get("basis") == self._quoted(plan)
         corpus = self._corpus
-        record = {"labelling": self.models.labelling, "scoring": scoring, "versions": versions()}
+        at_first = earlier.get("labelling", {}).get("precision")  # as it was asked for; to what that has come stays
+        asked = {"precision": at_first} if at_first else {}
+        labelling = self.models.labelling | asked
+        record = {"labelling": labelling, "scoring": scoring, "versions": versions()}
         self.store.write_record(record | {"complete": None})
-        self.run_dir.update(labelling=self.models.labelling, scoring=scoring)
+        self.run_dir.update(labelling=labelling, scoring=scoring)
         spec = dataclasses.replace(self.teacher_spec, precision=scoring["precision"])
         with console.stage(LABEL, "texts", self.texts[0]) as progress:
             counts = label_corpus(
@@ -190,7 +193,9 @@ class LabelStage:
         self.store.write_record(record | {"complete": complete})
         seconds = round(progress.seconds, 3)
         stage = dataclasses.asdict(counts) | {"seconds": seconds, "finished": True}
-        outcome = {"quote": quoted | _outcome(quoted, counts.engines, seconds, foretold=foretold)} if quoted else {}
+        outcome = {}
+        if quoted and quoted.get("actual_seconds") is None:
+            outcome = {"quote": quoted | _outcome(quoted, counts.engines, seconds, foretold=foretold)}
         self.run_dir.update(counts=store_counts(complete), stages={LABEL: stage}, **outcome)
         return seconds
 

@@ -54,11 +54,11 @@ def quote_labelling(
         CorpusError, ModelError.
     """
     size = block_bytes(files, spec, plan, tolerance.block_seconds)
-    stretches, samples, read = [], [], 0
+    stretches, samples, read = [], [], 0.0
     stretch = min(max(size, SMALLEST_STRETCH_BYTES), LARGEST_STRETCH_BYTES)
     found = enumerate(read_stretches(files, text_column, stretch))
     for place, lines in ((place, lines) for place, stretches_there in found for lines in stretches_there):
-        read += sum(map(line_bytes, lines))
+        read += sum(spec.work_bytes(line_bytes(line)) for line in lines)
         counted = Counter(lines)
         blanks = counted.pop("", 0)
         distinct = list(counted)
@@ -157,7 +157,7 @@ def probe_teacher(
     # The first pass compiles and fills caches; the second tells how long a text may be to be scored in the time, for a
     # large teacher on a CPU takes many seconds for one. More follow as the time allows.
     efforts: list[Effort] = []
-    at, most, rejected = 0, 0, 0
+    at, most, rejected = 0, 0.0, 0
     teacher.score_some([texts[order[0]][:SHORT]], Effort())
     until, short = time.monotonic() + PROBE_SECONDS, Effort()
     teacher.score_some([texts[order[0]][:SHORT]], short)
@@ -165,13 +165,15 @@ def probe_teacher(
     while at < len(order) and (time.monotonic() < until or (not efforts and at < SYSTEMATIC)):
         effort = Effort()
         chunk = [texts[order[at]][:room]]
-        while at + len(chunk) < len(order) and sum(map(len, chunk)) < most:
+        work = spec.work_bytes(len(chunk[0]))
+        while at + len(chunk) < len(order) and work < most:
             chunk.append(texts[order[at + len(chunk)]][:room])
+            work += spec.work_bytes(len(chunk[-1]))
         *_, faults = teacher.score_some(chunk, effort)
         efforts += [effort] if effort.pairs else []
         rejected += len(faults)
         at += len(chunk)
-        most = round(sum(map(len, chunk)) * min(4.0, CHUNK_SECONDS / seconds(effort)))
+        most = work * min(4.0, CHUNK_SECONDS / seconds(effort))
     if not efforts:
         fault = ModelError if teacher.engine.precision == EXACT else EngineError
         name = engine_name(teacher.engine)

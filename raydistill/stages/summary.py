@@ -56,7 +56,7 @@ def summary(
 
     Args:
         labelling, training: what `run.json` says of the stages, of those there were this time.
-        quoted: what it says of a quote that there was of the labelling done this time.
+        quoted: what it says of a quote that this time bears out.
         student: whether a student was to be trained.
     """
     counts = result.counts
@@ -65,7 +65,7 @@ def summary(
     rejected = f"{counted(counts['rejected'], 'text')}: labels/_rejected.jsonl"
     rows += [("rejected", rejected)] if counts["rejected"] else []
     rows += [("teacher", _describe_labelling(labelling))] if labelling and labelling["engines"] else []
-    rows += [("quote", _describe_outcome(quoted))] if quoted and quoted.get("actual_seconds") is not None else []
+    rows += [("quote", _describe_outcome(quoted))] if quoted else []
     rows += [("training", _describe_training(training))] if training else []
     classes = [name for name in result.figures if name.startswith("f1/")]  # the others' names are ours
     rows += [

@@ -106,8 +106,13 @@ def test_labels_may_be_gone_on_with_in_the_precision_that_they_have(
 ) -> None:
     code, said = label_by_command(make_config(tmp_path / "out"))
     assert code == 0, said
-    code, said = label_by_command(make_config(tmp_path / "out", teacher_precision="fp32"))
-    assert (code, "label  done before" in said) == (0, True), said
+    corpus = tmp_path / "more.txt"
+    for precision in ("fp32", "auto", "fp32"):  # the one that was asked for at first stays good
+        with corpus.open("a") as stream:
+            stream.write(f"and one more, in {precision}, {stream.tell()}\n")
+        options = {"teacher_precision": precision, "data_file": (*make_config(tmp_path / "out").data_file, str(corpus))}
+        code, said = label_by_command(make_config(tmp_path / "out", **options))
+        assert (code, "1 new text; " in said) == (0, True), said
     code, said = label_by_command(make_config(tmp_path / "out", teacher_precision=PRECISION, teacher_backend=BACKEND))
     assert (code, "--teacher-precision was" in said) == (2, True)
 
@@ -146,6 +151,15 @@ def test_a_precision_that_passes_is_used_and_its_audit_kept(
         stream.write("a new text that nobody has labelled\n")
     label(config, console)
     assert scoring(tmp_path / "out") == found
+    quoted = json.loads((tmp_path / "out" / "run.json").read_text())["quote"]
+    assert quoted["actual_seconds"] > 0
+    assert len(re.findall(r"quote +.*, took ", console.stream.getvalue())) == 1  # which is of the first time alone
+    with corpus.open("a") as stream:
+        stream.write("and another one\n")
+    label(dataclasses.replace(config, dry_run=True), console)
+    with corpus.open("a") as stream:
+        stream.write("and one that was not quoted\n")
+    label(config, console)
     quoted = json.loads((tmp_path / "out" / "run.json").read_text())["quote"]
     assert (quoted["actual_seconds"], "another corpus" in quoted["not_compared"]) == (None, True)
     assert console.stream.getvalue().count("against fp32") == 1  # the labels of a store are all of one kind

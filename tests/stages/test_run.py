@@ -37,7 +37,7 @@ from raydistill.errors import ConfigError
 from raydistill.files import Folder
 from raydistill.lease import hold
 from raydistill.progress import Console
-from raydistill.specs import BYTES_PER_TOKEN, TeacherSpec
+from raydistill.specs import BYTES_PER_TOKEN, TOKENIZING, TeacherSpec
 from raydistill.stages import job, private_ray
 from raydistill.stages.checks import Models, labels_identity
 from raydistill.stages.cluster import connection
@@ -651,7 +651,9 @@ def test_of_long_texts_a_block_is_measured_by_what_is_scored_of_them(tmp_path: P
     teacher = TeacherSpec("teacher", ("a", "b"), "{}", parameters=7)
     prepared.models = Models(teacher=teacher, labelling={"max_length": 32})
     spec = prepared.label_stage.teacher_spec
-    assert spec.scored_share == pytest.approx((12 + 30 * 32 * BYTES_PER_TOKEN) / (12 + 30 * 2001))
+    cut = 32 * BYTES_PER_TOKEN + TOKENIZING * 2001
+    assert spec.work_bytes(2001) == pytest.approx(cut)
+    assert spec.scored_share == pytest.approx((12 * (1 + TOKENIZING) + 30 * cut) / (12 + 30 * 2001))
     assert spec.work == 31 * 2 * 7
 
 
