@@ -112,9 +112,9 @@ def _rows_per_byte(file: CorpusFile, sample_bytes: int) -> float:
 
 
 def _pieces(file: CorpusFile, sample_bytes: int, places: int) -> Iterator[tuple[bytes, int]]:
-    """Pieces of a file, unpacked, each with how many of its bytes it is, from so many places; Raises CorpusError.
+    """Pieces of a file, unpacked, each with how many of its bytes it is, from so many places.
 
-    One that must be read from its beginning is: as much of it as unpacks to `MOST_UNPACKED` at most.
+    Of one that must be read from its beginning as much as unpacks to `MOST_UNPACKED` at most. Raises CorpusError.
     """
     fs, path = open_path(file.path)
     with readable(file), fs.open_input_file(path) as stream:

@@ -106,9 +106,8 @@ class RunDir:
         made_with = self.record.get("made_with", {}) | {product: config.that_change(product) for product in products}
         asked = self.record.get("made_with", {}).get(LABELS_PRODUCT)
         if asked and LABELS_PRODUCT in products and _precision(self.record) == config.teacher_precision:
-            made_with[LABELS_PRODUCT]["teacher_precision"] = asked.get(
-                "teacher_precision", "auto"
-            )  # which had come to it
+            # Which had come to the one that is asked for now, and stays good.
+            made_with[LABELS_PRODUCT]["teacher_precision"] = asked.get("teacher_precision", "auto")
         self.update(options=config.options(), made_with=made_with, **facts)
 
     def _remove_earlier_run(self, *, keep_labels: bool) -> None:

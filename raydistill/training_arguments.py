@@ -160,10 +160,8 @@ def training_arguments(given: Mapping[str, Any], *, output_dir: str, use_cpu: bo
 
 def checked_arguments(given: Mapping[str, Any]) -> TrainingArguments:
     """As `training_arguments`, where there need be no GPU: for what the driver must know. Raises ConfigError."""
-    backend = given.get("ddp_backend")
-    if backend is not None and (list(backend) if _is_list(backend) else [backend])[:2] not in [
-        [one] for one in DDP_BACKENDS
-    ]:
+    backend: Any = given.get("ddp_backend")
+    if any(one not in (None, *DDP_BACKENDS) for one in (backend if _is_list(backend) else [backend])):
         raise ConfigError(f"--ddp-backend {shown(backend)} must be one of {', '.join(DDP_BACKENDS)}.")
     if given.get("tf32") is not None:
         truth("tf32", given["tf32"])
