@@ -245,6 +245,11 @@ def budget_batches(lengths: Ints, token_budget: int, *, padded: bool = True) -> 
         at += len(batch)
 
 
+def padded_tokens(lengths: Ints, token_budget: int) -> int:
+    """Tokens of all batches that `budget_batches` makes, padding included."""
+    return sum(len(batch) * int(lengths[batch].max()) for batch in budget_batches(lengths, token_budget))
+
+
 def _find(sequence: list[int], part: list[int]) -> int:
     """Where `part` begins in `sequence`, or -1."""
     return next((i for i in range(len(sequence) - len(part) + 1) if sequence[i : i + len(part)] == part), -1)

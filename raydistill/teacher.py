@@ -19,7 +19,7 @@ from raydistill.engines.load import load_engine
 from raydistill.engines.offers import MEASURING_PAYS
 from raydistill.errors import first_line
 from raydistill.nli import make_encoder, nli_label_ids, teacher_config
-from raydistill.pairs import Ints, PairEncoder, TokenizedTexts, budget_batches
+from raydistill.pairs import Ints, PairEncoder, TokenizedTexts, budget_batches, padded_tokens
 from raydistill.pretrained import load_tokenizer, skeleton
 from raydistill.quote import Work
 from raydistill.specs import SYSTEMATIC, Effort, TeacherSpec
@@ -156,10 +156,7 @@ class Teacher:
         counted = [self.encoder.count_tokens(texts) for texts in samples]
         pairs = [self.encoder.lengths(lengths).reshape(-1) for lengths in counted]
         padded = [
-            int(lengths.sum())
-            if self.engine.packs
-            else sum(len(batch) * int(lengths[batch].max()) for batch in budget_batches(lengths, self.token_budget))
-            for lengths in pairs
+            int(lengths.sum()) if self.engine.packs else padded_tokens(lengths, self.token_budget) for lengths in pairs
         ]
         return Work(
             text_tokens=np.concatenate(counted),

@@ -17,15 +17,13 @@ from raydistill.config_file import read_config_file
 from raydistill.errors import ConfigError
 from raydistill.training_arguments import (
     DEFAULTS,
-    checked_arguments,
     count_updates,
     evaluates_midway,
-    expect_metric,
     field_names,
-    gpu_only,
     share_update,
     training_arguments,
 )
+from raydistill.training_checks import checked_arguments, expect_metric, gpu_only
 
 
 def arguments(given=None, **more):
@@ -44,9 +42,9 @@ def test_nothing_given_is_the_seed_scripts_defaults():
     assert found.use_cpu is True
 
 
-def test_batches_are_of_like_length_unless_they_are_to_be_drawn_at_random():
-    assert arguments().train_sampling_strategy == "group_by_length"
-    assert arguments(train_sampling_strategy="random").train_sampling_strategy == "random"
+def test_batches_are_drawn_at_random_unless_they_are_to_be_of_like_length():
+    assert arguments().train_sampling_strategy == "random"
+    assert arguments(train_sampling_strategy="group_by_length").train_sampling_strategy == "group_by_length"
 
 
 def test_other_defaults_are_transformers_own():

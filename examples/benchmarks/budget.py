@@ -14,12 +14,12 @@ import tempfile
 import time
 
 import torch
-from shapes import CHOICES, native_engines, teacher_of_shape
+from shapes import CHOICES, native_engines, profiles_of, teacher_of_shape
 from tables import at_least_one, benchmark_parser, publish, spread, times_as_fast
 
 from raydistill.engines.budget import CPU_LEAST
 from raydistill.specs import TeacherSpec
-from raydistill.stages.demo import CLASSES, TEMPLATE, demo_documents, prepare_demo
+from raydistill.stages.demo import CLASSES, TEMPLATE, prepare_demo
 from raydistill.teacher import Teacher
 
 BUDGETS = [512, 1024, CPU_LEAST, 4096, 8192, 16384]
@@ -40,10 +40,7 @@ def main() -> None:
         os.environ["RAYDISTILL_CACHE"] = f"{temporary}/cache"
         files, _ = prepare_demo(f"{temporary}/demo", texts=arguments.sentences)
         folder = teacher_of_shape(arguments.shape, files)
-        profiles = {
-            "whole documents": demo_documents()[: arguments.documents],
-            "first sentences": files.corpus.read_text(encoding="utf-8").splitlines()[: arguments.sentences],
-        }
+        profiles = profiles_of(files, arguments.documents, arguments.sentences)
         for backend, precision in native_engines("cpu"):
             spec = TeacherSpec(
                 str(folder), tuple(CLASSES), TEMPLATE, backend=backend, precision=precision, threads=arguments.threads

@@ -18,13 +18,13 @@ import time
 from typing import Any
 
 import torch
-from shapes import CHOICES, TOPICS, batches_of, distinct_share, teacher_of_shape
+from shapes import CHOICES, TOPICS, batches_of, distinct_share, profiles_of, teacher_of_shape
 from tables import at_least_one, benchmark_parser, publish, times_as_fast
 
 from raydistill.engines import exported, torch_engine
 from raydistill.first_layer import PRECISIONS, share_first_layer
 from raydistill.specs import TeacherSpec
-from raydistill.stages.demo import TEMPLATE, demo_documents, prepare_demo
+from raydistill.stages.demo import TEMPLATE, prepare_demo
 from raydistill.teacher import Teacher
 
 WITHOUT, WITH = "without", "with"
@@ -64,10 +64,7 @@ def main() -> None:
         os.environ["RAYDISTILL_CACHE"] = f"{temporary}/cache"
         files, _ = prepare_demo(f"{temporary}/demo", texts=arguments.sentences)
         folder = teacher_of_shape(arguments.shape, files)
-        profiles = {
-            "first sentences": files.corpus.read_text(encoding="utf-8").splitlines(),
-            "whole documents": demo_documents()[: arguments.documents],
-        }
+        profiles = profiles_of(files, arguments.documents)
         for number in arguments.classes:
             spec = TeacherSpec(str(folder), tuple(TOPICS[:number]), TEMPLATE, precision=arguments.precision)
             spec = dataclasses.replace(spec, threads=arguments.threads, work=0.0)  # not to measure anything

@@ -86,8 +86,7 @@ def main() -> None:
             for workers, batch in ((1, 32), (2, 16), (2, 32)):
                 output = folder / f"{seed}-{workers}x{batch}"
                 options = base | TRAINING | {"train_workers": workers, "per_device_train_batch_size": batch}
-                # As the plain Trainer draws its batches.
-                options |= {"train_sampling_strategy": "random", "seed": seed}
+                options["seed"] = seed
                 train(DistillConfig(output_dir=str(output), labels=str(labelled.labels), **options))
                 name = f"raydistill, {workers} worker{'s' * (workers > 1)}, batch {batch} each"
                 students[name].append(judge(output))

@@ -16,7 +16,7 @@ from raydistill.engines.offers import check_backend
 from raydistill.errors import ConfigError
 from raydistill.pairs import budget_batches
 from raydistill.specs import TeacherSpec
-from raydistill.stages.demo import DemoFiles
+from raydistill.stages.demo import DemoFiles, demo_documents
 from raydistill.teacher import Teacher
 
 LABELS = {0: "contradiction", 1: "neutral", 2: "entailment"}
@@ -84,6 +84,14 @@ def teacher_of_shape(shape: str, files: DemoFiles) -> Path:
     AutoModelForSequenceClassification.from_config(SHAPES[shape]).save_pretrained(folder)
     AutoTokenizer.from_pretrained(files.teacher, model_max_length=MAX_LENGTH).save_pretrained(folder)
     return folder
+
+
+def profiles_of(files: DemoFiles, documents: int, sentences: int | None = None) -> dict[str, list[str]]:
+    """So many whole BBC News documents, and so many first sentences or all that the demo's files have."""
+    return {
+        "whole documents": demo_documents()[:documents],
+        "first sentences": files.corpus.read_text(encoding="utf-8").splitlines()[:sentences],
+    }
 
 
 def of_mixed_length(documents: Sequence[str], seed: int = 0) -> list[str]:

@@ -28,14 +28,14 @@ from typing import Any
 import numpy as np
 import torch
 from seed_method import seed_score, zero_shot_soft_labels
-from shapes import CHOICES, batches_of, distinct_share, native_engines, of_mixed_length, teacher_of_shape
+from shapes import CHOICES, batches_of, distinct_share, native_engines, of_mixed_length, profiles_of, teacher_of_shape
 from tables import at_least_one, benchmark_parser, publish, spread, times_as_fast
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from raydistill import soft_labels
 from raydistill.onednn import onednn_linear
 from raydistill.specs import Effort, TeacherSpec
-from raydistill.stages.demo import CLASSES, TEMPLATE, demo_documents, prepare_demo
+from raydistill.stages.demo import CLASSES, TEMPLATE, prepare_demo
 from raydistill.teacher import Teacher
 
 # What engines are held against: a CPU's own rate for each shape in fp32, a GPU's best in bf16.
@@ -119,12 +119,8 @@ def main() -> None:
         os.environ["RAYDISTILL_CACHE"] = f"{temporary}/cache"
         files, _ = prepare_demo(f"{temporary}/demo", texts=max(arguments.agreement_texts, arguments.sentences))
         teacher = teacher_of_shape(arguments.shape, files)
-        sentences = files.corpus.read_text(encoding="utf-8").splitlines()
-        profiles = {
-            "whole documents": demo_documents()[: arguments.documents],
-            "10 to 1,000 words": of_mixed_length(demo_documents()[: arguments.documents]),
-            "first sentences": sentences[: arguments.sentences],
-        }
+        profiles = profiles_of(files, arguments.documents, arguments.sentences)
+        profiles["10 to 1,000 words"] = of_mixed_length(profiles["whole documents"])
         device = arguments.device
         model = AutoModelForSequenceClassification.from_pretrained(teacher).eval().to(device)
         tokenizer = AutoTokenizer.from_pretrained(teacher)
@@ -175,6 +171,7 @@ def main() -> None:
                     row |= {"of logits": f"{off_logits[name]:.1e}"}
                 rows.append(row)
         if arguments.shape == "demo":
+            sentences = profiles_of(files, 0)["first sentences"]
             exact = engines["torch fp32"].score(sentences)[0].argmax(1)
             for row in rows:
                 if row["method"] in engines and row["texts"] == "first sentences":

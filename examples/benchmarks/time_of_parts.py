@@ -21,12 +21,12 @@ from typing import Any
 from unittest import mock
 
 import torch
-from shapes import CHOICES, batches_of, native_engines, teacher_of_shape
+from shapes import CHOICES, batches_of, native_engines, profiles_of, teacher_of_shape
 from tables import benchmark_parser, publish
 
 from raydistill.engines.engine import Inputs
 from raydistill.specs import TeacherSpec
-from raydistill.stages.demo import CLASSES, TEMPLATE, demo_documents, prepare_demo
+from raydistill.stages.demo import CLASSES, TEMPLATE, prepare_demo
 from raydistill.teacher import Teacher
 
 # By a part of the name of an operator, a kernel or a node, in lower case; the first that fits.
@@ -100,10 +100,7 @@ def main() -> None:
         os.environ["RAYDISTILL_CACHE"] = f"{temporary}/cache"
         files, _ = prepare_demo(f"{temporary}/demo", texts=arguments.sentences)
         folder = teacher_of_shape(arguments.shape, files)
-        corpora = {
-            "whole documents": demo_documents()[: arguments.documents],
-            "first sentences": files.corpus.read_text(encoding="utf-8").splitlines(),
-        }
+        profiles = profiles_of(files, arguments.documents)
         for backend, precision in native_engines(device):
             spec = TeacherSpec(
                 str(folder),
@@ -118,7 +115,7 @@ def main() -> None:
             with counting() if backend == "openvino" else contextlib.nullcontext():
                 teacher = Teacher.load(spec)
             torch.set_num_threads(threads)
-            for name, texts in corpora.items():
+            for name, texts in profiles.items():
                 batches = batches_of(teacher, texts)
                 for _ in range(2):  # once, so that kernels are there
                     found = (

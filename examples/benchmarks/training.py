@@ -10,7 +10,7 @@ table of medians, least and most in brackets, and of quality beside the plain Tr
 and its standard error; --json keeps it all. That needs more rounds than time does, of fewer methods:
 
     python examples/benchmarks/training.py --epochs 3 --rounds 8 \\
-        --methods "plain Trainer, batches by length" "raydistill, 1 worker" "raydistill, 1 worker, batches at random"
+        --methods "plain Trainer, batches by length" "raydistill, 1 worker" "raydistill, 1 worker, batches by length"
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ WORKERS = {  # name -> workers and options
     "raydistill, 1 worker": (1, {}),
     "raydistill, 2 workers": (2, {}),
     "raydistill, 1 worker, bf16": (1, {"bf16": True}),
-    "raydistill, 1 worker, batches at random": (1, {"train_sampling_strategy": "random"}),
+    "raydistill, 1 worker, batches by length": (1, {"train_sampling_strategy": "group_by_length"}),
 }
 
 

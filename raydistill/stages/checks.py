@@ -75,13 +75,8 @@ class Models:
 def check_models(config: DistillConfig, stages: Sequence[str], class_names: Sequence[str]) -> Models:
     """See that teacher and student can be had. Loads torch and transformers. Raises ModelError and ConfigError."""
     if config.training or TRAIN in stages:
-        from raydistill.training_arguments import (
-            checked_arguments,
-            data_seed,
-            evaluates_midway,
-            expect_metric,
-            gpu_only,
-        )
+        from raydistill.training_arguments import data_seed, evaluates_midway
+        from raydistill.training_checks import checked_arguments, expect_metric, gpu_only
 
         arguments = checked_arguments(config.training)
     from raydistill.pretrained import count_parameters

@@ -46,7 +46,7 @@ def _unknown_option_first(config: DistillConfig) -> Iterator[None]:
         yield
     except RaydistillError:
         if config.training:
-            from raydistill.training_arguments import checked_arguments
+            from raydistill.training_checks import checked_arguments
 
             checked_arguments(config.training)
         raise
@@ -271,7 +271,7 @@ def load_stages(stages: Sequence[str], *, models: bool) -> None:
 
         if models:
             import raydistill.student
-            import raydistill.training_arguments  # noqa: F401
+            import raydistill.training_checks  # noqa: F401
 
 
 def _request(config: DistillConfig, stages: Sequence[str]) -> Request:

@@ -56,17 +56,17 @@ def quote_labelling(
     size = block_bytes(files, spec, plan, tolerance.block_seconds)
     stretches, samples, read = [], [], 0.0
     stretch = min(max(size, SMALLEST_STRETCH_BYTES), LARGEST_STRETCH_BYTES)
-    found = enumerate(read_stretches(files, text_column, stretch))
-    for place, lines in ((place, lines) for place, stretches_there in found for lines in stretches_there):
-        read += sum(spec.work_bytes(line_bytes(line)) for line in lines)
-        counted = Counter(lines)
-        blanks = counted.pop("", 0)
-        distinct = list(counted)
-        where = known.find([text_id(text) for text in distinct])
-        new = [text for text, at in zip(distinct, where, strict=True) if at < 0]
-        if counted:
-            stretches.append(Stretch(place, counted.total(), blanks, len(distinct), len(new)))
-            samples.append(new)
+    for place, found in enumerate(read_stretches(files, text_column, stretch)):
+        for lines in found:
+            read += sum(spec.work_bytes(line_bytes(line)) for line in lines)
+            occurrences = Counter(lines)
+            blanks = occurrences.pop("", 0)
+            distinct = list(occurrences)
+            where = known.find([text_id(text) for text in distinct])
+            new = [text for text, at in zip(distinct, where, strict=True) if at < 0]
+            if distinct:
+                stretches.append(Stretch(place, occurrences.total(), blanks, len(distinct), len(new)))
+                samples.append(new)
     if not stretches:
         raise CorpusError(f"{files[0].path}: holds blank texts alone wherever the quote looked. Run without --dry-run.")
     if not any(samples):

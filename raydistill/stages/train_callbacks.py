@@ -20,6 +20,7 @@ from transformers import TrainerCallback
 from transformers.integrations import TensorBoardCallback
 from transformers.trainer_utils import get_last_checkpoint
 
+from raydistill.pairs import padded_tokens
 from raydistill.run_dir import BEST, TRAINER
 from raydistill.seals import seal
 from raydistill.stages.board import POLL_SECONDS, Board
@@ -159,12 +160,18 @@ class TellBoard(TrainerCallback):
             self.board.tell(step=state.global_step, steps=state.max_steps, **done, **self._loss)
             self.stop_wanted = self.board.stop_asked()
 
-    def counted(self, batches: Iterable[Batch]) -> Iterator[Batch]:
-        """The same batches, of the training; their tokens are counted."""
+    def counted(self, batches: Iterable[Batch], part_tokens: int | None = None) -> Iterator[Batch]:
+        """The same batches, of the training; their tokens are counted.
+
+        Args:
+            part_tokens: the budget of the parts that they are computed in; None where they are computed whole.
+        """
         for batch in batches:
-            self._texts += len(batch["attention_mask"])
-            self._tokens += int(batch["attention_mask"].sum())
-            self._padded_tokens += batch["attention_mask"].numel()
+            mask = batch["attention_mask"]
+            lengths = mask.sum(1).numpy()
+            self._texts += len(lengths)
+            self._tokens += int(lengths.sum())
+            self._padded_tokens += padded_tokens(lengths, part_tokens) if part_tokens else mask.numel()
             yield batch
 
     def over(self, batches: Iterable[Batch]) -> Iterator[Batch]:

@@ -24,6 +24,7 @@ from ray.train import Checkpoint
 from transformers import TrainerCallback, TrainingArguments, set_seed
 from transformers.integrations import TensorBoardCallback
 
+from raydistill.batch_parts import PART_TOKENS, compute_in_parts
 from raydistill.errors import RunDirError, counted, first_line
 from raydistill.last_layer import narrow_last_layer
 from raydistill.onednn import use_faster_products
@@ -142,11 +143,14 @@ def _make_trainer(
     narrow_last_layer(model.eval())
     if not (task.use_gpu or arguments.torch_compile):
         use_faster_products(model)
+    part_tokens = PART_TOKENS["cuda" if task.use_gpu else "cpu"]
+    left = tokenizer.padding_side == "left"
+    in_parts = not (left or arguments.torch_compile) and compute_in_parts(model, part_tokens)
     collate = partial(
         collate_rows,
         pad_id=tokenizer.pad_token_id,
         num_classes=task.rows.num_classes,
-        left=tokenizer.padding_side == "left",
+        left=left,
     )
     batch_size, share, seed = arguments.per_device_train_batch_size, task.texts // world, data_seed(arguments)
     grouped = arguments.train_sampling_strategy == "group_by_length"
@@ -162,9 +166,9 @@ def _make_trainer(
             mixed=np.random.default_rng([seed, epoch]),
             drop_last=arguments.dataloader_drop_last,
             local_shuffle_buffer_size=max(spec.shuffle_buffer, batch_size),
-            local_shuffle_seed=seed + epoch * world + rank,
+            local_shuffle_seed=int(np.random.SeedSequence([seed, epoch, rank]).generate_state(1)[0]),
         )
-        batches = told.counted(found)
+        batches = told.counted(found, part_tokens if in_parts else None)
         if epoch == first_epoch:
             yield next(batches)  # counts to loading
         yield from watch.over(batches, "data")

@@ -53,6 +53,13 @@ def test_a_training_tells_texts_tokens_and_padding(console: Console) -> None:
         )
 
 
+def test_padding_is_that_of_the_parts_that_batches_are_computed_in() -> None:
+    told = TellBoard(None, texts=4)
+    mask = (torch.arange(60) < torch.tensor([[60], [3], [2]])).long()
+    assert len(list(told.counted([{"attention_mask": mask}], part_tokens=640))) == 1
+    assert told.padding == 1 - 65 / (60 + 2 * 3)
+
+
 def test_what_a_new_worker_does_not_say_is_not_missed(console: Console) -> None:
     with console.stage("train", "steps") as progress, followed_board(progress, Stop(console.say, 0.0)) as board:
         for steps, news in ((5, {"evaluated": 3, "said": "2 workers now"}), (6, {}), (7, {"said": "1 worker now"})):
