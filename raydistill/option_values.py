@@ -124,6 +124,11 @@ def truth(name: str, value: Any) -> bool:
     return word in ("true", "yes", "1", "on")
 
 
+def is_list(value: Any) -> bool:
+    """Whether several values were given for one option."""
+    return isinstance(value, list | tuple)
+
+
 def is_encoding(name: str) -> bool:
     """Whether Python knows how to write text in it."""
     try:

@@ -57,4 +57,6 @@ def trial_batch(model: Any) -> dict[str, torch.Tensor]:
         tokens[1, 2] = padding
     mask = torch.ones_like(tokens)
     mask[0, 5:] = 0
+    if padding is not None:  # by which some find the last token
+        tokens[0, 5:] = padding
     return {"input_ids": tokens, "attention_mask": mask}

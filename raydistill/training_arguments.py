@@ -15,7 +15,7 @@ from transformers.integrations import get_available_reporting_integrations
 
 from raydistill.config import IGNORED_NAMES, SAYS_NOTHING, option_fields
 from raydistill.errors import ConfigError, shown
-from raydistill.option_values import NO_LARGER, SHARE, ZERO_OR_MORE, Bounds, flag, suggest
+from raydistill.option_values import NO_LARGER, SHARE, ZERO_OR_MORE, Bounds, flag, is_list, suggest
 
 # Where Hugging Face's zero-shot distillation script differs from transformers. Checkpoints that are only made to
 # continue a run go when it ends.
@@ -180,10 +180,6 @@ def _ready(name: str, value: Any) -> Any:
     return None if plain else value
 
 
-def is_list(value: Any) -> bool:
-    return isinstance(value, list | tuple)
-
-
 def _tokens(name: str, value: Any) -> list[str]:
     """A value as transformers' own command line would have it."""
     value = value.value if isinstance(value, enum.Enum) else value
@@ -211,6 +207,16 @@ def share_update(batch_size: int, accumulation: int, planned: int, workers: int)
 def data_seed(arguments: TrainingArguments) -> int:
     """What the order of texts is drawn from: `data_seed`, or else `seed`, as in transformers."""
     return arguments.seed if arguments.data_seed is None else arguments.data_seed
+
+
+def needs_whole_batches(arguments: TrainingArguments, workers: int) -> bool:
+    """Whether something was asked for that wants the model to see each batch as one, and not in parts.
+
+    A compiler compiles each shape anew, the size of NEFTune's noise is that of a batch, and several workers may, by
+    some settings of theirs, checkpoint the activations of a layer but once in an update.
+    """
+    checkpoints = arguments.gradient_checkpointing and workers > 1
+    return bool(arguments.torch_compile or checkpoints or arguments.neftune_noise_alpha is not None)
 
 
 def evaluates_midway(arguments: TrainingArguments) -> bool:

@@ -13,8 +13,8 @@ from transformers.utils import is_liger_kernel_available
 from raydistill.config import SAYS_NOTHING
 from raydistill.errors import ConfigError, first_line, shown
 from raydistill.metrics import figures, sums_size
-from raydistill.option_values import flag, truth
-from raydistill.training_arguments import REFUSALS, evaluates_midway, is_list, refused, training_arguments
+from raydistill.option_values import flag, is_list, truth
+from raydistill.training_arguments import REFUSALS, evaluates_midway, refused, training_arguments
 
 OF_THE_DEVICE = frozenset({"tf32", "ddp_backend"})  # transformers asks the device and the process group about them
 DDP_BACKENDS = tuple(TrainingArguments.__dataclass_fields__["ddp_backend"].metadata.get("choices", ()))

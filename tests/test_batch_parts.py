@@ -11,12 +11,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_models import FAMILIES, MAX_LENGTH, make_classifier, make_tokenizer
 from torch import nn
-from transformers import BertForSequenceClassification, CanineConfig, CanineForSequenceClassification
+from transformers import (
+    BertForSequenceClassification,
+    BigBirdConfig,
+    BigBirdForSequenceClassification,
+    CanineConfig,
+    CanineForSequenceClassification,
+    GPT2Config,
+    GPT2ForSequenceClassification,
+)
 
 from raydistill.batch_parts import compute_in_parts
 from raydistill.last_layer import narrow_last_layer
 from raydistill.onednn import use_faster_products
 from raydistill.pairs import padded_tokens
+from raydistill.training_arguments import needs_whole_batches, training_arguments
 
 
 def batch_of(lengths, model=None):
@@ -72,27 +81,49 @@ def test_with_gradient_checkpointing_gradients_are_the_same(models):
         model.zero_grad()
         model(**batch_of([3, 40, 12, 5])).logits.logsumexp(-1).mean().backward()
     parts.gradient_checkpointing_disable()
-    for (name, wanted), found in zip(whole.named_parameters(), parts.named_parameters(), strict=True):
-        torch.testing.assert_close(found[1].grad, wanted.grad, atol=1e-5, rtol=1e-4, msg=name)
+    for (name, wanted), found in zip(whole.named_parameters(), parts.parameters(), strict=True):
+        torch.testing.assert_close(found.grad, wanted.grad, atol=1e-5, rtol=1e-4, msg=name)
 
 
 @pytest.mark.parametrize("family", ["bert", "distilbert", "roberta"])
 def test_no_more_is_computed_than_is_counted(family, models):
     _, parts = models(family, 640)
     lengths = [3, 60, 4, 3, 55, 5]
-    computed, looked_up = [], []
+    computed = []
     layers = (parts.base_model.transformer if family == "distilbert" else parts.base_model.encoder).layer
-    words = parts.get_input_embeddings()
-    hooks = [
-        layers[0].register_forward_hook(lambda module, given, found: computed.append(given[0].shape[:2].numel())),
-        words.weight.register_hook(lambda gradient: looked_up.append(gradient)),
-    ]
-    parts(**batch_of(lengths)).logits.sum().backward()
-    for hook in hooks:
-        hook.remove()
+    hook = layers[0].register_forward_hook(lambda module, given, found: computed.append(given[0].shape[:2].numel()))
+    parts(**batch_of(lengths))
+    hook.remove()
     assert computed == [2 * 60, 4 * 5]  # of whole batches it would be 6 * 60
     assert sum(computed) == padded_tokens(np.array(lengths), 640)
+
+
+def tiny_gpt2():
+    """Which reads the last token, and puts its ids into another shape."""
+    sizes = {"n_embd": 32, "n_layer": 1, "n_head": 2, "n_positions": MAX_LENGTH, "resid_pdrop": 0, "embd_pdrop": 0}
+    return GPT2ForSequenceClassification(
+        GPT2Config(vocab_size=50, pad_token_id=0, eos_token_id=1, attn_pdrop=0, **sizes)
+    )
+
+
+@pytest.mark.parametrize("made", [lambda: make_classifier("bert", make_tokenizer("bert")), tiny_gpt2])
+def test_words_are_looked_up_once_for_all_parts(made):
+    whole = made().train()
+    parts = copy.deepcopy(whole)
+    words, looked_up = parts.get_input_embeddings(), []
+
+    def look_up(ids):
+        looked_up.append(ids)
+        return nn.Embedding.forward(words, ids)
+
+    words.forward = look_up
+    assert compute_in_parts(parts.eval(), 1)
+    looked_up.clear()
+    for model in (whole, parts.train()):
+        model(**batch_of([3, 40, 12, 5])).logits.logsumexp(-1).mean().backward()
     assert len(looked_up) == 1
+    for (name, wanted), found in zip(whole.named_parameters(), parts.parameters(), strict=True):
+        torch.testing.assert_close(found.grad, wanted.grad, atol=1e-5, rtol=1e-4, msg=name)
 
 
 def test_a_text_without_tokens_is_computed_too(models):
@@ -117,7 +148,32 @@ def test_a_model_that_looks_from_one_text_to_another_stays_as_it_is():
     assert model.get_input_embeddings().forward.__func__ is nn.Embedding.forward
 
 
+SIZES = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
+
+
 def test_a_model_without_embeddings_of_words_stays_as_it_is():
-    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
-    model = CanineForSequenceClassification(CanineConfig(**sizes)).eval()
+    model = CanineForSequenceClassification(CanineConfig(**SIZES)).eval()
     assert compute_in_parts(model, 60) is False
+    model.get_input_embeddings = lambda: model.canine.char_embeddings.LayerNorm.weight  # as Perceiver's
+    assert compute_in_parts(model, 60) is False
+
+
+def test_bigbird_attends_to_long_texts_as_it_did():
+    model = BigBirdForSequenceClassification(BigBirdConfig(vocab_size=50, **SIZES)).eval()
+    assert compute_in_parts(model, 60) is False
+    assert model.bert.attention_type == "block_sparse"  # which one short text turns off
+
+
+@pytest.mark.parametrize(
+    ("given", "workers", "whole"),
+    [
+        ({}, 2, False),
+        ({"torch_compile": True}, 1, True),
+        ({"neftune_noise_alpha": 5}, 1, True),
+        ({"gradient_checkpointing": True}, 1, False),
+        ({"gradient_checkpointing": True}, 2, True),
+    ],
+)
+def test_what_counts_on_whole_batches_has_them(given, workers, whole):
+    arguments = training_arguments(given, output_dir="unused", use_cpu=True)
+    assert needs_whole_batches(arguments, workers) is whole

@@ -46,7 +46,13 @@ from raydistill.stages.train_task import TRAIN_SHARD, TrainTask
 from raydistill.stopwatch import Stopwatch
 from raydistill.student import Batch, DistillationTrainer, EpochStream, expect_finite, load_student
 from raydistill.student_rows import pad_rows
-from raydistill.training_arguments import count_updates, data_seed, share_update, training_arguments
+from raydistill.training_arguments import (
+    count_updates,
+    data_seed,
+    needs_whole_batches,
+    share_update,
+    training_arguments,
+)
 
 GROUPED_BATCHES = 50  # that are made together, to be of like length
 TORCH_CANNOT_WRITE = ("iostream error", "unexpected pos", "PytorchStreamWriter")
@@ -145,7 +151,7 @@ def _make_trainer(
         use_faster_products(model)
     part_tokens = PART_TOKENS["cuda" if task.use_gpu else "cpu"]
     left = tokenizer.padding_side == "left"
-    in_parts = not (left or arguments.torch_compile) and compute_in_parts(model, part_tokens)
+    in_parts = not (left or needs_whole_batches(arguments, world)) and compute_in_parts(model, part_tokens)
     collate = partial(
         collate_rows,
         pad_id=tokenizer.pad_token_id,
@@ -162,7 +168,7 @@ def _make_trainer(
             collate,
             batch_size,
             window=window,
-            # Drawn alike on all workers, so that their batches are of like length and none waits for another.
+            # Drawn alike on all workers, so that batches by length are of like length on all, and none waits.
             mixed=np.random.default_rng([seed, epoch]),
             drop_last=arguments.dataloader_drop_last,
             local_shuffle_buffer_size=max(spec.shuffle_buffer, batch_size),
