@@ -39,16 +39,12 @@ def compute_in_parts(model: Any, token_budget: int) -> bool:
     if getattr(model.config, "attention_type", None) == "block_sparse":
         return False  # BigBird, once it has had a short text, would attend in another way for good
     try:
-        in_parts = _InParts(model.forward, model.get_input_embeddings().forward)
+        words = model.get_input_embeddings()
+        in_parts = _InParts(model.forward, words.forward)
     except (AttributeError, NotImplementedError):  # it has no embeddings of words
         return False
-    same = stand_in(
-        model,
-        [
-            (model, "forward", MethodType(in_parts.forward, model)),
-            (model.get_input_embeddings(), "forward", in_parts.embed),
-        ],
-    )
+    parts = [(model, "forward", MethodType(in_parts.forward, model)), (words, "forward", in_parts.embed)]
+    same = stand_in(model, parts)
     in_parts.token_budget = token_budget
     return same
 

@@ -16,7 +16,7 @@ from tables import benchmark_parser, publish
 
 from raydistill.engines.budget import CPU_LEAST
 from raydistill.nli import make_hypotheses
-from raydistill.pairs import PairEncoder, budget_batches
+from raydistill.pairs import PairEncoder, padded_tokens
 from raydistill.pretrained import load_tokenizer
 from raydistill.specs import ModelSpec
 from raydistill.stages.demo import CLASSES, TEMPLATE, demo_documents, prepare_demo
@@ -31,7 +31,7 @@ def padding(lengths: np.ndarray, block: int, budget: int) -> float:
     padded = 0
     for at in range(0, len(lengths), block):
         pairs = lengths[at : at + block].reshape(-1)
-        padded += sum(len(batch) * int(pairs[batch].max()) for batch in budget_batches(pairs, budget))
+        padded += padded_tokens(pairs, budget)
     return 1 - lengths.sum() / padded
 
 
