@@ -36,8 +36,6 @@ def compute_in_parts(model: Any, token_budget: int) -> bool:
         whether it was changed: then its `forward` takes `input_ids` and `attention_mask`, (B, L) int64 and padded on
         the right, and nothing else.
     """
-    if getattr(model.config, "attention_type", None) == "block_sparse":
-        return False  # BigBird, once it has had a short text, would attend in another way for good
     try:
         words = model.get_input_embeddings()
         in_parts = _InParts(model.forward, words.forward)

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from raydistill.stand_ins import stand_in, trial_batch
+from raydistill.stand_ins import bears_no_trial, stand_in, trial_batch
 
 PRECISIONS = {"fp32"}  # where it pays
 
@@ -103,10 +103,8 @@ def share_first_layer(model: Any, precision: str = "fp32") -> bool:
     Returns:
         whether it was changed.
     """
-    if precision not in PRECISIONS:
+    if precision not in PRECISIONS or bears_no_trial(model):
         return False
-    if model.config._attn_implementation != "sdpa" and not model.config.model_type.startswith("deberta"):
-        return False  # BigBird, once it has had a short text, would attend in another way for good
     try:
         embeddings, words = model.base_model.embeddings, model.get_input_embeddings()
         tokens = DistinctTokens(embeddings.forward, getattr(words, "padding_idx", None))

@@ -38,6 +38,18 @@ def batch_of(lengths, model=None):
     return {"input_ids": torch.where(mask == 1, ids, padding or 0), "attention_mask": mask}
 
 
+def expect_same(whole, parts, lengths):
+    """Logits and gradients of texts of so many tokens."""
+    batch, logits = batch_of(lengths, whole), []
+    for model in (whole, parts):
+        model.zero_grad()
+        logits.append(model(**batch).logits)
+        logits[-1].logsumexp(-1).mean().backward()
+    torch.testing.assert_close(logits[1], logits[0], atol=2e-5, rtol=1e-4)
+    for (name, wanted), found in zip(whole.named_parameters(), parts.parameters(), strict=True):
+        torch.testing.assert_close(found.grad, wanted.grad, atol=2e-5, rtol=1e-3, msg=name)
+
+
 @pytest.fixture(scope="module")
 def models():
     """family -> a classifier, and the same one as a train worker has it, with every text a part or a few in one."""
@@ -63,26 +75,14 @@ def models():
 )
 def test_logits_and_gradients_are_those_of_the_whole_batch(family, models, lengths, token_budget):
     whole, parts = models(family, token_budget)
-    batch = batch_of(lengths, whole)
-    logits = []
-    for model in (whole, parts):
-        model.zero_grad()
-        logits.append(model(**batch).logits)
-        logits[-1].logsumexp(-1).mean().backward()
-    torch.testing.assert_close(logits[1], logits[0], atol=2e-5, rtol=1e-4)
-    for (name, wanted), found in zip(whole.named_parameters(), parts.parameters(), strict=True):
-        torch.testing.assert_close(found.grad, wanted.grad, atol=2e-5, rtol=1e-3, msg=name)
+    expect_same(whole, parts, lengths)
 
 
 def test_with_gradient_checkpointing_gradients_are_the_same(models):
     whole, parts = models("bert", 60)
     parts.gradient_checkpointing_enable()
-    for model in (whole, parts):
-        model.zero_grad()
-        model(**batch_of([3, 40, 12, 5])).logits.logsumexp(-1).mean().backward()
+    expect_same(whole, parts, [3, 40, 12, 5])
     parts.gradient_checkpointing_disable()
-    for (name, wanted), found in zip(whole.named_parameters(), parts.parameters(), strict=True):
-        torch.testing.assert_close(found.grad, wanted.grad, atol=1e-5, rtol=1e-4, msg=name)
 
 
 @pytest.mark.parametrize("family", ["bert", "distilbert", "roberta"])
@@ -119,11 +119,8 @@ def test_words_are_looked_up_once_for_all_parts(made):
     words.forward = look_up
     assert compute_in_parts(parts.eval(), 1)
     looked_up.clear()
-    for model in (whole, parts.train()):
-        model(**batch_of([3, 40, 12, 5])).logits.logsumexp(-1).mean().backward()
+    expect_same(whole, parts.train(), [3, 40, 12, 5])
     assert len(looked_up) == 1
-    for (name, wanted), found in zip(whole.named_parameters(), parts.parameters(), strict=True):
-        torch.testing.assert_close(found.grad, wanted.grad, atol=1e-5, rtol=1e-4, msg=name)
 
 
 def test_a_text_without_tokens_is_computed_too(models):

@@ -7,17 +7,21 @@ kill at the wrong moment, either may be torn. So the list is made anew from the 
 from __future__ import annotations
 
 import contextlib
+import json
 import math
-from collections.abc import Callable
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
-from ray.train import Result
+from ray.train import Checkpoint, Result
 from ray.train.v2._internal.constants import CHECKPOINT_MANAGER_SNAPSHOT_FILENAME
 from ray.train.v2._internal.execution.checkpoint.checkpoint_manager import _CheckpointManagerState, _TrainingResultState
 
 from raydistill.errors import RunDirError
 from raydistill.files import Folder, parse_record
-from raydistill.run_dir import CHECKPOINTS
+from raydistill.run_dir import BEST, CHECKPOINTS, RESULT, TRAINER
 from raydistill.seals import PREFIX, is_whole, read_seal
 
 
@@ -78,6 +82,54 @@ def remove_unlisted(storage: Folder) -> None:
         if name.startswith(PREFIX) and name not in listed:
             with contextlib.suppress(RunDirError):  # someone who was cut off may be writing there still
                 folder.delete_tree(name)
+
+
+@contextlib.contextmanager
+def downloaded(checkpoint: Checkpoint | None) -> Iterator[Path | None]:
+    """The folder that a worker's checkpoint lies in on this node meanwhile; None where there is none."""
+    if checkpoint is None:
+        yield None
+        return
+    with checkpoint.as_directory() as folder:
+        yield Path(folder)
+
+
+def read_result(checkpoint: Path) -> dict[str, Any]:
+    """What came of training: `updates`, and once the student is evaluated `figures` and `seconds`."""
+    return json.loads((checkpoint / RESULT).read_text())
+
+
+def epoch_of(checkpoint: Path | None) -> int:
+    """The epoch that a Trainer's checkpoint stands in."""
+    if checkpoint is None:
+        return 0
+    return int(json.loads((checkpoint / TRAINER / "trainer_state.json").read_text())["epoch"])
+
+
+def with_best(checkpoint: Path, folder: Path) -> Path:
+    """Trainer's checkpoint; where it speaks of a best one, a copy in `folder` that says where that lies now.
+
+    The best one comes along: Ray Train may remove the checkpoint that it lies in.
+    """
+    trainer, best = checkpoint / TRAINER, checkpoint / BEST
+    state = json.loads((trainer / "trainer_state.json").read_text())
+    if not state.get("best_model_checkpoint"):
+        return trainer
+    copied = shutil.copytree(trainer, folder / "resumed" / TRAINER, copy_function=link)
+    if best.is_dir():
+        shutil.copytree(best, folder / "resumed" / BEST, copy_function=link)
+    state["best_model_checkpoint"] = str(folder / "resumed" / (BEST if best.is_dir() else TRAINER))
+    (copied / "trainer_state.json").unlink()  # which may be a link
+    (copied / "trainer_state.json").write_text(json.dumps(state))
+    return copied
+
+
+def link(source: str, target: str) -> None:
+    """Link a file, or copy it to another file system."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
 
 
 def _age(name: str, sealed: dict[str, Any]) -> tuple[float, str]:

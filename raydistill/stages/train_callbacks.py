@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 import time
@@ -24,6 +23,7 @@ from raydistill.pairs import padded_tokens
 from raydistill.run_dir import BEST, TRAINER
 from raydistill.seals import seal
 from raydistill.stages.board import POLL_SECONDS, Board
+from raydistill.stages.checkpoints import link
 from raydistill.stopwatch import Stopwatch
 from raydistill.student import Batch, expect_finite
 
@@ -190,11 +190,3 @@ class TellBoard(TrainerCallback):
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
         if logs and "loss" in logs:
             self._loss = {"loss": float(logs["loss"])}
-
-
-def link(source: str, target: str) -> None:
-    """Link a file, or copy it to another file system."""
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copy2(source, target)

@@ -5,17 +5,12 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import math
 import os
 import shutil
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 import ray.train
 import ray.train.torch
 import torch
@@ -28,11 +23,12 @@ from raydistill.batch_parts import PART_TOKENS, compute_in_parts
 from raydistill.errors import RunDirError, counted, first_line
 from raydistill.last_layer import narrow_last_layer
 from raydistill.onednn import use_faster_products
-from raydistill.run_dir import BEST, MODEL, RESULT, TRAINER
+from raydistill.run_dir import MODEL, RESULT
 from raydistill.scratch import scratch_folder
 from raydistill.seals import seal
 from raydistill.specs import ModelSpec
-from raydistill.stages.checkpoints import remove_unlisted
+from raydistill.stages.checkpoints import downloaded, epoch_of, read_result, remove_unlisted, with_best
+from raydistill.stages.train_batches import WorkerBatches
 from raydistill.stages.train_callbacks import (
     KeepEvents,
     KeepPace,
@@ -40,21 +36,17 @@ from raydistill.stages.train_callbacks import (
     ReportCheckpoints,
     SeedUpdates,
     TellBoard,
-    link,
 )
-from raydistill.stages.train_task import TRAIN_SHARD, TrainTask
+from raydistill.stages.train_task import TrainTask
 from raydistill.stopwatch import Stopwatch
 from raydistill.student import Batch, DistillationTrainer, EpochStream, expect_finite, load_student
-from raydistill.student_rows import pad_rows
 from raydistill.training_arguments import (
     count_updates,
-    data_seed,
     needs_whole_batches,
     share_update,
     training_arguments,
 )
 
-GROUPED_BATCHES = 50  # that are made together, to be of like length
 TORCH_CANNOT_WRITE = ("iostream error", "unexpected pos", "PytorchStreamWriter")
 
 
@@ -71,7 +63,7 @@ def train_worker(task: TrainTask, watch: Stopwatch) -> None:
         torch.cuda.set_device(ray.train.torch.get_device())
     if rank == 0:
         remove_unlisted(task.storage)
-    with scratch_folder() as folder, _downloaded(ray.train.get_checkpoint()) as checkpoint:
+    with scratch_folder() as folder, downloaded(ray.train.get_checkpoint()) as checkpoint:
         trained = read_result(checkpoint) if checkpoint and (checkpoint / MODEL).is_dir() else None
         if trained and "figures" in trained:
             return  # the student was finished and only the driver was lost
@@ -85,14 +77,14 @@ def train_worker(task: TrainTask, watch: Stopwatch) -> None:
         told = TellBoard(task.board, task.texts)
         pace = KeepPace(task.checkpoint_seconds, lambda: rank == 0 and told.stop_wanted, alone=world == 1)
         callbacks: list[TrainerCallback] = [pace, SeedUpdates(rank), ReportCheckpoints(rank), KeepTime(watch)]
-        first_epoch = 0 if trained else _epoch(checkpoint)
+        first_epoch = 0 if trained else epoch_of(checkpoint)
         trainer = _make_trainer(task, student, arguments, first_epoch, rank, world, watch, told, callbacks)
         if trainer.pop_callback(TensorBoardCallback):
             trainer.add_callback(KeepEvents())
         model: Any = trainer.model
         if arguments.do_train and not trained:
             with _full_disk_told(folder):
-                trainer.train(resume_from_checkpoint=str(_with_best(checkpoint, Path(folder))) if checkpoint else None)
+                trainer.train(resume_from_checkpoint=str(with_best(checkpoint, Path(folder))) if checkpoint else None)
             if pace.stopped:
                 return
             if arguments.load_best_model_at_end and world > 1:
@@ -150,50 +142,24 @@ def _make_trainer(
     if not (task.use_gpu or arguments.torch_compile):
         use_faster_products(model)
     part_tokens = PART_TOKENS["cuda" if task.use_gpu else "cpu"]
-    left = tokenizer.padding_side == "left"
-    in_parts = not (left or needs_whole_batches(arguments, world)) and compute_in_parts(model, part_tokens)
-    collate = partial(
-        collate_rows,
-        pad_id=tokenizer.pad_token_id,
-        num_classes=task.rows.num_classes,
-        left=left,
-    )
-    batch_size, share, seed = arguments.per_device_train_batch_size, task.texts // world, data_seed(arguments)
-    grouped = arguments.train_sampling_strategy == "group_by_length"
-    window = max(1, min(GROUPED_BATCHES, share // (4 * batch_size))) if grouped else 1  # as Trainer's own sampler
+    whole = tokenizer.padding_side == "left" or needs_whole_batches(arguments, world)
+    in_parts = not whole and compute_in_parts(model, part_tokens)
+    batches = WorkerBatches(task, arguments, tokenizer, rank, world)
 
     def train_batches(epoch: int) -> Iterator[Batch]:
-        found = _batches(
-            TRAIN_SHARD,
-            collate,
-            batch_size,
-            window=window,
-            # Drawn alike on all workers, so that batches by length are of like length on all, and none waits.
-            mixed=np.random.default_rng([seed, epoch]),
-            drop_last=arguments.dataloader_drop_last,
-            local_shuffle_buffer_size=max(spec.shuffle_buffer, batch_size),
-            local_shuffle_seed=int(np.random.SeedSequence([seed, epoch, rank]).generate_state(1)[0]),
-        )
-        batches = told.counted(found, part_tokens if in_parts else None)
+        counted_batches = told.counted(batches.of_epoch(epoch), part_tokens if in_parts else None)
         if epoch == first_epoch:
-            yield next(batches)  # counts to loading
-        yield from watch.over(batches, "data")
+            yield next(counted_batches)  # counts to loading
+        yield from watch.over(counted_batches, "data")
 
     def eval_batches() -> Iterator[Batch]:
-        batches = _batches(
-            task.evaluation_shard(world), collate, arguments.per_device_eval_batch_size, window=GROUPED_BATCHES
-        )
-        return told.over(batches) if rank == 0 else batches
+        return told.over(batches.of_evaluation()) if rank == 0 else batches.of_evaluation()
 
     return DistillationTrainer(
         model=model,
         args=arguments,
         processing_class=tokenizer,
-        train_batches=EpochStream(
-            train_batches,
-            share // batch_size if arguments.dataloader_drop_last else math.ceil(share / batch_size),
-            first_epoch=first_epoch,
-        ),
+        train_batches=EpochStream(train_batches, len(batches), first_epoch),
         eval_batches=eval_batches,
         texts=task.texts,
         class_names=spec.class_names,
@@ -214,11 +180,6 @@ def _share_updates(arguments: TrainingArguments, texts: int, planned: int, worke
     return f"{counted(workers, 'train worker')} now, {planned} at the beginning: an update sees {texts_seen}"
 
 
-def read_result(checkpoint: Path) -> dict[str, Any]:
-    """What came of training: `updates`, and once the student is evaluated `figures` and `seconds`."""
-    return json.loads((checkpoint / RESULT).read_text())
-
-
 def _hand_over(finished: Path, rank: int, result: dict[str, Any]) -> None:
     """Report the student with its result. Every worker reports, rank 0 alone sends files."""
     reported = {"epoch": 0}
@@ -226,39 +187,6 @@ def _hand_over(finished: Path, rank: int, result: dict[str, Any]) -> None:
         (finished / RESULT).write_text(json.dumps(result))
         seal(finished, reported)
     ray.train.report(reported, checkpoint=Checkpoint.from_directory(finished) if rank == 0 else None)
-
-
-def collate_rows(table: pa.Table, pad_id: int, num_classes: int, left: bool) -> Batch:
-    """A batch of rows as padded tensors: what `pad_rows` makes of them."""
-    return {name: torch.from_numpy(array) for name, array in pad_rows(table, pad_id, num_classes, left=left).items()}
-
-
-def _batches(
-    shard: str,
-    collate: Callable[[pa.Table], Batch],
-    batch_size: int,
-    *,
-    window: int = 1,
-    mixed: np.random.Generator | None = None,
-    drop_last: bool = False,
-    **iteration: Any,
-) -> Iterator[Batch]:
-    """Batches of a shard: within every `window` of them of like length, and then in a mixed order if asked for.
-
-    Args:
-        iteration: how Ray Data goes over the rows.
-    """
-    if "local_shuffle_buffer_size" in iteration:
-        iteration["local_shuffle_buffer_size"] = max(iteration["local_shuffle_buffer_size"], window * batch_size)
-    rows = ray.train.get_dataset_shard(shard)
-    for table in rows.iter_batches(batch_format="pyarrow", batch_size=window * batch_size, **iteration):
-        if window > 1:
-            table = table.take(pc.sort_indices(pc.list_value_length(table["input_ids"])))
-        starts = np.arange(0, table.num_rows, batch_size)
-        for at in mixed.permutation(starts) if mixed is not None else starts:
-            batch = table.slice(at, batch_size)
-            if batch.num_rows == batch_size or not drop_last:
-                yield collate(batch)
 
 
 @contextlib.contextmanager
@@ -274,37 +202,3 @@ def _full_disk_told(folder: str) -> Iterator[None]:
             f"{folder}: a checkpoint cannot be written ({first_line(error)}; {free:,.1f} MB are free there). Free some "
             "space, and the same command goes on."
         ) from error
-
-
-@contextlib.contextmanager
-def _downloaded(checkpoint: Checkpoint | None) -> Iterator[Path | None]:
-    if checkpoint is None:
-        yield None
-        return
-    with checkpoint.as_directory() as folder:
-        yield Path(folder)
-
-
-def _epoch(checkpoint: Path | None) -> int:
-    """The epoch that a Trainer's checkpoint stands in."""
-    if checkpoint is None:
-        return 0
-    return int(json.loads((checkpoint / TRAINER / "trainer_state.json").read_text())["epoch"])
-
-
-def _with_best(checkpoint: Path, folder: Path) -> Path:
-    """Trainer's checkpoint; where it speaks of a best one, a copy in `folder` that says where that lies now.
-
-    The best one comes along: Ray Train may remove the checkpoint that it lies in.
-    """
-    trainer, best = checkpoint / TRAINER, checkpoint / BEST
-    state = json.loads((trainer / "trainer_state.json").read_text())
-    if not state.get("best_model_checkpoint"):
-        return trainer
-    copied = shutil.copytree(trainer, folder / "resumed" / TRAINER, copy_function=link)
-    if best.is_dir():
-        shutil.copytree(best, folder / "resumed" / BEST, copy_function=link)
-    state["best_model_checkpoint"] = str(folder / "resumed" / (BEST if best.is_dir() else TRAINER))
-    (copied / "trainer_state.json").unlink()  # which may be a link
-    (copied / "trainer_state.json").write_text(json.dumps(state))
-    return copied

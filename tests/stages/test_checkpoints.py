@@ -12,7 +12,7 @@ from transformers import TrainerControl, TrainerState
 
 from raydistill.files import Folder
 from raydistill.seals import SEAL, seal
-from raydistill.stages.checkpoints import last_report, mend_checkpoints, remove_unlisted
+from raydistill.stages.checkpoints import last_report, mend_checkpoints, remove_unlisted, with_best
 from raydistill.stages.train_callbacks import KeepPace
 
 
@@ -102,8 +102,6 @@ def test_where_none_is_whole_training_begins_anew(tmp_path: Path) -> None:
 
 
 def test_going_on_leaves_the_checkpoint_as_it_was_and_brings_the_best_one_along(tmp_path: Path) -> None:
-    from raydistill.stages.train_worker import _with_best
-
     for best, found in ((True, "best"), (False, "trainer")):
         checkpoint = kept(tmp_path, f"with {found}", {"updates": 10})
         state = {"best_model_checkpoint": "/gone/checkpoint-5", "epoch": 1.0}
@@ -113,7 +111,7 @@ def test_going_on_leaves_the_checkpoint_as_it_was_and_brings_the_best_one_along(
             (checkpoint / "best" / "model.safetensors").write_text("the best")
         seal(checkpoint, {"updates": 10})
         work = tmp_path / f"work {found}"
-        resumed = _with_best(checkpoint, work)
+        resumed = with_best(checkpoint, work)
         assert (resumed / "model.safetensors").read_text() == f"weights of with {found}"
         told = Path(json.loads((resumed / "trainer_state.json").read_text())["best_model_checkpoint"])
         assert told == work / "resumed" / found
@@ -121,7 +119,7 @@ def test_going_on_leaves_the_checkpoint_as_it_was_and_brings_the_best_one_along(
         assert mended(tmp_path) == ""
     plain = kept(tmp_path, "plain", {"updates": 10})
     (plain / "trainer" / "trainer_state.json").write_text("{}")
-    assert _with_best(plain, tmp_path / "unused") == plain / "trainer"
+    assert with_best(plain, tmp_path / "unused") == plain / "trainer"
 
 
 def test_one_is_kept_every_so_many_seconds_but_not_at_the_last_update() -> None:

@@ -554,7 +554,7 @@ def test_a_training_of_a_single_batch_tells_its_padding(
 def test_two_workers_share_the_rows_and_their_batches_of_like_length_are_less_padded(
     tmp_path: Path, make_config: MakeConfig, finished: DistillResult, corpus_counts
 ) -> None:
-    from raydistill.stages.train_worker import _batches
+    from raydistill.stages.train_batches import shard_batches
 
     options = {
         "train_workers": 2,
@@ -580,7 +580,9 @@ def test_two_workers_share_the_rows_and_their_batches_of_like_length_are_less_pa
     def padded(window: int) -> tuple[list[int], int]:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("ray.train.get_dataset_shard", shards.get)
-            batches = list(_batches("train", lambda table: table, 8, window=window, mixed=np.random.default_rng(0)))
+            batches = list(
+                shard_batches("train", lambda table: table, 8, window=window, mixed=np.random.default_rng(0))
+            )
         ids = [row for batch in batches for row in batch["input_ids"].to_pylist()]
         assert sorted(ids) == sorted(row["input_ids"] for row in rows)
         lengths = [[len(row) for row in batch["input_ids"].to_pylist()] for batch in batches]
