@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 from tiny_models import FAMILIES, UNCONVERTED, make_classifier, make_tokenizer, save_classifier, sentences
+from torch import nn
 from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
@@ -225,6 +226,19 @@ def test_reduced_precisions_stay_near(precision, family_dirs, cache):
     assert engine_name(engine) == f"openvino {precision}"
     off = np.abs(engine.logits(batch) - plain_logits(family_dirs["bert"], batch)).max()
     assert 0 < off < 0.1
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_int8_rounds_what_is_multiplied_and_not_what_is_looked_up(family, family_dirs, cache):
+    if openvino_engine.lacks("int8"):
+        pytest.skip("this CPU has no int8")
+    load(request(family_dirs[family], precision="int8"), batches_of(family_dirs[family]))
+    model = load(request(family_dirs[family], backend="torch"), []).model
+    (converted,) = cache.rglob("model.xml")
+    constants = re.findall(r'<data element_type="(\w+)" shape="(\d+, \d+)"', converted.read_text())
+    linear = {"{}, {}".format(*part.weight.shape) for part in model.modules() if isinstance(part, nn.Linear)}
+    assert {shape for kind, shape in constants if kind == "i8"} == linear
+    assert ("f32", "{}, {}".format(*model.get_input_embeddings().weight.shape)) in constants
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "int8"])

@@ -31,7 +31,7 @@ from raydistill.scratch import scratch_folder
 
 logger = logging.getLogger(__name__)
 
-VERSION = 5  # of what an entry holds
+VERSION = 6  # of what an entry holds
 LOGITS = "logits"
 REFUSED_SECONDS = 3600.0  # that a failure is believed in: actors that begin together need not all meet it
 SUMS = "sums.json"  # checksums of the other files
