@@ -49,13 +49,18 @@ class KeptRows:
         return cls(store, rows, folder, hashlib.blake2b(repr(rows).encode(), digest_size=8).hexdigest())
 
     def __call__(self, groups: pa.Table) -> Iterator[pa.Table]:
-        """The rows of some row groups (the fields of `RowGroup` are the columns), each text as often as it occurs.
+        """The rows of one or more row groups, mixed, each text as often as it occurs.
 
         They are the same to the byte whether they were kept or are made: so Ray Data cuts them into the same blocks.
+
+        Args:
+            groups: the fields of `RowGroup`, and in each row the same `draw`, the numbers that seed their order.
+
         Raises RunDirError as `LabelStore` does.
         """
-        for group in (RowGroup(**row) for row in groups.to_pylist()):
-            yield from as_often(_without_validity(self._rows_of(group)))
+        named = groups.drop_columns(["draw"]).to_pylist()
+        rows = pa.concat_tables(_without_validity(self._rows_of(RowGroup(**group))) for group in named)
+        yield from as_often(rows, groups["draw"][0].as_py())
 
     def _rows_of(self, group: RowGroup) -> pa.Table:
         if self.folder is None:

@@ -6,7 +6,7 @@ The work is done in data tasks, which start at once because a fast tokenizer nee
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -106,17 +106,13 @@ class StudentRows:
         return _tokenizers[key]
 
 
-def as_often(rows: pa.Table) -> Iterator[pa.Table]:
+def as_often(rows: pa.Table, seed: int | Sequence[int]) -> Iterator[pa.Table]:
     """Rows as often as they are said to occur: (input_ids, labels), as they train a student.
 
-    Where any occurs more than once they are mixed, so that its copies do not stand in a row, and come some thousand at
-    a time.
+    They are mixed, so that copies of a text do not stand in a row, and come some thousand at a time.
     """
     occurrences, rows = rows["occurrences"].to_numpy(), rows.drop_columns(["occurrences"])
-    if (occurrences == 1).all():
-        yield rows
-        return
-    generator, rounds = np.random.default_rng(0), max(1, -(-int(occurrences.sum()) // MIXED_ROWS))
+    generator, rounds = np.random.default_rng(seed), max(1, -(-int(occurrences.sum()) // MIXED_ROWS))
     phase = generator.integers(rounds, size=len(occurrences)) if rounds > 1 else 0
     for number in range(rounds):  # of each text a like share, or its few at any time
         share = (occurrences * (number + 1) + phase) // rounds - (occurrences * number + phase) // rounds

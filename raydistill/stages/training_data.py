@@ -36,10 +36,11 @@ STEP_SECONDS = 0.02
 def label_rows(
     rows: KeptRows, *, max_failures: int, seed: int | None = None, storage: Folder | None = None
 ) -> ray.data.Dataset:
-    """The label store as a stream of the student's rows; with a seed, the order of its files is drawn anew each epoch.
+    """The label store as a stream of the student's rows; with a seed, their order is drawn anew each epoch.
 
-    The draw depends on seed and epoch alone: training that goes on from a checkpoint in `storage` sees what it would
-    have seen undisturbed.
+    Row groups are drawn from all over the store, and rows are mixed with those of their task: a worker's share of a
+    small store is a piece of one, which would be the beginning of the corpus else, or its end. The draw depends on seed
+    and epoch alone: training that goes on from a checkpoint in `storage` sees what it would have seen undisturbed.
 
     Args:
         max_failures: how often a task whose process dies is tried again; then the train workers fail.
@@ -52,7 +53,7 @@ def label_rows(
 
 
 class LabelSource(Datasource):
-    """The row groups of a label store, by name, from all over it, in an order drawn from seed and epoch.
+    """The row groups of a label store, by name, in an order drawn from seed and epoch.
 
     `ray.data.read_parquet` would do, but it lists files in a task that takes a whole CPU, whatever `num_cpus` says, and
     waits for ever where the train worker has left less.
@@ -61,7 +62,8 @@ class LabelSource(Datasource):
     def __init__(self, store: LabelStore, seed: int | None, first_epoch: int) -> None:
         super().__init__()
         self._seed, self._first_epoch, self._groups = seed, first_epoch, store.row_groups()
-        self.num_tasks = math.ceil(sum(group.size for group in self._groups) / TASK_BYTES)
+        size = sum(group.size for group in self._groups)
+        self.num_tasks = min(len(self._groups), math.ceil(size / TASK_BYTES))
 
     def estimate_inmemory_data_size(self) -> int | None:
         return sum(group.size for group in self._groups)
@@ -70,13 +72,13 @@ class LabelSource(Datasource):
         self, parallelism: int, per_task_row_limit: int | None = None, data_context: Any = None
     ) -> list[ReadTask]:
         unknown = BlockMetadata(num_rows=None, size_bytes=None, input_files=None, exec_stats=None)
-        order = np.arange(len(self._groups))
+        order, draw = np.arange(len(self._groups)), [0]
         if self._seed is not None:
             # Ray Data counts the executions of a dataset: each is an epoch, until training is over.
-            epoch = self._first_epoch + (data_context._execution_idx if data_context else 0)
-            np.random.default_rng([self._seed, epoch]).shuffle(order)
+            draw = [self._seed, self._first_epoch + (data_context._execution_idx if data_context else 0)]
+            np.random.default_rng(draw).shuffle(order)
         shares = [[self._groups[at] for at in share] for share in np.array_split(order, self.num_tasks)]
-        return [ReadTask(partial(_named, share), unknown) for share in shares]
+        return [ReadTask(partial(_named, share, [*draw, number]), unknown) for number, share in enumerate(shares)]
 
 
 class Unhurried(ExecutionCallback):
@@ -95,9 +97,9 @@ class Unhurried(ExecutionCallback):
         self._before = time.monotonic()
 
 
-def _named(groups: Sequence[RowGroup]) -> list[pa.Table]:
-    """What `KeptRows` is to read in one task."""
-    return [pa.Table.from_pylist([group._asdict() for group in groups])]
+def _named(groups: Sequence[RowGroup], draw: Sequence[int]) -> list[pa.Table]:
+    """What `KeptRows` is to read in one task, and what the order of its rows is to be drawn from."""
+    return [pa.Table.from_pylist([group._asdict() | {"draw": draw} for group in groups])]
 
 
 class EvenOrWhole(DataConfig):
