@@ -292,7 +292,8 @@ class DistillConfig:
     )
     shuffle_buffer: int = option(
         10_000,
-        "Texts that each train worker holds to shuffle them; the store's files are read in shuffled order besides.",
+        "Texts that each train worker holds to shuffle them; pieces of the store, each mixed, come in shuffled order "
+        "besides.",
         group=STUDENT,
         stage=TRAIN,
         changes=STUDENT_PRODUCT,

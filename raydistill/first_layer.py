@@ -94,7 +94,8 @@ def share_first_layer(model: Any, precision: str = "fp32") -> bool:
     """Make a classifier multiply each distinct token of a batch once with the weights that all are multiplied with.
 
     These are found by what they are given. A model that is built otherwise than BERT, or whose layers are given what
-    depends on more than a token and its place, stays untouched, as does one that is to run in none of `PRECISIONS`.
+    depends on more than a token and its place, stays untouched, as does one that is to run in none of `PRECISIONS`, or
+    that `bears_no_trial`.
 
     Args:
         model: a sequence classifier in evaluation mode, in fp32, on the CPU.

@@ -59,7 +59,7 @@ class KeptRows:
         Raises RunDirError as `LabelStore` does.
         """
         named = groups.drop_columns(["draw"]).to_pylist()
-        rows = pa.concat_tables(_without_validity(self._rows_of(RowGroup(**group))) for group in named)
+        rows = pa.concat_tables(self._rows_of(RowGroup(**group)) for group in named)
         yield from as_often(rows, groups["draw"][0].as_py())
 
     def _rows_of(self, group: RowGroup) -> pa.Table:
@@ -91,19 +91,6 @@ def _read(folder: Folder, name: str) -> pa.Table:
         if file.schema_arrow != SCHEMA:
             raise pa.ArrowInvalid("its columns are others")
         return file.read()
-
-
-def _without_validity(table: pa.Table) -> pa.Table:
-    """The same lists and numbers without the bits that say that none is null, which Parquet's reader adds."""
-    columns = []
-    for column in table.columns:
-        array = column.combine_chunks()
-        if pa.types.is_list(array.type):
-            offsets = array.offsets.to_numpy()
-            columns.append(pa.ListArray.from_arrays(offsets - offsets[0], array.flatten().to_numpy()))
-        else:
-            columns.append(pa.array(array.to_numpy()))
-    return pa.table(columns, names=table.column_names)
 
 
 def _has_room(folder: Folder) -> bool:

@@ -106,10 +106,10 @@ class StudentRows:
         return _tokenizers[key]
 
 
-def as_often(rows: pa.Table, seed: int | Sequence[int]) -> Iterator[pa.Table]:
-    """Rows as often as they are said to occur: (input_ids, labels), as they train a student.
+def as_often(rows: pa.Table, seed: Sequence[int]) -> Iterator[pa.Table]:
+    """Rows as often as they are said to occur: (input_ids, labels), as they train a student, some thousand at a time.
 
-    They are mixed, so that copies of a text do not stand in a row, and come some thousand at a time.
+    They are mixed as the seed tells, so that neither copies of a text stand in a row nor texts of a part of the corpus.
     """
     occurrences, rows = rows["occurrences"].to_numpy(), rows.drop_columns(["occurrences"])
     generator, rounds = np.random.default_rng(seed), max(1, -(-int(occurrences.sum()) // MIXED_ROWS))

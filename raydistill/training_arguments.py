@@ -224,11 +224,16 @@ def evaluates_midway(arguments: TrainingArguments) -> bool:
     return arguments.eval_strategy != "no" or arguments.eval_on_start
 
 
+def epoch_batches(arguments: TrainingArguments, texts: int, workers: int) -> int:
+    """The batches that each of so many workers has in an epoch."""
+    share, batch = texts // workers, arguments.per_device_train_batch_size
+    return share // batch if arguments.dataloader_drop_last else -(-share // batch)
+
+
 def count_updates(arguments: TrainingArguments, texts: int, workers: int) -> int:
     """The updates of a training with so many workers, as `Trainer` counts them: the end of its schedule."""
     if arguments.max_steps > 0:
         return arguments.max_steps
-    share, batch = texts // workers, arguments.per_device_train_batch_size
-    batches = share // batch if arguments.dataloader_drop_last else -(-share // batch)
+    batches = epoch_batches(arguments, texts, workers)
     updates = max(-(-batches // arguments.gradient_accumulation_steps), 1)
     return math.ceil(arguments.num_train_epochs * updates)

@@ -150,14 +150,14 @@ def expect_as_often(occurrences):
     texts = sentences()[: len(occurrences)]
     tokenizer = make_tokenizer("bert")
     once = made(rows_of(tokenizer), part(texts)).to_pylist()
-    found = pa.concat_tables(as_often(rows_of(tokenizer)(part(texts, occurrences)), 0)).to_pylist()
+    found = pa.concat_tables(as_often(rows_of(tokenizer)(part(texts, occurrences)), [0])).to_pylist()
     wanted = [row for row, times in zip(once, occurrences, strict=True) for _ in range(times)]
     assert sorted(found, key=str) == sorted(wanted, key=str)
 
 
 def test_copies_of_a_text_come_some_at_a_time_and_mixed_with_others(monkeypatch):
     monkeypatch.setattr("raydistill.student_rows.SLICE_ROWS", 100)
-    slices = list(as_often(rows_of(make_tokenizer("bert"))(part(sentences()[:2], [500, 500])), 0))
+    slices = list(as_often(rows_of(make_tokenizer("bert"))(part(sentences()[:2], [500, 500])), [0]))
     assert [table.num_rows for table in slices] == [100] * 10
     first = [
         sum(row == slices[0]["input_ids"][0].as_py() for row in table["input_ids"].to_pylist()) for table in slices
@@ -169,7 +169,7 @@ def test_copies_without_number_take_no_memory_without_bound():
     table = rows_of(make_tokenizer("bert"))(part(sentences()[:2], [3 << 30, 1]))
     tracemalloc.start()
     try:
-        first = next(iter(as_often(table, 0)))
+        first = next(iter(as_often(table, [0])))
         assert first.num_rows == student_rows.SLICE_ROWS
         assert tracemalloc.get_traced_memory()[1] < 64 << 20
     finally:
@@ -180,7 +180,7 @@ def test_rare_texts_beside_very_frequent_ones_come_all_along(monkeypatch):
     monkeypatch.setattr("raydistill.student_rows.MIXED_ROWS", 100)
     monkeypatch.setattr("raydistill.student_rows.SLICE_ROWS", 100)
     texts = sentences()[:61]
-    slices = list(as_often(rows_of(make_tokenizer("bert"))(part(texts, [3000, *[1] * 60])), 0))
+    slices = list(as_often(rows_of(make_tokenizer("bert"))(part(texts, [3000, *[1] * 60])), [0]))
     often = slices[0]["input_ids"].to_pylist()
     frequent = max(often, key=often.count)
     rare = [sum(row != frequent for row in table["input_ids"].to_pylist()) for table in slices]

@@ -17,10 +17,13 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import statistics
 import tempfile
 from pathlib import Path
 from typing import Any
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read with torch: equal work, for raydistill's workers have it so
 
 import numpy as np
 import pandas as pd

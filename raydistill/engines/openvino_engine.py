@@ -82,8 +82,8 @@ def convert(model: Any, example: Inputs, precision: str, path: Path) -> None:
 
     For int8 the weights of linear layers are rounded, symmetrically, a scale for each output channel; activations are
     rounded on the fly when the model runs. That needs no calibration texts. (Quantising activations beforehand was
-    twice as fast, and changed the winning class of 1.2 to 1.6 % of the texts.) Embeddings stay: to look them up takes
-    no longer, and rounded they changed the class of half as many texts again.
+    twice as fast, and changed the winning class of 1.2 to 1.6 % of the texts.) Embeddings stay as large as they are: to
+    look them up takes no longer, and rounded they changed the class of half as many texts again.
 
     Raises:
         ConversionError: the model cannot be converted.
@@ -99,7 +99,7 @@ def convert(model: Any, example: Inputs, precision: str, path: Path) -> None:
             if precision == "int8":
                 import nncf
 
-                looked_up = nncf.IgnoredScope(types=["Gather"], validate=False)
+                looked_up = nncf.IgnoredScope(types=["Gather"], validate=False)  # of which there need be none
                 converted = nncf.compress_weights(
                     converted, mode=nncf.CompressWeightsMode.INT8_SYM, ignored_scope=looked_up
                 )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
@@ -17,7 +16,7 @@ from transformers import TrainingArguments
 from raydistill.stages.train_task import TRAIN_SHARD, TrainTask
 from raydistill.student import Batch
 from raydistill.student_rows import pad_rows
-from raydistill.training_arguments import data_seed
+from raydistill.training_arguments import data_seed, epoch_batches
 
 GROUPED_BATCHES = 50  # that are made together, to be of like length
 
@@ -32,7 +31,7 @@ class WorkerBatches:
 
     def __init__(self, task: TrainTask, arguments: TrainingArguments, tokenizer: Any, rank: int, world: int) -> None:
         self._task, self._arguments, self._rank, self._world = task, arguments, rank, world
-        self._share, self._batch_size = task.texts // world, arguments.per_device_train_batch_size
+        self._batch_size = arguments.per_device_train_batch_size
         self._collate = partial(
             collate_rows,
             pad_id=tokenizer.pad_token_id,
@@ -42,13 +41,15 @@ class WorkerBatches:
 
     def __len__(self) -> int:
         """How many there are in an epoch."""
-        return (math.floor if self._arguments.dataloader_drop_last else math.ceil)(self._share / self._batch_size)
+        return epoch_batches(self._arguments, self._task.texts, self._world)
 
     def of_epoch(self, epoch: int) -> Iterator[Batch]:
         """Those of one pass of the training, in an order that seed, epoch and worker tell."""
         seed = data_seed(self._arguments)
-        grouped = self._arguments.train_sampling_strategy == "group_by_length"  # with as many as Trainer's own sampler
-        window = max(1, min(GROUPED_BATCHES, self._share // (4 * self._batch_size))) if grouped else 1
+        window = 1
+        if self._arguments.train_sampling_strategy == "group_by_length":  # of as many as Trainer's own sampler
+            share = self._task.texts // self._world
+            window = max(1, min(GROUPED_BATCHES, share // (4 * self._batch_size)))
         return shard_batches(
             TRAIN_SHARD,
             self._collate,

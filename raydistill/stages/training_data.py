@@ -38,9 +38,9 @@ def label_rows(
 ) -> ray.data.Dataset:
     """The label store as a stream of the student's rows; with a seed, their order is drawn anew each epoch.
 
-    Row groups are drawn from all over the store, and rows are mixed with those of their task: a worker's share of a
-    small store is a piece of one, which would be the beginning of the corpus else, or its end. The draw depends on seed
-    and epoch alone: training that goes on from a checkpoint in `storage` sees what it would have seen undisturbed.
+    Row groups are drawn from all over the store, and the rows of a task are mixed: of a small store, which is one task,
+    each worker gets a piece, which would be the beginning of the corpus else, or its end. The draw depends on seed and
+    epoch alone: training that goes on from a checkpoint in `storage` sees what it would have seen undisturbed.
 
     Args:
         max_failures: how often a task whose process dies is tried again; then the train workers fail.
@@ -78,7 +78,8 @@ class LabelSource(Datasource):
             draw = [self._seed, self._first_epoch + (data_context._execution_idx if data_context else 0)]
             np.random.default_rng(draw).shuffle(order)
         shares = [[self._groups[at] for at in share] for share in np.array_split(order, self.num_tasks)]
-        return [ReadTask(partial(_named, share, [*draw, number]), unknown) for number, share in enumerate(shares)]
+        # From 1 on, for numpy draws with a 0 at the end as without it.
+        return [ReadTask(partial(_named, share, [*draw, number]), unknown) for number, share in enumerate(shares, 1)]
 
 
 class Unhurried(ExecutionCallback):

@@ -11,7 +11,6 @@ import re
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -40,22 +39,17 @@ from ray.util import placement_group, placement_group_table, remove_placement_gr
 from safetensors.torch import load_file
 
 from raydistill import DistillConfig, label, train
-from raydistill.corpus import text_id
 from raydistill.corpus_files import find_files
 from raydistill.errors import DeviceLostError, FaultError, ModelError, RaydistillError
-from raydistill.kept_rows import KeptRows
-from raydistill.label_store import SCHEMA, LabelStore, logits_column
-from raydistill.pretrained import load_tokenizer
+from raydistill.label_store import LabelStore
 from raydistill.progress import Console, Progress
 from raydistill.resources import Request, make_plan
-from raydistill.specs import ModelSpec, TeacherSpec, Tolerance
+from raydistill.specs import TeacherSpec, Tolerance
 from raydistill.stages.cluster import free_nodes, in_a_worker
 from raydistill.stages.faults import job_actors, our_errors
 from raydistill.stages.forks import SWITCH
 from raydistill.stages.label import Counts, label_corpus
 from raydistill.stages.teacher_actor import TeacherActor, teacher_task
-from raydistill.stages.training_data import label_rows
-from raydistill.student_rows import StudentRows
 from raydistill.teacher import Teacher
 
 
@@ -502,44 +496,6 @@ def test_a_folder_that_may_no_longer_be_written_is_one_line_and_when_it_may_be_t
     assert len(pd.read_parquet(labels).text.unique()) == 1500
     record = json.loads((tmp_path / "out" / "run.json").read_text())
     assert 0 < record["stages"]["label"]["known"] < 1500
-
-
-@dataclasses.dataclass(frozen=True)
-class DyingRows(KeptRows):
-    """A data task that makes rows for the student is killed, so many times; of each a file in a folder tells."""
-
-    deaths: str = ""
-    most: int = 0
-
-    def __call__(self, groups: pa.Table) -> Iterator[pa.Table]:
-        if len(os.listdir(self.deaths)) < self.most:
-            tempfile.mkstemp(dir=self.deaths)
-            os.kill(os.getpid(), signal.SIGKILL)
-        yield from KeptRows.__call__(self, groups)
-
-
-@pytest.mark.parametrize(("most", "survived"), [(2, True), (9, False)])
-def test_data_tasks_of_training_that_are_killed_are_tried_again_as_often_as_allowed(
-    most: int, survived: bool, tmp_path: Path, tiny_student_dir: Path
-) -> None:
-    store, texts = LabelStore(str(tmp_path / "labels")), [f"text {i}" for i in range(30)]
-    store.folder.create()
-    logits = logits_column(np.zeros((30, 2), dtype=np.float32))
-    columns = [list(map(text_id, texts)), texts, np.ones(30, dtype=np.int64), logits, logits]
-    store.write_part(pa.table(columns, SCHEMA))
-    model = ModelSpec(str(tiny_student_dir))
-    made = StudentRows.of(
-        load_tokenizer(model), model, max_length=16, num_classes=2, temperature=1.0, multi_label=False
-    )
-    (tmp_path / "deaths").mkdir()
-    rows = DyingRows(store, made, deaths=str(tmp_path / "deaths"), most=most)
-    dataset = label_rows(rows, max_failures=2)
-    if survived:
-        assert dataset.count() == 30
-    else:
-        with pytest.raises(ray.exceptions.RayError):
-            dataset.count()
-    assert len(os.listdir(tmp_path / "deaths")) == (2 if survived else 3)
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+import os
+import signal
+import tempfile
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -10,6 +14,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+import ray
 
 from raydistill.corpus import text_id
 from raydistill.kept_rows import KeptRows
@@ -70,3 +75,32 @@ def test_the_order_is_another_in_each_epoch_and_with_each_seed_and_the_same_agai
     assert epochs(rows, seed=1, workers=1, passes=1) != [first]
     once, again = epochs(rows, seed=None, workers=1, passes=2)  # as an evaluation goes over them
     assert once == again
+
+
+@dataclasses.dataclass(frozen=True)
+class DyingRows(KeptRows):
+    """A data task that makes rows for the student is killed, so many times; of each a file in a folder tells."""
+
+    deaths: str = ""
+    most: int = 0
+
+    def __call__(self, groups: pa.Table) -> Iterator[pa.Table]:
+        if len(os.listdir(self.deaths)) < self.most:
+            tempfile.mkstemp(dir=self.deaths)
+            os.kill(os.getpid(), signal.SIGKILL)
+        yield from KeptRows.__call__(self, groups)
+
+
+@pytest.mark.parametrize(("most", "survived"), [(2, True), (9, False)])
+def test_data_tasks_that_are_killed_are_tried_again_as_often_as_allowed(
+    most: int, survived: bool, tmp_path: Path, rows: KeptRows
+) -> None:
+    deaths = tmp_path / "deaths"
+    deaths.mkdir()
+    dataset = label_rows(DyingRows(rows.store, rows.rows, deaths=str(deaths), most=most), max_failures=2)
+    if survived:
+        assert dataset.count() == TEXTS
+    else:
+        with pytest.raises(ray.exceptions.RayError):
+            dataset.count()
+    assert len(os.listdir(deaths)) == (2 if survived else 3)
