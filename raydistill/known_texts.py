@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from typing import BinaryIO
@@ -16,8 +17,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-BUCKET_IDS = 2_000_000  # sorted at a time, about: some 130 MB; more of over 256 million
-MOST_BUCKETS = 128  # files that are open at a time
+BUCKET_IDS = 200_000  # sorted at a time, about: some 10 MB
+MOST_BITS = 7  # that ids are dealt out by at a time: so many files, 2 to the power of it, are open
 ID_DIGITS = 32
 Ids = npt.NDArray[np.uint64]
 Rows = Iterable[tuple[Sequence[str] | pa.Array | pa.ChunkedArray, npt.NDArray[np.int64]]]
@@ -107,22 +108,38 @@ def sorted_shares(rows: Rows, about: int, folder: str | None = None) -> Iterator
         about: how many ids to expect.
         folder: on whose disk to lay out 24 bytes for each; by default where temporary files go.
     """
+    return _sorted_shares(itertools.starmap(_packed, rows), about, folder, 0)
+
+
+def _packed(text_ids: Sequence[str] | pa.Array | pa.ChunkedArray, occurrences: npt.NDArray[np.int64]) -> npt.NDArray:
+    packed = np.empty(len(occurrences), dtype=_ROW)
+    packed["first"], packed["second"] = id_halves(text_ids)
+    packed["occurrences"] = occurrences
+    return packed
+
+
+def _sorted_shares(rows: Iterable[npt.NDArray], about: int, folder: str | None, same: int) -> Iterator[KnownTexts]:
+    """The same of packed rows whose ids begin with `same` bits that are the same; too large a bucket is dealt again."""
+    bits = min(max((about // BUCKET_IDS).bit_length(), 1), MOST_BITS)
     with contextlib.ExitStack() as stack:
-        buckets = [
-            stack.enter_context(tempfile.TemporaryFile(dir=folder))
-            for _ in range(min(about // BUCKET_IDS + 1, MOST_BUCKETS))
-        ]
-        for text_ids, occurrences in rows:
-            dealt = np.empty(len(occurrences), dtype=_ROW)
-            dealt["first"], dealt["second"] = id_halves(text_ids)
-            dealt["occurrences"] = occurrences
-            of = (dealt["first"] >> np.uint64(32)) * np.uint64(len(buckets)) >> np.uint64(32)
+        buckets = [stack.enter_context(tempfile.TemporaryFile(dir=folder)) for _ in range(1 << bits)]
+        for some in rows:
+            of = some["first"] << np.uint64(same) >> np.uint64(64 - bits)
             for i, bucket in enumerate(buckets):
-                bucket.write(dealt[of == i].tobytes())
+                bucket.write(some[of == i].tobytes())
         for bucket in buckets:
+            number = bucket.tell() // _ROW.itemsize
             bucket.seek(0)
-            share = np.frombuffer(bucket.read(), dtype=_ROW)
-            yield KnownTexts._merged(share["first"], share["second"], share["occurrences"])
+            if number > 2 * BUCKET_IDS and same + bits + MOST_BITS <= 64:
+                yield from _sorted_shares(_read(bucket), number, folder, same + bits)
+            else:
+                share = np.frombuffer(bucket.read(), dtype=_ROW)
+                yield KnownTexts._merged(share["first"], share["second"], share["occurrences"])
+
+
+def _read(bucket: BinaryIO) -> Iterator[npt.NDArray]:
+    while content := bucket.read(_ROW.itemsize << 16):
+        yield np.frombuffer(content, dtype=_ROW)
 
 
 def _mapped(file: BinaryIO, kind: np.dtype) -> npt.NDArray:

@@ -20,6 +20,7 @@ import pytest
 import ray
 import torch
 
+from raydistill.cli import main
 from raydistill.config import DistillConfig
 from raydistill.corpus_files import find_files
 from raydistill.errors import ModelError
@@ -162,3 +163,26 @@ def test_a_gpu_that_pytorch_cannot_use_is_one_line_that_names_the_machine(
     files, known = find_files([str(corpus)]), store.known_texts([])
     with pytest.raises(ModelError, match=told):
         quote_labelling(files, "text", (1, True), spec, known, plan, console, tolerance=Tolerance())
+
+
+@pytest.mark.parametrize(
+    ("flags", "line"),
+    [
+        (["--teacher-precision", "int8"], "--teacher-precision int8 is for CPUs"),
+        (["--teacher-backend", "openvino"], "--teacher-backend openvino is for CPUs"),
+        pytest.param(
+            ["--teacher-precision", "bf16"],
+            "--teacher-precision bf16: this machine's GPU cannot compute in it",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="wants a GPU that PyTorch cannot use"),
+        ),
+    ],
+)
+def test_what_a_gpu_cannot_do_is_one_line_of_the_command(
+    flags: list[str], line: str, tmp_path: Path, good: dict[str, str], capfd: pytest.CaptureFixture[str]
+) -> None:
+    given = [token for pair in good.items() for token in pair]
+    assert main(["label", *given, *flags]) == 2
+    said = capfd.readouterr().err
+    assert "Traceback" not in said
+    assert said.splitlines()[-1].startswith(f"Error: {line}")
+    assert not (tmp_path / "out" / "labels").exists()

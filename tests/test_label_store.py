@@ -9,6 +9,7 @@ import shutil
 import uuid
 from collections import Counter
 from pathlib import Path
+from unittest import mock
 
 import duckdb
 import numpy as np
@@ -21,10 +22,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from records import LABELLING, complete
 
+from raydistill import known_texts
 from raydistill.corpus import text_id
 from raydistill.errors import DamagedError, RunDirError
 from raydistill.files import Folder
-from raydistill.known_texts import BUCKET_IDS, KnownTexts, id_halves, take_census
+from raydistill.known_texts import KnownTexts, id_halves, take_census
 from raydistill.label_store import SCHEMA, LabelStore, logits_column, logits_matrix
 from raydistill.occurrences import correct_occurrences
 
@@ -360,12 +362,15 @@ def test_what_is_no_id_is_refused(wrong):
 
 
 @settings(max_examples=20)
-@given(st.lists(st.tuples(st.integers(0, 30), st.integers(0, 3)), max_size=60), st.integers(0, 9))
-def test_texts_are_gathered_by_id_each_once_however_they_come(rows, shares):
+@given(
+    st.lists(st.tuples(st.integers(0, 30), st.integers(0, 3)), max_size=60), st.integers(0, 9), st.sampled_from([1, 99])
+)
+def test_texts_are_gathered_by_id_each_once_however_they_come(rows, shares, bucket_ids):
     keys = [text_id(str(number)) for number, _ in rows]
     times = np.array([count for _, count in rows], dtype=np.int64)
     halves = [(keys[at : at + 7], times[at : at + 7]) for at in range(0, len(keys), 7)]
-    gathered, wanted = KnownTexts.gathered(halves, shares * BUCKET_IDS), Counter()
+    with mock.patch.object(known_texts, "BUCKET_IDS", bucket_ids):
+        gathered, wanted = KnownTexts.gathered(halves, shares * bucket_ids), Counter()
     for key, occurrences in zip(keys, times.tolist(), strict=True):
         wanted[key] += occurrences
     ids = [f"{first:016x}{second:016x}" for first, second in zip(gathered.first, gathered.second, strict=True)]
@@ -583,15 +588,19 @@ def test_a_census_counts_texts_whatever_parts_they_lie_in(store, parts, random):
         assert other.census(about=10).digest != census.digest
 
 
-def test_a_census_of_many_ids_is_taken_bucket_by_bucket():
+@pytest.mark.parametrize("bucket_ids", [1, 20, 700])
+def test_a_census_of_many_ids_is_taken_bucket_by_bucket(bucket_ids, monkeypatch):
     rng = np.random.default_rng(0)
     ids = rng.integers(0, 256, (3000, 16), dtype=np.uint8)
-    ids = [row.tobytes().hex() for row in np.concatenate([ids, ids[:1000]])]
+    ids = [row.tobytes().hex() for row in np.concatenate([ids, ids[:1000]])] + ["0" * 32] * 100
     ones = np.ones(len(ids), dtype=np.int64)
     one = take_census([(ids, ones)], about=4000)
-    many = take_census([(ids[at : at + 500], ones[at : at + 500]) for at in range(0, 4000, 500)], about=5 * BUCKET_IDS)
-    assert one == many
-    assert (one.texts, one.distinct) == (4000, 3000)
+    monkeypatch.setattr(known_texts, "BUCKET_IDS", bucket_ids)
+    pieces = [(ids[at : at + 500], ones[at : at + 500]) for at in range(0, len(ids), 500)]
+    sizes = [len(share) for share in known_texts.sorted_shares(pieces, about=4000)]
+    assert max(sizes) <= max(2 * bucket_ids, 2)  # also where 128 files at a time are too few
+    assert take_census(pieces, about=4000) == one
+    assert (one.texts, one.distinct) == (4100, 3001)
 
 
 # The folder

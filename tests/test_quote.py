@@ -33,7 +33,8 @@ def test_a_sample_of_the_whole_corpus_is_counted_not_guessed():
     assert (quote.texts, quote.pairs, quote.tokens) == (6, 12, 2 * (300 + 30))
     assert quote.padding == pytest.approx(0.2, abs=2e-3)
     assert quote.truncated == pytest.approx(1 / 6)
-    assert quote.text_tokens["100"] == 200
+    assert [quote.text_tokens[at] for at in ("0", "20", "50", "100")] == [10, 15, 22, 200]
+    assert list(quote.text_tokens.values()) == sorted(quote.text_tokens.values())
     # 1,000 padded tokens in half a second, and 3 seconds to start.
     assert quote.seconds == pytest.approx(3.0 + 660 * 1.25 / 2000, abs=1e-3)
     assert quote.low < quote.seconds < quote.high

@@ -4,7 +4,8 @@
 
 No GPU is needed and no model is run: a stand-in teacher *sleeps* as long as a GPU of some pairs a second would take, on
 fake GPUs of a private Ray on this machine. All else is the label stage as it is: reading, hashing, blocks, writing,
-merging, receipts. So what is measured is the driver and the road, with the tasks of all nodes here.
+merging, receipts, and the counting of all ids at the end. So what is measured is the driver and the road, with the
+tasks of all nodes here.
 
 Texts are BBC News first sentences, each many times over with a number behind it. A GPU is busy while its stand-in
 sleeps; the share is taken from when all have begun their first block until one begins its last. Memory is what a
@@ -147,27 +148,31 @@ def drive(case: Case, corpus: Path, folder: Path) -> dict[str, float]:
     progress = Console(io.StringIO()).stage("label", "texts")
     limits: dict[str, Any] = {"file_bytes": case.file_mb * MB, "most_rejected": 0, "tolerance": Tolerance()}
     counts = label_corpus(files, "text", spec, store, plan, progress, **limits, actor=SleepingActor)
-    seconds, cpu = time.time() - began, time.process_time() - cpu
+    labelled, labelled_cpu = time.time(), time.process_time()
+    census = store.census(about=counts.texts)
+    ended, ended_cpu = time.time(), time.process_time()
     watch.stop()
     session = Path(ray._private.worker.global_worker.node.get_session_dir_path())
     sizes = [size for name, size in store.folder.sizes().items() if name.endswith(".parquet")]
     found = busy(diary)
     ray.shutdown()
-    assert counts.texts == counts.labelled == case.texts
+    assert counts.texts == counts.labelled == census.texts == case.texts
     return {
         **found,
         "pairs": counts.effort.pairs,
-        "seconds": seconds,
+        "seconds": ended - began,
         "start_up_seconds": found["all_begun"] - began,
         "block_bytes": block_bytes(files, spec, plan, Tolerance.block_seconds),
-        "driver_cpu_seconds": cpu,
+        "driver_cpu_seconds": labelled_cpu - cpu,
+        "census_seconds": ended - labelled,
+        "census_cpu_seconds": ended_cpu - labelled_cpu,
         "object_store_bytes": watch.most,
         "object_store_limit": watch.limit,
         "spilled_files": sum(path.is_file() for path in session.glob("ray_spilled*/**/*")),
         "store_bytes": sum(sizes),
         "store_files": len(sizes),
         "store_large_files": sum(size >= case.file_mb * MB // 2 for size in sizes),
-        "end_seconds": seconds - counts.last_block_seconds,
+        "end_seconds": labelled - began - counts.last_block_seconds,
     }
 
 
@@ -194,8 +199,9 @@ def describe(case: dict[str, Any]) -> list[str]:
         f"{case['seconds']:.0f} s",
         f"{case['start_up_seconds']:.0f} s",
         f"{case['end_seconds']:.0f} s",
+        f"{case['census_seconds']:.1f} s",
         f"{case['busy']:.1%}" if case["busy"] == case["busy"] else "too short",
-        f"{case['driver_cpu_seconds'] / millions:.0f} s",
+        f"{(case['driver_cpu_seconds'] + case['census_cpu_seconds']) / millions:.0f} s",
         *(f"{case['peak_mb'][kind]:.0f} MB" for kind in ("driver", "teacher actor", OTHERS)),
         f"{case['object_store_bytes'] / MB:,.0f} of {case['object_store_limit'] / MB:,.0f} MB",
         f"{case['spilled_files']}",
@@ -211,6 +217,7 @@ COLUMNS = (
     "label stage",
     "until all had begun",
     "after the last block",
+    "ids are counted",
     "busy",
     "driver's CPU per million texts",
     "peak: driver",
@@ -232,10 +239,17 @@ def project(few: dict[str, Any], many: dict[str, Any], texts: int) -> list[dict[
     blocks = min(texts * few["blocks"] / few["texts"], MOST_BLOCKS)
     memory = blocks * of_a_block(lambda case: case["peak_mb"]["driver"])
     cpu = blocks * of_a_block(lambda case: case["driver_cpu_seconds"])
+    census = texts / many["texts"] * many["census_cpu_seconds"]
     stored = texts / many["texts"] * many["store_bytes"]  # merged files, which shrink better
     rows = [
         ["blocks", f"{blocks:,.0f}", f"never more than {MOST_BLOCKS:,}, up to 1.6 TB of text: they grow instead"],
         ["driver's CPU", f"{cpu / 60:,.0f} min", "the number of blocks"],
+        ["the same to count ids, at the end", f"{census / 60:,.0f} min", "the number of texts"],
+        [
+            "disk to count ids on, meanwhile",
+            f"{24 * texts / 1e9:,.0f} GB",
+            "the number of texts: 24 bytes each, beside the store (for one in an object store, in `TMPDIR`)",
+        ],
         ["driver's memory, more", f"{memory:,.0f} MB", "the number of blocks"],
         [
             "the same in a run that goes on",

@@ -94,9 +94,8 @@ def advice(figures: dict[str, float], updates: int) -> str | None:
 def describe_quote(quote: Quote, price_per_hour: float | None) -> list[tuple[str, str]]:
     """A table of what the label stage will take, in money too if the price of an hour is given."""
     about = "" if quote.exact else "about "
-    of_texts = ", ".join(
-        f"{'longest' if at == '100' else f'{at}% to'} {tokens:,}" for at, tokens in quote.text_tokens.items()
-    )
+    told = {"50": "50% to", "90": "90% to", "99": "99% to", "100": "longest"}
+    of_texts = ", ".join(f"{words} {quote.text_tokens[at]:,}" for at, words in told.items())
     rows = [
         ("texts", f"{about}{quote.texts:,}, {quote.duplicates:.1%} duplicates within a block"),
         ("tokens", f"of a text: {of_texts}; {quote.truncated:.1%} of the texts are truncated"),

@@ -399,7 +399,6 @@ def label_in_a_process(tiny_teacher_dir: Path, class_names_file: Path, corpus_fi
     return run
 
 
-@pytest.mark.slow  # one that cannot be written, in the suite, is done without in the same way
 @needs_mounts
 def test_a_cache_that_is_full_is_done_without(
     tmp_path: Path, label_in_a_process: Callable[..., Any], exact: Path
