@@ -1,4 +1,4 @@
-"""In training, compute a batch in parts of like length: hardly any padding is computed, whatever texts stand together.
+"""In training, compute a batch in parts of like length: little padding is computed, whatever texts stand together.
 
 A batch of texts drawn at random is padded to its longest, a third of it and more where lengths are mixed. Drawing texts
 of like length instead changes what an update is made of, and with it what a student becomes. So the order of texts is

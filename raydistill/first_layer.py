@@ -7,7 +7,8 @@ that spares some three quarters of these products, which are a fourth of a layer
 which the last one is narrowed (`raydistill.last_layer`), 2 % of twelve, 1 % of twenty-four.
 
 On CPUs only: to know how many tokens are distinct, one would have to wait for a GPU. And in fp32 only: a CPU with
-instructions for bf16 or int8 multiplies rows sooner than it puts them in place. The logits stay what they are.
+instructions for bf16 or int8 multiplies rows sooner than it puts them in place and, for each new number of distinct
+tokens, makes its kernels anew. The logits stay what they are.
 """
 
 from __future__ import annotations

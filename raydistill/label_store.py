@@ -35,7 +35,7 @@ SOURCES = b"raydistill.replaces"  # in the metadata of a part
 PART_NAME = re.compile(r"part-(?P<digest>[0-9a-f]{32})-[0-9a-f]{16}\.parquet")
 SCHEMA_VERSION = 2
 LISTERS = 16  # parts opened at once: on an object store each takes a round trip
-GROUPS_READ = 16  # row groups of which some columns are read at once
+GROUPS_FETCHED, ROWS_READ = 16, 1 << 15  # at once, of narrow columns
 ROW_GROUP_BYTES = 4 << 20  # in a merged part, at least: what a reader has to hold at a time
 LEAST_ROW_BYTES = 32  # an id alone takes half of it, however it is compressed
 SCHEMA = pa.schema(
@@ -155,12 +155,11 @@ class LabelStore:
         """Write rows of `SCHEMA` as a new part; return its name and its bytes."""
         return self._write_rows([table.select(SCHEMA.names).cast(SCHEMA)])
 
-    def read_part(self, name: str, columns: Sequence[str] | None = None, groups: int = 1) -> Iterator[pa.Table]:
-        """A part, or some columns of it, so many row groups at a time. Raises RunDirError for what is no part."""
+    def read_part(self, name: str, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+        """A part, or some columns of it, a row group at a time. Raises RunDirError for what is no part."""
         with self._opened(name) as part:
-            for at in range(0, part.num_row_groups, groups):
-                some = range(at, min(at + groups, part.num_row_groups))
-                yield part.read_row_groups(some, columns=list(columns) if columns else None)
+            for at in range(part.num_row_groups):
+                yield part.read_row_group(at, columns=list(columns) if columns else None)
 
     def row_groups(self) -> list[RowGroup]:
         """All of the store in pieces that can be read in any order, sorted by part."""
@@ -315,13 +314,19 @@ class LabelStore:
 
     def count_texts(self) -> int:
         """How many texts the parts hold, each as often as it occurs in the corpus. Raises RunDirError."""
-        tables = (table for name in self.parts() for table in self.read_part(name, ["occurrences"], GROUPS_READ))
-        return sum(pc.sum(table["occurrences"]).as_py() or 0 for table in tables)
+        return sum(pc.sum(batch["occurrences"]).as_py() for batch in self._columns(self.parts(), ["occurrences"]))
 
-    def _ids(self, parts: Iterable[str]) -> Iterator[tuple[pa.ChunkedArray, npt.NDArray[np.int64]]]:
+    def _ids(self, parts: Iterable[str]) -> Iterator[tuple[pa.Array, npt.NDArray[np.int64]]]:
+        for batch in self._columns(parts, ["text_id", "occurrences"]):
+            yield batch["text_id"], batch["occurrences"].to_numpy()
+
+    def _columns(self, parts: Iterable[str], columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+        """Some narrow columns of parts, in batches; those of some row groups are fetched together."""
         for name in parts:
-            for table in self.read_part(name, ["text_id", "occurrences"], GROUPS_READ):
-                yield table["text_id"], table["occurrences"].to_numpy()
+            with self._opened(name) as part:
+                for at in range(0, part.num_row_groups, GROUPS_FETCHED):
+                    groups = range(at, min(at + GROUPS_FETCHED, part.num_row_groups))
+                    yield from part.iter_batches(ROWS_READ, groups, list(columns), use_threads=False)
 
 
 def _gathered(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
