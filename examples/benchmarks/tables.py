@@ -62,7 +62,7 @@ def times_as_fast(reference: Sequence[float], own: Sequence[float]) -> list[floa
 
 
 def beside(plain: list[dict[str, Any]], own: list[dict[str, Any]], what: str) -> str:
-    """Mean difference of rounds, in points, with its standard error."""
+    """Mean difference of rounds, in points (hundredths), with its standard error."""
     apart = [100 * (mine[what] - other[what]) for mine, other in zip(own, plain, strict=True)]
     error = statistics.stdev(apart) / math.sqrt(len(apart)) if len(apart) > 1 else math.nan
     return f"{statistics.mean(apart):+.2f} ± {error:.2f}"

@@ -6,8 +6,9 @@ BBC News: whole documents and first sentences by turns, all cut to --max-length 
 of them once. Then a plain single-process `Trainer` and raydistill's train stage make as many updates of the same rows
 with the same arguments, in turn, one seed a round. A run's time is from its first update to its last, with all that
 lies between; start-up is told apart. Students are judged on all the texts that were not trained on. Prints a Markdown
-table of medians, least and most in brackets, and of quality beside the plain Trainer's: the mean difference in a round
-and its standard error; --json keeps it all. That needs more rounds than time does, of fewer methods:
+table of medians, least and most in brackets, and of loss and quality beside the plain Trainer's: the mean difference in
+a round and its standard error; --json keeps it all. The loss of an epoch tells most, as all its texts are in it;
+quality needs more rounds than time does, of fewer methods:
 
     python examples/benchmarks/training.py --epochs 3 --rounds 8 \\
         --methods "plain Trainer, batches by length" "raydistill, 1 worker" "raydistill, 1 worker, batches by length"
@@ -110,8 +111,9 @@ def table(runs: dict[str, list[dict[str, Any]]]) -> list[dict[str, str]]:
                 "times the plain Trainer": spread(times),
                 "not in updates": spread([1 - run["steps"] / run["seconds"] for run in found], ".1%"),
                 "start-up": f"{statistics.median(run['startup'] for run in found):.1f} s",
-                "last loss": spread([run["losses"][-1] for run in found], ".3f"),
                 "losses apart, mean": f"{statistics.mean(apart):.3f}",
+                "loss of the last epoch": spread([run["last_epoch"] for run in found], ".3f"),
+                "the same beside it, hundredths": beside(runs[PLAIN], found, "last_epoch"),
                 "agreement": spread([run["agreement"] for run in found], ".1%"),
                 "accuracy": spread([run["accuracy"] for run in found], ".1%"),
                 "agreement beside it, points": beside(runs[PLAIN], found, "agreement"),
@@ -177,6 +179,8 @@ def main() -> None:
             def keep(name: str, output: Path, run: dict[str, Any]) -> None:
                 found = predict(*load_trained_student(str(output)), unseen).argmax(-1)
                 run |= {"agreement": float(np.mean(found == judged)), "accuracy": float(np.mean(found == truth))}
+                logged = max(len(run["losses"]) // arguments.epochs, 1)  # in an epoch
+                run["last_epoch"] = statistics.mean(run["losses"][-logged:])
                 runs.setdefault(name, []).append(run)
                 if arguments.json:  # so that a run that is stopped leaves what it has found
                     arguments.json.write_text(json.dumps({"arguments": vars(arguments), "runs": runs}, default=str))
