@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import itertools
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from typing import BinaryIO
@@ -108,13 +107,13 @@ def sorted_shares(rows: Rows, about: int, folder: str | None = None) -> Iterator
         about: how many ids to expect.
         folder: on whose disk to lay out 24 bytes for each; by default where temporary files go.
     """
-    return _sorted_shares(itertools.starmap(_packed, rows), about, folder, 0)
+    packed = (_packed(*id_halves(text_ids), occurrences) for text_ids, occurrences in rows)
+    return _sorted_shares(packed, about, folder, 0)
 
 
-def _packed(text_ids: Sequence[str] | pa.Array | pa.ChunkedArray, occurrences: npt.NDArray[np.int64]) -> npt.NDArray:
+def _packed(first: Ids, second: Ids, occurrences: npt.NDArray[np.int64]) -> npt.NDArray:
     packed = np.empty(len(occurrences), dtype=_ROW)
-    packed["first"], packed["second"] = id_halves(text_ids)
-    packed["occurrences"] = occurrences
+    packed["first"], packed["second"], packed["occurrences"] = first, second, occurrences
     return packed
 
 
@@ -138,8 +137,11 @@ def _sorted_shares(rows: Iterable[npt.NDArray], about: int, folder: str | None, 
 
 
 def _read(bucket: BinaryIO) -> Iterator[npt.NDArray]:
+    """What a bucket holds, some at a time, copies of a text made one: they would never part, however often dealt."""
     while content := bucket.read(_ROW.itemsize << 16):
-        yield np.frombuffer(content, dtype=_ROW)
+        some = np.frombuffer(content, dtype=_ROW)
+        share = KnownTexts._merged(some["first"], some["second"], some["occurrences"])
+        yield _packed(share.first, share.second, share.occurrences)
 
 
 def _mapped(file: BinaryIO, kind: np.dtype) -> npt.NDArray:

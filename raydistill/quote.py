@@ -87,7 +87,7 @@ class Quote:
         pairs, tokens: to be scored, padding not counted.
         padding, truncated: the share of padding in what is scored, and of texts that are cut.
         rejected: the share of texts that the teacher could not score.
-        text_tokens: a histogram of as many texts in each bin: the tokens of a text at `PERCENTILES`, by these.
+        text_tokens: a histogram of tenths of the texts, the last one cut at 99 %: tokens of a text by `PERCENTILES`.
         engine, pairs_per_second: what runs the teacher, and how fast in one actor.
         actors: how many.
         seconds, low, high: the estimate, and the interval it lies in with 19 chances in 20.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import pickle
@@ -601,6 +602,21 @@ def test_a_census_of_many_ids_is_taken_bucket_by_bucket(bucket_ids, monkeypatch)
     assert max(sizes) <= max(2 * bucket_ids, 2)  # also where 128 files at a time are too few
     assert take_census(pieces, about=4000) == one
     assert (one.texts, one.distinct) == (4100, 3001)
+
+
+def test_a_text_without_number_is_counted_with_few_files(monkeypatch):
+    opened = []
+
+    def counted(**options):
+        opened.append(options)
+        return io.BytesIO()
+
+    monkeypatch.setattr(known_texts, "BUCKET_IDS", 200)
+    monkeypatch.setattr(known_texts.tempfile, "TemporaryFile", counted)
+    ids, ones = ["7" * 32] * 5000, np.ones(5000, dtype=np.int64)
+    census = take_census([(ids, ones)] * 40, about=400)
+    assert (census.texts, census.distinct) == (200_000, 1)
+    assert len(opened) <= 256
 
 
 # The folder

@@ -139,7 +139,7 @@ def main() -> None:
             stage["label"]["first_block_seconds"] for stage in stages
         ],
         "from the command to the first labelled block, at most": [
-            wall - times["total"] + times["start-up"] + stage["label"]["first_block_seconds"]
+            wall - times["total"] + times["start-up"] + times.get("audit", 0.0) + stage["label"]["first_block_seconds"]
             for wall, times, stage in zip(walls, said, stages, strict=True)
         ],
         "of it: train stage": [stage["train"]["seconds"] for stage in stages],

@@ -172,7 +172,7 @@ def main() -> None:
                 "num_train_epochs": arguments.epochs,
                 "learning_rate": 2e-4,
                 "warmup_steps": 10,
-                "logging_steps": min(LOG_EVERY, updates),
+                "logging_steps": math.gcd(LOG_EVERY, updates // arguments.epochs),  # which an epoch is a multiple of
                 "seed": 42 + number,
             }
 
