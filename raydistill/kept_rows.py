@@ -90,7 +90,7 @@ def _read(folder: Folder, name: str) -> pa.Table:
         file = pq.ParquetFile(source, page_checksum_verification=True)
         if file.schema_arrow != SCHEMA:
             raise pa.ArrowInvalid("its columns are others")
-        return file.read()
+        return file.read(use_threads=False)
 
 
 def _has_room(folder: Folder) -> bool:

@@ -159,7 +159,8 @@ class LabelStore:
         """A part, or some columns of it, a row group at a time. Raises RunDirError for what is no part."""
         with self._opened(name) as part:
             for at in range(part.num_row_groups):
-                yield part.read_row_group(at, columns=list(columns) if columns else None)
+                # Threads gain nothing with groups of some megabytes, and each keeps memory of its own.
+                yield part.read_row_group(at, columns=list(columns) if columns else None, use_threads=False)
 
     def row_groups(self) -> list[RowGroup]:
         """All of the store in pieces that can be read in any order, sorted by part."""
@@ -175,7 +176,7 @@ class LabelStore:
         """Some columns of row groups, one after another. Raises RunDirError as `read_part` does."""
         for group in groups:
             with self._opened(group.part) as part:
-                yield part.read_row_group(group.at, columns=list(columns))
+                yield part.read_row_group(group.at, columns=list(columns), use_threads=False)
 
     @contextlib.contextmanager
     def _opened(self, name: str) -> Iterator[pq.ParquetFile]:
