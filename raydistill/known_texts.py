@@ -28,40 +28,15 @@ _NIBBLES[np.frombuffer(b"0123456789abcdef", dtype=np.uint8)] = np.arange(16)
 
 
 @dataclasses.dataclass(frozen=True)
-class KnownTexts:
-    """N texts sorted by id, each once: 24 bytes for each.
+class KnownIds:
+    """N ids, sorted, each once: 16 bytes for each.
 
     Attributes:
         first, second: (N,) uint64: the two halves of the ids, which are searched in turn.
-        occurrences: (N,) int64.
     """
 
     first: Ids
     second: Ids
-    occurrences: npt.NDArray[np.int64]
-
-    @classmethod
-    def gathered(cls, rows: Rows, about: int, folder: str | None = None) -> KnownTexts:
-        """From rows in any order: each text once, with its occurrences added up. What comes of it lies on disk as well.
-
-        Arguments as for `sorted_shares`.
-        """
-        with contextlib.ExitStack() as stack:
-            columns = [stack.enter_context(tempfile.TemporaryFile(dir=folder)) for _ in _ROW.names or ()]
-            for share in sorted_shares(rows, about, folder):
-                for column, name in zip(columns, _ROW.names or (), strict=True):
-                    column.write(getattr(share, name).tobytes())
-            return cls(*(_mapped(column, _ROW[i]) for i, column in enumerate(columns)))
-
-    @classmethod
-    def _merged(cls, first: Ids, second: Ids, occurrences: npt.NDArray[np.int64]) -> KnownTexts:
-        order = np.lexsort((second, first))
-        first, second, occurrences = first[order], second[order], occurrences[order]
-        new = np.ones(len(first), dtype=bool)
-        new[1:] = (first[1:] != first[:-1]) | (second[1:] != second[:-1])
-        starts = np.flatnonzero(new)
-        totals = np.add.reduceat(occurrences, starts) if len(starts) else occurrences
-        return cls(first[starts], second[starts], totals)
 
     def __len__(self) -> int:
         return len(self.first)
@@ -78,6 +53,64 @@ class KnownTexts:
             at[behind] = np.minimum(at[behind] + 1, len(self) - 1)
             behind &= (self.first[at] == first) & (self.second[at] < second) & (at < len(self) - 1)
         return np.where((self.first[at] == first) & (self.second[at] == second), at, -1)
+
+
+@dataclasses.dataclass(frozen=True)
+class KnownTexts(KnownIds):
+    """N texts, sorted by id, each once: 24 bytes for each.
+
+    Attributes:
+        occurrences: (N,) int64.
+    """
+
+    occurrences: npt.NDArray[np.int64]
+
+    @classmethod
+    def gathered(cls, rows: Rows, about: int, folder: str | None = None) -> KnownTexts:
+        """From rows in any order: each text once, with its occurrences added up. What comes of it lies on disk as well.
+
+        Arguments as for `sorted_shares`.
+        """
+        return cls.on_disk(sorted_shares(rows, about, folder), folder)
+
+    @classmethod
+    def on_disk(cls, shares: Iterable[KnownTexts], folder: str | None = None) -> KnownTexts:
+        """Shares that follow each other in order, as one whose arrays lie in files and may be written to."""
+        with contextlib.ExitStack() as stack:
+            columns = [stack.enter_context(tempfile.TemporaryFile(dir=folder)) for _ in _ROW.names or ()]
+            for share in shares:
+                for column, name in zip(columns, _ROW.names or (), strict=True):
+                    column.write(getattr(share, name).tobytes())
+            return cls(*(_mapped(column, _ROW[i]) for i, column in enumerate(columns)))
+
+    @classmethod
+    def _merged(cls, first: Ids, second: Ids, occurrences: npt.NDArray[np.int64]) -> KnownTexts:
+        order = np.lexsort((second, first))
+        first, second, occurrences = first[order], second[order], occurrences[order]
+        new = np.ones(len(first), dtype=bool)
+        new[1:] = (first[1:] != first[:-1]) | (second[1:] != second[:-1])
+        starts = np.flatnonzero(new)
+        totals = np.add.reduceat(occurrences, starts) if len(starts) else occurrences
+        return cls(first[starts], second[starts], totals)
+
+    def ids(self) -> KnownIds:
+        """The same without occurrences."""
+        return KnownIds(self.first, self.second)
+
+    def recounted(self, counted: npt.NDArray[np.int64]) -> Iterator[KnownTexts]:
+        """Those whose occurrences are others by a new count, (N,) int64, with the new ones; some at a time."""
+        for at in range(0, len(self), BUCKET_IDS):
+            some = slice(at, at + BUCKET_IDS)
+            other = self.occurrences[some] != counted[some]
+            yield KnownTexts(self.first[some][other], self.second[some][other], counted[some][other])
+
+
+def zeros_on_disk(number: int, folder: str | None = None) -> npt.NDArray[np.int64]:
+    """(number,) int64 in a file, all zero: memory that the system can take back."""
+    with tempfile.TemporaryFile(dir=folder) as file:
+        for at in range(0, number, BUCKET_IDS):  # written, as a full disk could not refuse what is only mapped
+            file.write(np.zeros(min(BUCKET_IDS, number - at), dtype=np.int64).tobytes())
+        return _mapped(file, np.dtype(np.int64))
 
 
 def id_halves(text_ids: Sequence[str] | pa.Array | pa.ChunkedArray) -> tuple[Ids, Ids]:
@@ -145,9 +178,9 @@ def _read(bucket: BinaryIO) -> Iterator[npt.NDArray]:
 
 
 def _mapped(file: BinaryIO, kind: np.dtype) -> npt.NDArray:
-    """A file's content as an array that is read from disk where it is looked at."""
+    """A file's content as an array: what is looked at is read from disk, and what is changed is written to it."""
     file.flush()
-    return np.asarray(np.memmap(file, dtype=kind, mode="r")) if file.tell() else np.empty(0, dtype=kind)
+    return np.asarray(np.memmap(file, dtype=kind, mode="r+")) if file.tell() else np.empty(0, dtype=kind)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -304,14 +304,20 @@ class LabelStore:
         """The ids in some parts, each once, with their occurrences added up. Raises RunDirError."""
         sizes, wanted = self.folder.sizes(".parquet"), set(parts)
         about = sum(size for name, size in sizes.items() if name in wanted) // LEAST_ROW_BYTES
-        folder = self.folder.local if wanted else None  # a store that is not there yet has none
-        with refusals(folder or tempfile.gettempdir(), "cannot hold the ids of the texts"):
+        with self.room_for_ids() as folder:
             return KnownTexts.gathered(self._ids(parts), about, folder)
 
     def census(self, about: int) -> Census:
         """Count what the store holds of the corpus, of `about` so many ids. Raises RunDirError."""
-        with refusals(self.folder.local or tempfile.gettempdir(), "cannot hold the ids of the texts"):
-            return take_census(self._ids(self.parts()), about, self.folder.local)
+        with self.room_for_ids() as folder:
+            return take_census(self._ids(self.parts()), about, folder)
+
+    @contextlib.contextmanager
+    def room_for_ids(self) -> Iterator[str | None]:
+        """A folder to lay out ids in, None where temporary files go; what its disk refuses within is a RunDirError."""
+        folder = self.folder.local if self.folder.local and self.folder.is_there() else None
+        with refusals(folder or tempfile.gettempdir(), "cannot hold the ids of the texts"):
+            yield folder
 
     def count_texts(self) -> int:
         """How many texts the parts hold, each as often as it occurs in the corpus. Raises RunDirError."""

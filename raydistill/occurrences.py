@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from raydistill.known_texts import KnownTexts
+from raydistill.known_texts import KnownTexts, zeros_on_disk
 from raydistill.label_store import SCHEMA, LabelStore
 
 
@@ -36,11 +36,11 @@ def correct_occurrences(
     Raises:
         RunDirError: a part cannot be read, or its copy cannot be written.
     """
-    wrong = known.occurrences != counted
-    if not wrong.any():
+    with store.room_for_ids() as folder:
+        changed = KnownTexts.on_disk(known.recounted(counted), folder)
+        left, rows_left = changed.occurrences, zeros_on_disk(len(changed), folder)
+    if not len(changed):
         return 0
-    changed = KnownTexts(known.first[wrong], known.second[wrong], counted[wrong])
-    left, rows_left = changed.occurrences, np.zeros(len(changed), dtype=np.int64)
     to_mend: list[str] = []
     for name in parts:
         moved()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import tempfile
 from pathlib import Path
+from unittest import mock
 
 import pytest
 from hypothesis import given
@@ -14,6 +15,7 @@ from raydistill.corpus import gather_splits, line_bytes, make_splits
 from raydistill.corpus_files import CorpusFile, Split, find_files
 from raydistill.resources import Node, Request, make_plan
 from raydistill.specs import TeacherSpec
+from raydistill.stages import ingest
 from raydistill.stages.ingest import read_blocks, unpack
 from raydistill.stages.label import (
     CORE_FLOPS,
@@ -82,6 +84,26 @@ def blocks_of(folder, block_bytes):
     """The texts of each block that a single task reads of all files of a folder."""
     (splits,) = gather_splits(make_splits(find_files([str(folder)]), 1 << 20), 1 << 20)
     return [unpack(block)[0]["text"].to_pylist() for block in read_blocks(splits, "text", block_bytes, None)]
+
+
+@given(
+    st.lists(st.integers(1, 500), min_size=1, max_size=60),
+    st.integers(1, 3000),
+    st.integers(1, 3000),
+    st.integers(0, 50),
+)
+def test_no_text_is_lost_whatever_ends_a_block(lengths, block_bytes, largest_read, scored_bytes):
+    spec = dataclasses.replace(SPEC, scored_bytes=float(scored_bytes))
+    lines = [f"{i:03}{'x' * length}" for i, length in enumerate(lengths)]
+    with tempfile.TemporaryDirectory() as folder, mock.patch.object(ingest, "LARGEST_READ", largest_read):
+        Path(folder, "corpus.txt").write_text("\n".join(lines))
+        splits = [Split(file, 0, -1) for file in find_files([folder])]
+        blocks = [unpack(block)[0] for block in read_blocks(splits, "text", block_bytes, None, spec.work_bytes)]
+    assert [text for block in blocks for text in block["text"].to_pylist()] == lines
+    assert all(
+        sum(len(text) + 1 + ingest.HELD_BYTES for text in block["text"].to_pylist()[:-1]) < 2 * largest_read + 800
+        for block in blocks
+    )
 
 
 @given(st.lists(st.lists(st.text("ab五", min_size=1, max_size=60), max_size=20), min_size=1), st.integers(1, 400))

@@ -23,11 +23,12 @@ from ray.data.datasource import Datasource, ReadTask
 from raydistill.corpus import clean, line_bytes, text_id
 from raydistill.corpus_files import Split
 from raydistill.corpus_readers import read_splits
-from raydistill.known_texts import KnownTexts
+from raydistill.known_texts import KnownIds
 from raydistill.specs import Effort
 
 NAME = "raydistill.block"
 LARGEST_READ = 16 << 20  # bytes of text in a block, however little of them is scored
+HELD_BYTES = 200  # that a text takes in memory besides, with its id, however short it is
 
 
 class CorpusSource(Datasource):
@@ -73,25 +74,34 @@ def read_blocks(
         weigh: what a text of so many bytes counts for.
     """
     known = ray.get(known_ref) if known_ref is not None else None
-    held: Counter[str] = Counter()
+    started = time.perf_counter()
+    for texts in _counted(itertools.chain.from_iterable(read_splits(splits, text_column)), block_bytes, weigh):
+        yield pack(distinct_texts(texts, known), Effort(read_seconds=time.perf_counter() - started))
+        started = time.perf_counter()
+
+
+def _counted(lines: Iterable[str], block_bytes: int, weigh: Callable[[int], float]) -> Iterator[Counter[str]]:
+    """How often each text stands in the lines of a block."""
+    held: Counter[str] = Counter()  # a block that the rest may have to join
     texts: Counter[str] = Counter()
-    size, read, started = 0.0, 0, time.perf_counter()
-    for line in itertools.chain.from_iterable(read_splits(splits, text_column)):
+    size, read = 0.0, 0
+    for line in lines:
         text = clean(line)
         texts[text] += 1
-        read += line_bytes(text)
+        read += line_bytes(text) + HELD_BYTES
         size += weigh(line_bytes(text))
-        if held and size >= block_bytes / 2:
-            yield pack(distinct_texts(held, known), Effort(read_seconds=time.perf_counter() - started))
-            held, started = Counter(), time.perf_counter()
-        if size >= block_bytes or read >= LARGEST_READ:
+        is_whole = size >= block_bytes or read >= LARGEST_READ
+        if held and (is_whole or size >= block_bytes / 2):
+            yield held
+            held = Counter()
+        if is_whole:
             held, texts, size, read = texts, Counter(), 0.0, 0
     held.update(texts)
     if held:
-        yield pack(distinct_texts(held, known), Effort(read_seconds=time.perf_counter() - started))
+        yield held
 
 
-def distinct_texts(texts: Counter[str], known: KnownTexts | None) -> pa.Table:
+def distinct_texts(texts: Counter[str], known: KnownIds | None) -> pa.Table:
     """Texts with their ids, occurrences, and index among the known ones (-1 for a new one).
 
     Known texts travel on without their text, only to be counted; blank ones are one row of text "".

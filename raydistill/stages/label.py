@@ -17,6 +17,7 @@ from ray.data import ActorPoolStrategy
 from raydistill.corpus import gather_splits, make_splits
 from raydistill.corpus_files import CorpusFile
 from raydistill.engines.offers import export_pays, openvino_installed
+from raydistill.known_texts import zeros_on_disk
 from raydistill.label_store import LabelStore
 from raydistill.occurrences import correct_occurrences
 from raydistill.progress import Console, Progress
@@ -118,9 +119,10 @@ def label_corpus(
         KeyboardInterrupt: a signal asked for the end.
     """
     earlier = _mended_parts(store, progress.console)
-    known_ref = ray.put(store.known_texts(earlier))
-    known = ray.get(known_ref)  # in the shared memory where every task of the node sees it
-    counted = np.zeros(len(known), dtype=np.int64)
+    known = store.known_texts(earlier)
+    with store.room_for_ids() as folder:
+        counted = zeros_on_disk(len(known), folder)
+    known_ref = ray.put(known.ids()) if len(known) else None  # in memory that all tasks of a node share
     counts, passed, at_rest = Counts(), 0, int(known.occurrences.sum())
     spec = as_planned(spec, plan)
     actor = type(f"{actor.__name__}-{uuid.uuid4().hex[:8]}", (actor,), {})  # to tell its actors from those of others
@@ -143,7 +145,7 @@ def label_corpus(
         with (
             set_aside(store.folder, most_rejected) as rejected,
             contextlib.closing(
-                _receipts(files, text_column, spec, store, known_ref if len(known) else None, plan, tolerance, actor)
+                _receipts(files, text_column, spec, store, known_ref, plan, tolerance, actor)
             ) as receipts,
         ):
             for receipt in _until_stopped(receipts, stop, plan.teacher_actors_min):
@@ -165,7 +167,7 @@ def label_corpus(
         # Of earlier passes, and what has replaced such.
         merger.add_others({name: size for name, size in sizes.items() if name in own})
         merger.finish()
-    counts.known = int((counted > 0).sum())
+    counts.known = int(np.count_nonzero(counted))
     counts.removed = len(counted) - counts.known
     return counts
 

@@ -15,7 +15,7 @@ from raydistill.corpus_files import CorpusFile
 from raydistill.corpus_samples import read_stretches
 from raydistill.engines.engine import EXACT, engine_name
 from raydistill.errors import CorpusError, EngineError, ModelError, counted
-from raydistill.known_texts import KnownTexts
+from raydistill.known_texts import KnownIds
 from raydistill.progress import Console
 from raydistill.quote import Probe, Quote, Stretch, Work, make_quote
 from raydistill.resources import Plan
@@ -36,7 +36,7 @@ def quote_labelling(
     text_column: str,
     texts: tuple[int, bool],
     spec: TeacherSpec,
-    known: KnownTexts,
+    known: KnownIds,
     plan: Plan,
     console: Console,
     *,
