@@ -101,3 +101,34 @@ def test_a_full_temporary_folder_of_ray_is_one_line_before_anything_is_written(t
     (error,) = [line for line in done.stderr.splitlines() if line.startswith("Error: ")]
     assert f"{small}: is full (4 MB free)" in error
     assert not Path(good["--output-dir"]).exists()
+
+
+COUNTING = """
+import sys
+import numpy as np
+from raydistill.errors import RunDirError
+from raydistill.known_texts import KnownTexts, zeros_on_disk
+from raydistill.label_store import LabelStore
+
+store = LabelStore(sys.argv[1])
+ids = np.arange(20_000, dtype=np.uint64)
+known = KnownTexts(ids, ids, np.ones(20_000, dtype=np.int64))
+for lay_out in (lambda to: zeros_on_disk(20_000, to), lambda to: KnownTexts.on_disk([known], to)):
+    try:
+        with store.room_for_ids() as folder:
+            lay_out(folder)
+    except RunDirError as error:
+        print(error)
+"""
+
+
+@needs_mounts
+def test_ids_that_the_disk_has_no_room_for_are_one_line(tmp_path: Path) -> None:
+    # What is only mapped, and not written, would take the process down.
+    mounted = ["unshare", "-rm", "sh", "-c", 'mount -t tmpfs -o size=100k none "$1" && shift && exec "$@"', "sh"]
+    done = subprocess.run(
+        [*mounted, tmp_path, sys.executable, "-c", COUNTING, tmp_path], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    line = f"{tmp_path}: cannot hold the ids of the texts (No space left on device). Free some space there, and "
+    assert [said.startswith(line) for said in done.stdout.splitlines()] == [True, True]
