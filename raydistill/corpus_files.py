@@ -22,6 +22,8 @@ from raydistill.redaction import without_secrets
 
 FORMATS = {".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl", ".parquet": "parquet"}
 SMALL_FILE = 64 << 10
+# ISO-2022-KR says at the beginning of a text which characters are meant, and nowhere else; in HZ a line may go on.
+WHOLE = ("iso2022_kr", "hz")
 COMPRESSIONS = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2", ".lz4": "lz4"}
 
 
@@ -53,8 +55,7 @@ class CorpusFile:
             line_ends = "\r\n".encode(self.encoding)
         except UnicodeError:
             return False
-        # ISO-2022-KR says at the beginning of a text which characters are meant, and nowhere else.
-        whole = self.compression is not None or codecs.lookup(self.encoding).name == "iso2022_kr"
+        whole = self.compression is not None or codecs.lookup(self.encoding).name in WHOLE
         return line_ends == b"\r\n" and not whole
 
     @property

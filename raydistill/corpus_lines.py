@@ -84,7 +84,9 @@ def numbered_pieces(split: Split) -> Iterator[tuple[int, str]]:
                 chunk = chunk.removeprefix(codecs.BOM_UTF8)
             data = rest + chunk
             cut = data.rfind(b"\n") + 1 or data.rfind(b"\r", 0, -1) + 1
-            if len(data) - cut > LONGEST_LINE:
+            # Of the lines that end here only the first was begun before: no other can be that long.
+            first_end = LINE_END.search(data, max(len(rest) - 1, 0)) if len(data) > LONGEST_LINE else None
+            if max(len(data) - cut, first_end.start() if first_end else 0) > LONGEST_LINE:
                 raise CorpusError(f"{path}: has a line of more than {LONGEST_LINE >> 20} MiB. Is it a text file?")
             piece, rest = data[:cut], data[cut:]
             if piece:

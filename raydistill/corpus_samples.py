@@ -56,9 +56,11 @@ def estimate_texts(files: Sequence[CorpusFile], text_column: str, sample_bytes: 
         counts = pool.map(partial(_count_texts, text_column=text_column), looked_into)
         found = dict(zip(looked_into, counts, strict=True))
     rest = [file for file in files if file not in found]
+    texts, rows = (sum(counts) for counts in zip(*found.values(), strict=True)) if found else (0, 0)
     if not rest:
-        return sum(texts for texts, _ in found.values()), not any(file.format == "parquet" for file in files)
-    total = float(sum(rows for _, rows in found.values()))
+        exact = not any(file.format == "parquet" for file in files)
+        return texts if exact or not texts else rows, exact
+    total = float(rows)
     rates: dict[Any, float] = {}
     for file in rest:
         kind = kind_of(file), file.likely_bytes <= sample_bytes
@@ -81,18 +83,19 @@ def _that_fit(files: Sequence[CorpusFile], sample_bytes: int) -> list[CorpusFile
 
 
 def _count_texts(file: CorpusFile, text_column: str) -> tuple[int, int]:
-    """Texts of a file, without and with blank ones; of Parquet all rows but those that the footer knows to be null."""
+    """Texts of a file, without and with blank ones; of Parquet all but those that the footer knows to be null."""
     if file.format == "parquet":
-        return (_count_rows(file, text_column),) * 2
+        return _count_rows(file, text_column)
     found = Counter(bool(clean(text)) for texts in read_split(Split(file, 0, -1), text_column) for text in texts)
     return found[True], found.total()
 
 
-def _count_rows(file: CorpusFile, text_column: str) -> int:
+def _count_rows(file: CorpusFile, text_column: str) -> tuple[int, int]:
     footer = open_parquet(file).metadata
     columns = [parquet_column(footer, group, text_column) for group in range(footer.num_row_groups)]
     known = [column.statistics for column in columns if column is not None and column.statistics]
-    return footer.num_rows - sum(statistics.null_count for statistics in known if statistics.has_null_count)
+    nulls = sum(statistics.null_count for statistics in known if statistics.has_null_count)
+    return footer.num_rows - nulls, footer.num_rows
 
 
 def _rows_per_byte(file: CorpusFile, sample_bytes: int) -> float:
@@ -127,7 +130,7 @@ def _pieces(file: CorpusFile, sample_bytes: int, places: int) -> Iterator[tuple[
         source = pa.BufferReader(stream.read(sample_bytes))
     unpacking = as_utf8(pa.input_stream(source, compression=file.compression), file)
     unpacked = at = 0
-    with contextlib.suppress(OSError, UnicodeError):  # which a file that is cut short ends in
+    with contextlib.suppress(OSError, UnicodeError, pa.ArrowException):  # which a file that is cut short ends in
         while unpacked < MOST_UNPACKED and (block := unpacking.read(SMALL_READ)):  # the last of a cut one is lost
             yield block, source.tell() - at
             unpacked, at = unpacked + len(block), source.tell()

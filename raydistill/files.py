@@ -8,6 +8,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import shutil
 import tempfile
 import uuid
@@ -23,6 +24,8 @@ import pyarrow.fs as pafs
 from raydistill.errors import RunDirError
 from raydistill.paths import is_uri, open_path
 from raydistill.refusals import reason, refusals
+
+ASIDE = re.compile(r"\.[0-9a-f]{32}\.tmp")  # how a file under way is called
 
 
 @dataclasses.dataclass(frozen=True)
@@ -252,7 +255,8 @@ class Folder:
     def sweep(self) -> None:
         """Remove what writers that were killed have left half-written."""
         for name in self.hidden("", ".tmp"):
-            self.delete(name)
+            if ASIDE.fullmatch(name):
+                self.delete(name)
 
     def refusals(self, fault: str, name: str | None = None, *, but: type[OSError] | tuple[()] = ()) -> Any:
         """`refusals` of this folder, or of a file in it that has a name for people."""

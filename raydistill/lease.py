@@ -23,6 +23,7 @@ from raydistill.stopping import end_run
 
 HEARTBEAT_SECONDS, DEAD_SECONDS = 10.0, 60.0
 PREFIX, SUFFIX = "lock-", ".json"
+_kept: set[str] = set()  # the locks of this process: of one that could not be removed, it is no owner any more
 logger = logging.getLogger(__name__)
 
 
@@ -145,7 +146,8 @@ class Lock:
                 renewed = self.folder.modified(name)
             except FileNotFoundError:
                 continue  # given up meanwhile
-            if not owner.lives(now - renewed):
+            was_ours = (owner.kernel, owner.pid) == (self.owner.kernel, self.owner.pid) and name not in _kept
+            if was_ours or not owner.lives(now - renewed):
                 try:
                     self.folder.delete(name)
                 except RunDirError:
@@ -197,6 +199,7 @@ def hold(folder: Folder, say: Callable[[str], None], *, shared: bool = False) ->
         RunDirError: another is at work there, or was put in this one's place while this process stood still.
     """
     lock = Lock(folder, say, shared=shared)
+    _kept.add(lock.name)
     if not shared:
         folder.create()
     try:
@@ -215,6 +218,7 @@ def hold(folder: Folder, say: Callable[[str], None], *, shared: bool = False) ->
         with every(HEARTBEAT_SECONDS, lock.keep()):
             yield
     finally:
+        _kept.discard(lock.name)
         with contextlib.suppress(RunDirError):  # then it is seen to be dead later
             folder.delete(lock.name)
         if lock.fault:

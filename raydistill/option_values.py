@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import dataclasses
 import difflib
 import math
@@ -132,7 +133,8 @@ def is_list(value: Any) -> bool:
 def is_encoding(name: str) -> bool:
     """Whether Python knows how to write text in it."""
     try:
-        return bool("a".encode(name))  # base64 and its like are codecs too, but not for text
+        # base64 and its like are codecs too, but not for text; IDNA is for the names of hosts.
+        return bool("a".encode(name)) and codecs.lookup(name).name != "idna"
     except (LookupError, ValueError):
         return False
 

@@ -13,6 +13,7 @@ import pyarrow.fs as pafs
 
 GLOB_CHARACTERS = frozenset("*?[")
 SAFE_IN_URI = "/:@%"  # what is quoted already stays as it is
+SERVER = "endpoint_override="  # the setting that tells two buckets of a name apart
 
 
 def is_uri(path: str) -> bool:
@@ -39,24 +40,29 @@ def open_path(path: str) -> tuple[pafs.FileSystem, str]:
 
 
 def located(value: Any) -> Any:
-    """The absolute path of what a text (or each of a list) names, if it is there; all else as it is.
+    """The absolute path of what a text (or each of a list) names, if it is there or is a glob; all else as it is.
 
     The same file may be named in several ways, and workers have another current directory.
     """
     if isinstance(value, list):
         return [located(item) for item in value]
-    if isinstance(value, str) and value and os.path.exists(os.path.expanduser(value)):
-        return os.path.abspath(os.path.expanduser(value))
-    return value
+    if not isinstance(value, str) or not value or is_uri(value):
+        return value
+    path = os.path.expanduser(value)
+    return os.path.abspath(path) if os.path.exists(path) or GLOB_CHARACTERS & set(path) else value
 
 
 def real_paths(paths: Iterable[str]) -> list[str]:
-    """The paths that files of this machine have without links, by path or file:// URI; other URIs as they are."""
+    """The paths that files of this machine have without links, by path or file:// URI; other URIs in one spelling.
+
+    That has neither user nor settings, but for the server's name.
+    """
     folders: dict[str, str] = {}  # each looked up once: it takes longer than all else where files are many
 
     def real(path: str) -> str:
         if is_uri(path) and not path.startswith("file://"):
-            return path
+            server = [setting for setting in path.partition("?")[2].split("&") if setting.startswith(SERVER)]
+            return "?".join([quote(_unquoted(path), safe="/:@"), *server])
         folder, name = os.path.split(_without_settings(path))
         if folder not in folders:
             folders[folder] = os.path.realpath(folder)
@@ -94,6 +100,11 @@ def _agree(wanted: Sequence[str], parts: Sequence[str]) -> bool:
 
 def _without_settings(path: str) -> PurePosixPath:
     if is_uri(path):
-        place = unquote(path.partition("?")[0].replace(f"://{user_of(path)}", "://", 1))
+        place = _unquoted(path)
         return PurePosixPath(os.path.normpath(place[7:]) if place.startswith("file://") else place)
     return PurePosixPath(open_path(path)[1])
+
+
+def _unquoted(uri: str) -> str:
+    """A URI without its user and settings."""
+    return unquote(uri.partition("?")[0].replace(f"://{user_of(uri)}", "://", 1))

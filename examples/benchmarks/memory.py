@@ -32,19 +32,23 @@ KINDS = {  # the beginnings of the titles that Ray gives its processes
 }
 
 
-def resident(pid: int) -> tuple[str, float] | None:
-    """(title, resident MB that are not shared) of a process."""
+def resident(pid: int, of: str) -> tuple[str, float] | None:
+    """(title, resident MB of these kinds of pages) of a process."""
     try:
         status = Path("/proc", str(pid), "status").read_text()
         title = Path("/proc", str(pid), "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
     except OSError:
         return None
-    held = re.findall(r"^Rss(?:Anon|File):\s+(\d+)", status, re.MULTILINE)
+    held = re.findall(rf"^Rss(?:{of}):\s+(\d+)", status, re.MULTILINE)
     return (title, sum(map(int, held)) / 1024) if held else None
 
 
-def peak_memory(driver: subprocess.Popen[bytes], every: float = 0.2) -> dict[str, float]:
-    """Peak MB by kind of process, of the driver and what it has started, sampled until it ends."""
+def peak_memory(driver: subprocess.Popen[bytes], every: float = 0.2, of: str = "Anon|File") -> dict[str, float]:
+    """Peak MB by kind of process, of the driver and what it has started, sampled until it ends.
+
+    Args:
+        of: which pages: those of its own, of files, or both.
+    """
     peaks: dict[str, float] = defaultdict(float)
     started: list[int] = []
     titles: dict[int, str] = {}  # a process keeps the first telling title: idle ones are renamed
@@ -52,7 +56,7 @@ def peak_memory(driver: subprocess.Popen[bytes], every: float = 0.2) -> dict[str
         with contextlib.suppress(psutil.NoSuchProcess):  # it ends just now
             started = [child.pid for child in psutil.Process(driver.pid).children(recursive=True)]
         for pid in (driver.pid, *started):
-            if not (found := resident(pid)):
+            if not (found := resident(pid, of)):
                 continue
             title, size = found
             kind = next((name for start, name in KINDS.items() if title.startswith(start)), "")

@@ -4,8 +4,11 @@
 
 A label store of so many texts is made up (their logits mean nothing), and a corpus of the same texts in another order
 with 2,000 new ones at its beginning. `raydistill label` goes on: time from its start to the first new label file, and
-in all, with the peak memory of its processes, and what of the label files says which texts are finished. Tiny random
-models. Prints a Markdown table.
+in all, with the peak memory that its processes have for themselves (without the pages of files, of ids among others,
+which the system takes back where it needs them), and what of the label files says which texts are finished. Tiny random
+models. Prints a Markdown table. With RAY_DEFAULT_OBJECT_STORE_MAX_MEMORY_BYTES=80000000 Ray's object store is too small
+for the
+ids of five million texts.
 """
 
 from __future__ import annotations
@@ -75,7 +78,7 @@ def measure(texts: int) -> dict[str, float]:
         driver = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         watch = threading.Thread(target=look)
         watch.start()
-        peaks = peak_memory(driver, every=0.5)
+        peaks = peak_memory(driver, every=0.5, of="Anon")
         whole = time.monotonic() - began
         over.set()
         watch.join()

@@ -128,7 +128,14 @@ class LabelStage:
         if record.get("scoring"):
             expect_agreement(self.config, record["scoring"], console)
         if earlier := self._labelled_before(console):
-            self.run_dir.update(counts=store_counts(earlier), labelling=record["labelling"], scoring=record["scoring"])
+            # A kill may have come between the store's record and the run's, which then says less.
+            stage = self.run_dir.record.get("stages", {}).get(LABEL, {}) | {"finished": True}
+            self.run_dir.update(
+                counts=store_counts(earlier),
+                labelling=record["labelling"],
+                scoring=record["scoring"],
+                stages={LABEL: stage},
+            )
             return {}
         scoring, seconds = record.get("scoring"), {}
         if not scoring:  # once chosen, a precision stays: the labels of a store are all of one kind
