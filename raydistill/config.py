@@ -13,11 +13,11 @@ from typing import Any
 
 from raydistill.errors import ConfigError, shown
 from raydistill.option_values import (
-    ABOVE_ZERO,
     MINUTES,
     NO_LARGER,
     ONE_OR_MORE,
     SHARE,
+    TEMPERATURE,
     ZERO_OR_MORE,
     Bounds,
     converted,
@@ -119,7 +119,7 @@ class DistillConfig:
         "Divides the teacher's logits before the softmax.",
         group=ESSENTIALS,
         changes=STUDENT_PRODUCT,
-        bounds=ABOVE_ZERO,
+        bounds=TEMPERATURE,
     )
     address: str | None = option(
         None,

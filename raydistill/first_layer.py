@@ -23,6 +23,7 @@ from torch import nn
 from raydistill.stand_ins import bears_no_trial, stand_in, trial_batch
 
 PRECISIONS = {"fp32"}  # where it pays
+MOST_PLACES = 2048  # of tokens in a row: what finds the same ones takes eight bytes for each token and place
 
 
 class DistinctTokens:
@@ -96,7 +97,7 @@ def share_first_layer(model: Any, precision: str = "fp32") -> bool:
 
     These are found by what they are given. A model that is built otherwise than BERT, or whose layers are given what
     depends on more than a token and its place, stays untouched, as does one that is to run in none of `PRECISIONS`, or
-    that `bears_no_trial`.
+    that `bears_no_trial` or that reads more than `MOST_PLACES` tokens.
 
     Args:
         model: a sequence classifier in evaluation mode, in fp32, on the CPU.
@@ -105,7 +106,8 @@ def share_first_layer(model: Any, precision: str = "fp32") -> bool:
     Returns:
         whether it was changed.
     """
-    if precision not in PRECISIONS or bears_no_trial(model):
+    places = getattr(model.config, "max_position_embeddings", None) or 0
+    if precision not in PRECISIONS or bears_no_trial(model) or places > MOST_PLACES:
         return False
     try:
         embeddings, words = model.base_model.embeddings, model.get_input_embeddings()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
+import io
 import logging
 import shutil
 from collections.abc import Iterator
@@ -18,11 +19,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from raydistill.errors import RunDirError
-from raydistill.files import Folder
+from raydistill.files import Folder, digest_of
 from raydistill.label_store import LabelStore, RowGroup
 from raydistill.student_rows import SCHEMA, StudentRows, as_often
 
 COLUMNS = ("text", "occurrences", "entailment", "contradiction")
+SUFFIX, DIGEST_BYTES = ".rows", 16  # a Parquet file with its checksum behind it
 LEAST_FREE = 0.1  # of a disk: what is kept is a convenience, and checkpoints need room
 logger = logging.getLogger(__name__)
 
@@ -66,18 +68,19 @@ class KeptRows:
         if self.folder is None:
             return self._made(group)
         # Names of parts are never used again, and their content never changes.
-        name = f"{self.name}-{PurePath(group.part).stem}-{group.at}.parquet"
+        name = f"{self.name}-{PurePath(group.part).stem}-{group.at}{SUFFIX}"
         try:
             return _read(self.folder, name)
         except FileNotFoundError:
             pass
-        except (OSError, pa.ArrowException):
+        except (RunDirError, pa.ArrowException):
             logger.warning("%s: cannot be read, so its texts are tokenised again", self.folder.where(name))
         table = self._made(group)
         with contextlib.suppress(RunDirError):  # as where the disk is full: then it is made again in each epoch
             if _has_room(self.folder):
-                with self.folder.writing(name) as sink:
-                    pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
+                content = io.BytesIO()
+                pq.write_table(table, content, compression="zstd")
+                self.folder.write(name, content.getvalue() + bytes.fromhex(digest_of(content)))
         return table
 
     def _made(self, group: RowGroup) -> pa.Table:
@@ -85,12 +88,15 @@ class KeptRows:
 
 
 def _read(folder: Folder, name: str) -> pa.Table:
-    """What was kept. Raises FileNotFoundError, and OSError or ArrowException for what is damaged."""
-    with folder.open(name) as source:
-        file = pq.ParquetFile(source, page_checksum_verification=True)
-        if file.schema_arrow != SCHEMA:
-            raise pa.ArrowInvalid("its columns are others")
-        return file.read(use_threads=False)
+    """What was kept. Raises FileNotFoundError, and RunDirError or ArrowException for what is damaged."""
+    kept = memoryview(folder.read(name))
+    content = io.BytesIO(kept[:-DIGEST_BYTES])
+    if digest_of(content) != kept[-DIGEST_BYTES:].hex():  # a footer has no checksum of Parquet's
+        raise pa.ArrowInvalid("its content is another")
+    rows = pq.read_table(content, use_threads=False)
+    if rows.schema != SCHEMA:
+        raise pa.ArrowInvalid("its columns are others")
+    return rows
 
 
 def _has_room(folder: Folder) -> bool:

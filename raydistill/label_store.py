@@ -191,7 +191,7 @@ class LabelStore:
                 ):
                     raise pa.ArrowInvalid("its columns are others")
                 yield part
-        except (pa.ArrowInvalid, OSError) as error:
+        except (pa.ArrowInvalid, OSError, UnicodeDecodeError) as error:
             raise self._fault(name, error) from None
 
     def _fault(self, name: str, error: Exception) -> RunDirError:

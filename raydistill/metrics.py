@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 Array = npt.NDArray[np.float64]
+LESS_IS_BETTER = ("loss", "mean_absolute_difference")  # of the figures of an evaluation
 
 
 def sums_size(num_classes: int, multi_label: bool) -> int:

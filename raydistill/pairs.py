@@ -11,16 +11,16 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from raydistill.errors import ModelError, shown
+from raydistill.token_rows import RowsOf, chunks, first_tokens
 
 Ints = npt.NDArray[np.int64]
-ENCODED = 1024  # texts tokenised at a time: a tokenizer's encodings take several kilobytes each
 PROBE = "A probe, of some words."
 # A batch costs as much as such a share of the budget, beside its own tokens: on a CPU 32 of 2,048, where teachers of 11
 # to 300 million parameters are fastest with 16 to 64. A device that needs larger batches has larger budgets.
@@ -113,6 +113,11 @@ class PairEncoder:
         return TokenizedTexts(texts, np.concatenate(tokens), starts, all_lengths, faults)
 
     def _token_rows(self, texts: list[str]) -> list[list[int]]:
+        if self.tokenizer.truncation_side == "left":
+            return self._all_token_rows(texts)
+        return first_tokens(self._all_token_rows, texts, int(self.room.max()))
+
+    def _all_token_rows(self, texts: list[str]) -> list[list[int]]:
         with self._tokenizer_in_use:
             return self.tokenizer(
                 texts,
@@ -196,9 +201,7 @@ class PairEncoder:
         }
 
 
-def _in_chunks(
-    rows_of: Callable[[list[str]], list[list[int]]], texts: Sequence[str], faults: dict[int, Exception]
-) -> Iterator[list[list[int]]]:
+def _in_chunks(rows_of: RowsOf, texts: Sequence[str], faults: dict[int, Exception]) -> Iterator[list[list[int]]]:
     """Rows of tokens, a chunk at a time; none of a text that the tokenizer refuses: that is a fault, by its index."""
 
     def row_of(text: str, index: int) -> list[int]:
@@ -208,13 +211,14 @@ def _in_chunks(
             faults[index] = fault
             return []
 
-    for at in range(0, len(texts), ENCODED):
-        chunk = list(texts[at : at + ENCODED])
+    at = 0
+    for chunk in chunks(texts):
         try:
             rows = rows_of(chunk)
         except Exception:
             rows = [row_of(text, at + i) for i, text in enumerate(chunk)]
         yield rows
+        at += len(chunk)
 
 
 def budget_batches(lengths: Ints, token_budget: int, *, padded: bool = True) -> Iterator[Ints]:

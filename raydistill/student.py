@@ -193,6 +193,16 @@ class DistillationTrainer(Trainer):
         # tell epochs and would drop a last, partial gradient accumulation.
         return DataLoader(self._train_batches, batch_size=None)
 
+    def _run_epoch(self, *given: Any, **named: Any) -> None:
+        if self.state.global_step >= self.state.max_steps:  # which Trainer only looks at after an update
+            self.control.should_training_stop = True
+            return
+        super()._run_epoch(*given, **named)
+
+    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
+        wanted = self.control.should_save  # which Trainer forgets where only the best is kept
+        return super()._determine_best_metric(metrics, trial) or wanted
+
     def compute_loss(
         self, model: Any, inputs: Batch, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:

@@ -16,8 +16,8 @@ from tokenizers import Tokenizer
 from raydistill.distillation import soft_labels
 from raydistill.errors import ConfigError
 from raydistill.label_store import logits_column, logits_matrix
-from raydistill.pairs import ENCODED
 from raydistill.specs import ModelSpec
+from raydistill.token_rows import chunks, first_tokens
 
 SCHEMA = pa.schema(
     [("input_ids", pa.list_(pa.int32())), ("labels", pa.list_(pa.float32())), ("occurrences", pa.int64())]
@@ -80,8 +80,15 @@ class StudentRows:
 
     def _token_ids(self, texts: list[str]) -> pa.Array:
         kind = pa.list_(pa.int32())
-        ids = [pa.array(self._encode(texts[at : at + ENCODED]), kind) for at in range(0, len(texts), ENCODED)]
+        ids = [pa.array(self._rows_of(chunk), kind) for chunk in chunks(texts)]
         return pa.concat_arrays(ids) if ids else pa.array([], kind)
+
+    def _rows_of(self, texts: list[str]) -> list[list[int]]:
+        return (
+            self._encode(texts)
+            if self.truncation_side == "left"
+            else first_tokens(self._encode, texts, self.max_length)
+        )
 
     def _encode(self, texts: list[str]) -> list[list[int]]:
         if isinstance(self.tokenizer, str):

@@ -15,6 +15,7 @@ from transformers.integrations import get_available_reporting_integrations
 
 from raydistill.config import IGNORED_NAMES, SAYS_NOTHING, option_fields
 from raydistill.errors import ConfigError, shown
+from raydistill.metrics import LESS_IS_BETTER
 from raydistill.option_values import NO_LARGER, SHARE, ZERO_OR_MORE, Bounds, flag, is_list, suggest
 
 # Where Hugging Face's zero-shot distillation script differs from transformers. Checkpoints that are only made to
@@ -39,6 +40,7 @@ REFUSED = {
     # Trainer would write it into every checkpoint.
     "hub_token": "nothing is pushed to the hub; to load from it, set HF_TOKEN in the environment",
     "resume_from_checkpoint": "the same command goes on by itself",
+    "save_only_model": "what goes on from a checkpoint needs the optimizer's state",
     "dataloader_num_workers": "Ray Data's tasks read and tokenise",
     "debug": "what looks into transformers' own loop does not know how batches are made here",
     "enable_jit_checkpoint": "a stop (SIGTERM) keeps a checkpoint as it is",
@@ -144,6 +146,11 @@ def training_arguments(given: Mapping[str, Any], *, output_dir: str, use_cpu: bo
     faults += [fault for name in numbers.keys() - BOUNDS.keys() for fault in NUMBER.faults(name, numbers[name])]
     if faults:
         raise ConfigError("; ".join(faults) + ".")
+    if arguments.max_steps <= 0:  # off, as its help says; of 0, Trainer would make one update
+        arguments.max_steps = -1
+    if arguments.metric_for_best_model and given.get("greater_is_better") is None:
+        # Trainer takes every figure for better when greater, but for those whose names end in "loss".
+        arguments.greater_is_better = arguments.metric_for_best_model.removeprefix("eval_") not in LESS_IS_BETTER
     return arguments
 
 

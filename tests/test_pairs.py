@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from tiny_models import FAMILIES, make_tokenizer, sentences
+from tiny_models import FAMILIES, long_texts, make_tokenizer, sentences
 from tokenizers import processors
 from transformers import CanineTokenizer
 from transformers.models.bert.tokenization_bert_legacy import BertTokenizerLegacy
@@ -112,8 +112,31 @@ def test_a_text_is_tokenised_no_further_than_the_shortest_hypothesis_leaves_room
     assert length == 12 - len(["[CLS]", "[SEP]", "art", "[SEP]"])
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("truncation_side", ["right", "left"])
+def test_of_a_long_text_the_tokens_are_the_tokenizers_own(family, truncation_side):
+    tokenizer = make_tokenizer(family, truncation_side=truncation_side)
+    assert_encodes_as_the_tokenizer(tokenizer, 64, texts=[*long_texts(), *TEXTS[:3]])
+
+
+def test_of_a_long_text_no_more_is_tokenised_than_is_kept(monkeypatch):
+    encoder, read = PairEncoder(make_tokenizer("bert"), HYPOTHESES, 64), []
+    rows_of = encoder._all_token_rows
+
+    def counted(texts):
+        read.extend(map(len, texts))
+        return rows_of(texts)
+
+    monkeypatch.setattr(encoder, "_all_token_rows", counted)
+    cut, few_tokens, no_blank = "the striker " * 10_000, "blanks " + " " * 9999, "xyz9?" * 1000
+    lengths = encoder.tokenize([cut, few_tokens, no_blank]).lengths
+    assert lengths.tolist() == [len(encoder._ids(text)[: encoder.room.max()]) for text in (cut, few_tokens, no_blank)]
+    assert max(read[:2]) < 64 * 8  # the beginnings, of which one turns out to have too few tokens
+    assert read[2:] == [len(no_blank), len(few_tokens)]
+
+
 def test_texts_tokenised_some_at_a_time_are_encoded_as_the_tokenizer_would(monkeypatch):
-    monkeypatch.setattr("raydistill.pairs.ENCODED", 2)
+    monkeypatch.setattr("raydistill.token_rows.CHUNK_TEXTS", 2)
     assert_encodes_as_the_tokenizer(make_tokenizer("roberta"), 64)
 
 

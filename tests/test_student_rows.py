@@ -13,7 +13,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny_models import FAMILIES, make_tokenizer, sentences
+from tiny_models import FAMILIES, long_texts, make_tokenizer, sentences
 from transformers import CanineConfig, CanineTokenizer
 
 from raydistill import student_rows
@@ -95,6 +95,15 @@ def test_token_ids_of_a_slow_tokenizer_are_its_own(truncation_side, slow_tokeniz
     assert found == tokenizer(TEXTS, truncation=True, max_length=20)["input_ids"]
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("truncation_side", ["right", "left"])
+def test_of_a_long_text_the_token_ids_are_the_tokenizers_own(family, truncation_side):
+    tokenizer = make_tokenizer(family, truncation_side=truncation_side)
+    texts = [*long_texts(), "a short one"]
+    found = made(rows_of(tokenizer), part(texts))["input_ids"].to_pylist()
+    assert found == tokenizer(texts, truncation=True, max_length=20)["input_ids"]
+
+
 def test_a_fast_tokenizer_travels_as_json_and_a_slow_one_by_name(slow_tokenizer):
     for tokenizer in (make_tokenizer("bert"), slow_tokenizer()):
         rows = rows_of(tokenizer)
@@ -123,7 +132,7 @@ def test_rows_of_different_lengths_and_tokenizers_do_not_disturb_one_another():
 def test_texts_tokenised_some_at_a_time_are_the_same(monkeypatch):
     rows = rows_of(make_tokenizer("bert"))
     whole = made(rows, part(TEXTS))
-    monkeypatch.setattr("raydistill.student_rows.ENCODED", 3)
+    monkeypatch.setattr("raydistill.token_rows.CHUNK_TEXTS", 3)
     assert made(rows, part(TEXTS)).equals(whole)
 
 

@@ -68,6 +68,22 @@ def make_tokenizer(family: str, **options: Any) -> Any:
     raise ValueError(f"no family {family!r}; there are {', '.join(FAMILIES)}")
 
 
+def long_texts() -> list[str]:
+    """Texts that are far longer than a model reads, of all kinds of words and blanks; some have few tokens."""
+    kinds = {
+        "a": "a",
+        "z": "zyx9?" * 30,
+        "w": "the striker",
+        "u": "東京",
+        "t": "\t",
+        "n": "\n",
+        "b": " ",
+        "m": "<mask>",
+    }
+    patterns = ["wb", "wn", "zbwt", "abbbn", "bbbbw", "ubw", "u", "z", "b", "n", "t", "tn", "mb", "wmbz", "wbbbbbbbbbb"]
+    return [" " * (i % 3) + "".join(kinds[kind] for kind in pattern) * 300 for i, pattern in enumerate(patterns)]
+
+
 def _byte_level_bpe() -> tuple[list[str], list[tuple[str, str]]]:
     """Bytes and some merges, learnt from the sentences."""
     tokenizer = Tokenizer(models.BPE())

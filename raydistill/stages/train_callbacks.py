@@ -116,6 +116,12 @@ class KeepPace(TrainerCallback):
         control.should_save = control.should_save or bool(save or stop)
         control.should_training_stop = control.should_training_stop or bool(stop)
         self.stopped = self.stopped or bool(stop)
+        if self.stopped:
+            control.should_evaluate = False  # which may take longer than is left
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if self.stopped:  # the epoch is not over, and what is there has been kept
+            control.should_evaluate = control.should_save = False
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self._saved_at = time.monotonic()
