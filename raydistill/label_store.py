@@ -34,6 +34,7 @@ RECORD, PLAN = "_labels.json", "_replace-"
 SOURCES = b"raydistill.replaces"  # in the metadata of a part
 PART_NAME = re.compile(r"part-(?P<digest>[0-9a-f]{32})-[0-9a-f]{16}\.parquet")
 SCHEMA_VERSION = 2
+UNREADABLE = (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError, UnicodeDecodeError, OSError)
 LISTERS = 16  # parts opened at once: on an object store each takes a round trip
 GROUPS_FETCHED, ROWS_READ = 16, 1 << 15  # at once, of narrow columns
 ROW_GROUP_BYTES = 4 << 20  # in a merged part, at least: what a reader has to hold at a time
@@ -191,7 +192,7 @@ class LabelStore:
                 ):
                     raise pa.ArrowInvalid("its columns are others")
                 yield part
-        except (pa.ArrowInvalid, OSError, UnicodeDecodeError) as error:
+        except UNREADABLE as error:
             raise self._fault(name, error) from None
 
     def _fault(self, name: str, error: Exception) -> RunDirError:

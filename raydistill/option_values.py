@@ -28,7 +28,7 @@ class Bounds(NamedTuple):
 
 ONE_OR_MORE = Bounds("1 or more", lambda value: value >= 1)
 ZERO_OR_MORE = Bounds("0 or more", lambda value: 0 <= value < math.inf)
-TEMPERATURE = Bounds("a number from 0.000001 on", lambda value: 1e-6 <= value < math.inf)  # logits are divided by it
+TEMPERATURE = Bounds("a number above 0.000001", lambda value: 1e-6 < value < math.inf)  # logits are divided by it
 MINUTES = Bounds("a number of minutes above 0", lambda value: value > 0)
 NO_LARGER = Bounds("at most 1000000000", lambda value: value <= 1_000_000_000)  # what C and clocks can hold
 SHARE = Bounds("a share between 0 and 1", lambda value: 0 <= value <= 1)

@@ -214,6 +214,7 @@ BAD_INPUT: dict[str, tuple[Change, list[str]]] = {
     "unknown option": (option(lerning_rate="1"), ["--lerning-rate", "Did you mean --learning-rate?"]),
     "unknown option like ours": (option(temprature="1"), ["--temprature", "Did you mean --temperature?"]),
     "temperature 0": (option(temperature="0"), ["--temperature 0 must be", "above 0"]),
+    "temperature of next to nothing": (option(temperature="1e-310"), ["--temperature 1e-310", "above 0"]),
     "temperature NaN": (option(temperature="nan"), ["--temperature nan", "above 0"]),
     "temperature infinite": (option(temperature="-inf"), ["--temperature -inf", "above 0"]),
     "temperature not a number": (option(temperature="warm"), ["--temperature 'warm'", "a number"]),

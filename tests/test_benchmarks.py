@@ -16,6 +16,7 @@ LITTLE = {
     "budget.py": "--shape bert-tiny --rounds 1 --documents 1 --sentences 4",
     "durability.py": "--texts 200 --rounds 1",
     "engines.py": "--rounds 1 --agreement-texts 8",
+    "first_block.py": "--shape bert-tiny --texts 5 20 --rounds 1",
     "first_layer.py": "--shape bert-tiny --rounds 1 --batches 1 --documents 1 --sentences 4 --classes 2",
     "last_layer.py": "--pairs 1 --tokens 16 --rounds 1",
     "memory.py": "--sizes 100 200",

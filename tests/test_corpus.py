@@ -217,6 +217,14 @@ def test_a_file_of_several_compressed_pieces_is_read_to_its_end(suffix, tmp_path
     assert texts_of(path) == ["a", "b", "c", "d"]
 
 
+def test_an_empty_piece_that_cannot_be_unpacked_is_an_error_that_names_the_file(tmp_path):
+    lines = "".join(f"{text_id(str(i))}\n" for i in range(60_000)).encode()
+    content = bz2.compress(lines) + bz2.compress(b"") + bz2.compress(b"c\n")
+    path = write(tmp_path / "c.txt.bz2", content)
+    assert estimate_texts(find_files([str(path)]), "text", sample_bytes=len(content) // 2)[0] > 0
+    assert error_of(path).startswith(f"{path}: cannot be read")
+
+
 @pytest.mark.parametrize("suffix", COMPRESS)
 def test_a_large_compressed_file_is_read_to_its_end(suffix, tmp_path):
     lines = [f"{i} {text_id(str(i))}" for i in range(60_000)]
@@ -585,7 +593,10 @@ def test_a_small_corpus_is_counted(tmp_path):
     write(tmp_path / "b.csv", 'text,x\n"4\n4",x\n5,x\n')
     write(tmp_path / "c.jsonl.gz", gzip.compress(b'{"text": "6"}\n\n{"text": null}\n'))
     pq.write_table(pa.table({"text": ["8", None, "10"]}), tmp_path / "d.parquet")
-    assert estimate_texts(find_files([str(tmp_path)]), "text") == (7, False)  # Parquet by its footer
+    assert estimate_texts(find_files([str(tmp_path)]), "text") == (
+        8,
+        False,
+    )  # rows, as of Parquet's footer
 
 
 @pytest.mark.parametrize("suffix", [".txt", ".jsonl", ".csv"])
@@ -621,6 +632,26 @@ def test_a_compressed_file_is_estimated_by_what_its_beginning_unpacks_to(tmp_pat
 def test_parquet_is_counted_however_large_it_is(tmp_path):
     pq.write_table(pa.table({"text": ["a"] * 12_345}), tmp_path / "a.parquet")
     assert estimate_texts(find_files([str(tmp_path)]), "text", sample_bytes=1) == (12_345, False)
+
+
+def test_an_estimate_that_is_not_exact_is_of_all_rows_as_a_sample_of_them_is(tmp_path):
+    pq.write_table(pa.table({"text": ["a", None] * 50}), tmp_path / "a.parquet")
+    write(tmp_path / "b.txt", "b\n\n")
+    assert estimate_texts(find_files([str(tmp_path)]), "text") == (102, False)
+    pq.write_table(pa.table({"text": pa.nulls(9, pa.string())}), tmp_path / "a.parquet")
+    write(tmp_path / "b.txt", "\n\n")
+    assert estimate_texts(find_files([str(tmp_path)]), "text") == (0, False)
+
+
+@pytest.mark.parametrize("length", [15, 17])
+def test_a_line_is_too_long_wherever_it_begins_and_however_a_file_is_cut(length, tmp_path):
+    for begin in (0, 1, 3_500_000, 4 << 20, 11 << 20):
+        path = write(tmp_path / "c.txt", b"short\n" * (begin // 6) + b"x" * (length << 20) + b"\n" + b"short\n" * 10)
+        for split_bytes in (None, 7 << 20):
+            if length < 16:
+                assert len(texts_of(path, split_bytes=split_bytes)) == begin // 6 + 11
+            else:
+                assert "has a line of more than 16 MiB" in error_of(path, split_bytes=split_bytes)
 
 
 # Cleaning and naming
@@ -708,6 +739,7 @@ def test_a_file_far_too_large_for_class_names_is_not_read_whole():
         (b"art\nsport\n art \n", "'art' is listed more than once"),
         ("Kültür".encode("latin-1"), "is not UTF-8 text"),
         ("sport".encode("utf-16"), "is not UTF-8 text"),
+        ("sport\nart\n".encode("utf-16-le"), "is not UTF-8 text, but may be UTF-16"),
     ],
 )
 def test_faulty_class_names_are_an_error_that_names_the_file(content, wanted, tmp_path):

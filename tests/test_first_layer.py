@@ -157,6 +157,13 @@ def test_a_model_for_a_reduced_precision_stays_as_it_is(precision):
     assert share_first_layer(model)
 
 
+def test_a_model_that_reads_very_long_texts_stays_as_it_is():
+    tokenizer = make_tokenizer("xlm-roberta")
+    for places, shared in ((2048, True), (8194, False)):
+        model = make_classifier("xlm-roberta", tokenizer, max_position_embeddings=places)
+        assert share_first_layer(model.eval()) is shared
+
+
 def test_a_model_without_embeddings_of_its_own_stays_as_it_is(tmp_path):
     model = AutoModelForSequenceClassification.from_pretrained(save_classifier(tmp_path, "bart")).eval()
     assert not share_first_layer(model)

@@ -6,6 +6,7 @@ import dataclasses
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -14,7 +15,7 @@ from test_student_rows import part, rows_of
 from tiny_models import make_tokenizer, sentences
 
 from raydistill.files import Folder
-from raydistill.kept_rows import KeptRows
+from raydistill.kept_rows import KeptRows, _read
 from raydistill.label_store import LabelStore
 from raydistill.stages.training_data import LabelSource, _named
 from raydistill.student_rows import StudentRows
@@ -111,6 +112,18 @@ def test_what_is_damaged_is_made_anew(damage: str, kept: KeptRows, tokenised: li
     assert made(kept).equals(wanted)
     assert len(tokenised) == 3
     assert files(kept)[0].read_bytes() == content
+
+
+def test_no_bit_of_what_is_kept_may_be_another(kept: KeptRows) -> None:
+    made(kept)
+    file, name = files(kept)[0], files(kept)[0].name
+    content = file.read_bytes()
+    for at in np.random.default_rng(0).integers(len(content) * 8, size=200):
+        torn = bytearray(content)
+        torn[at // 8] ^= 1 << (at % 8)
+        file.write_bytes(torn)
+        with pytest.raises(pa.ArrowInvalid, match="its content is another"):
+            _read(kept.folder, name)
 
 
 @pytest.mark.parametrize("change", [{"max_length": 8}, {"temperature": 2.0}, {"multi_label": True}])

@@ -204,6 +204,22 @@ def test_a_torn_part_is_an_error_that_names_it(store, tmp_path):
         store.known_texts(store.parts())
 
 
+def test_whatever_bit_of_its_end_is_another_a_part_is_read_or_refused(store, tmp_path):
+    name, _ = store.write_part(part({f"text {i}": 1 for i in range(50)}))
+    path = tmp_path / "labels" / name
+    content, refused = path.read_bytes(), 0
+    for at in np.random.default_rng(0).integers(8 * (len(content) - 1500), 8 * len(content), size=300):
+        torn = bytearray(content)
+        torn[at // 8] ^= 1 << (at % 8)
+        path.write_bytes(torn)
+        assert store.damaged_parts() == [name]
+        try:
+            read(store, name)
+        except DamagedError:
+            refused += 1
+    assert refused > 100
+
+
 def test_a_part_that_is_gone_is_an_error_that_names_it(store):
     with pytest.raises(RunDirError, match=r"part-x\.parquet: is gone"):
         read(store, "part-x.parquet")

@@ -89,7 +89,8 @@ def test_a_second_run_is_refused_with_the_first_ones_name_until_that_ends(folder
 
 def test_a_killed_runs_lock_is_taken_over_at_once_and_its_drafts_are_swept(folder, holder):
     (own,) = locks(folder)
-    folder.write(".0123.tmp", b"half a file")
+    folder.write(f".{'0123' * 8}.tmp", b"half a file")
+    folder.write(".notes.tmp", b"of the user")
     holder.kill()
     holder.wait()
     said = []
@@ -97,7 +98,25 @@ def test_a_killed_runs_lock_is_taken_over_at_once_and_its_drafts_are_swept(folde
         assert own not in locks(folder)
     (line,) = said
     assert line.startswith(f"{folder.path}: the run that held it is gone (process {holder.pid} of ")
-    assert not list(os.scandir(folder.path))
+    assert os.listdir(folder.path) == [".notes.tmp"]
+
+
+def test_a_lock_that_could_not_be_removed_does_not_keep_its_own_process_out(folder, monkeypatch):
+    def refuse(self, name):
+        raise RunDirError("the disk is read-only for a moment")
+
+    with monkeypatch.context() as patch, hold(folder, print):
+        patch.setattr(Folder, "delete", refuse)
+    assert len(locks(folder)) == 1
+    said = []
+    with (
+        hold(folder, said.append),
+        pytest.raises(RunDirError, match="another run is at work there"),
+        hold(folder, print),
+    ):
+        pass
+    assert not locks(folder)
+    assert "is gone" in said[0]
 
 
 def test_a_process_that_only_sleeps_is_not_gone(folder, holder):

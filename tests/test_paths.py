@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from raydistill.config import DistillConfig
-from raydistill.paths import globbed, those_within
+from raydistill.paths import globbed, located, real_paths, those_within
 
 
 @pytest.mark.parametrize(
@@ -62,6 +62,23 @@ def test_what_links_lead_to_lies_within(tmp_path):
 )
 def test_what_a_glob_would_find(pattern, folder, name, found):
     assert globbed(pattern, folder, name) is found
+
+
+def test_one_object_has_one_spelling_and_two_servers_have_two():
+    spellings = [
+        "s3://bucket/my data/é+1.txt",
+        "s3://bucket/my%20data/%C3%A9%2B1.txt",
+        "s3://KEY:SECRET@bucket/my data/é+1.txt?region=eu",
+    ]
+    assert set(real_paths(spellings)) == {"s3://bucket/my%20data/%C3%A9%2B1.txt"}
+    others = ["s3://bucket/a%2520b", "s3://bucket/a%20b", *(f"s3://bucket/a?endpoint_override={at}" for at in "xy")]
+    assert len({*real_paths(others)}) == 4
+
+
+def test_a_glob_is_a_path_whatever_it_finds(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    globs = ["c/*.txt", "s3://bucket/*.txt", "/data/c?.txt", "{}"]
+    assert located(globs) == [f"{tmp_path}/c/*.txt", *globs[1:]]
 
 
 def test_only_what_names_files_is_taken_for_a_path(tmp_path, monkeypatch):

@@ -12,10 +12,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from tiny_models import FAMILIES, MAX_LENGTH, make_tokenizer, save_classifier, save_encoder, sentences
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, CanineTokenizer, pipeline
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, CanineTokenizer, TrainerCallback, pipeline
 
 from raydistill.errors import ConfigError, ModelError
 from raydistill.specs import ModelSpec
+from raydistill.stages.train_callbacks import KeepPace
 from raydistill.student import (
     DistillationTrainer,
     EpochStream,
@@ -438,6 +439,74 @@ def test_a_run_that_goes_on_from_a_checkpoint_ends_like_one_that_was_never_stopp
     assert resumed.state.global_step == whole.state.global_step == 10
     for found, wanted in zip(model.parameters(), first.parameters(), strict=True):
         torch.testing.assert_close(found, wanted, atol=1e-6, rtol=1e-5)
+
+
+def test_a_run_that_was_lost_after_its_last_update_makes_no_other(student, tmp_path):
+    model, tokenizer = student()
+    settings = {"number": 5, "max_steps": 3, "learning_rate": 1e-2, "lr_scheduler_type": "constant"}
+    whole = trainer_for(copy.deepcopy(model), tokenizer, tmp_path, save_strategy="steps", save_steps=3, **settings)
+    whole.train()
+    resumed = trainer_for(model, tokenizer, tmp_path / "again", **settings)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
+    assert resumed.state.global_step == 3
+    for found, wanted in zip(model.parameters(), whole.model.parameters(), strict=True):
+        torch.testing.assert_close(found, wanted, atol=0, rtol=0)
+
+
+class StopAt(TrainerCallback):
+    """Asks for a stop at an update."""
+
+    def __init__(self, step):
+        self.step, self.asked = step, False
+
+    def on_step_begin(self, args, state, control, **_):
+        self.asked = state.global_step + 1 == self.step
+
+
+@pytest.mark.parametrize("every", ["epoch", "steps"])
+@pytest.mark.parametrize("stop", [2, 3])
+def test_a_stop_keeps_a_checkpoint_and_evaluates_no_more(every, stop, student, tmp_path):
+    model, tokenizer = student()
+    asking = StopAt(stop)
+    trainer = trainer_for(
+        model,
+        tokenizer,
+        tmp_path,
+        number=6,
+        eval_strategy=every,
+        eval_steps=2,
+        save_strategy="best" if every == "steps" else "epoch",
+        metric_for_best_model="loss",
+        save_total_limit=9,
+    )
+    for callback in (asking, KeepPace(999, lambda: asking.asked, alone=True)):
+        trainer.add_callback(callback)
+    trainer.train()
+    assert trainer.state.global_step == stop
+    assert (tmp_path / f"checkpoint-{stop}").is_dir()
+    evaluated = [entry["step"] for entry in trainer.state.log_history if "eval_loss" in entry]
+    assert evaluated == ([2] if (every, stop) == ("steps", 3) else [])
+
+
+def test_a_timed_checkpoint_is_kept_where_only_the_best_are(student, tmp_path):
+    model, tokenizer = student()
+    trainer = trainer_for(
+        model,
+        tokenizer,
+        tmp_path,
+        number=5,
+        learning_rate=0.0,  # so that no evaluation is better than the first
+        eval_strategy="steps",
+        eval_steps=1,
+        save_strategy="best",
+        metric_for_best_model="loss",
+        save_total_limit=9,
+    )
+    trainer.add_callback(KeepPace(0.0, lambda: False, alone=True))
+    trainer.train()
+    kept = sorted(path.name for path in tmp_path.glob("checkpoint-*"))
+    assert kept == [f"checkpoint-{step}" for step in range(1, 5)]
+    assert trainer.state.best_global_step == 1
 
 
 # Evaluation

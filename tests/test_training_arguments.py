@@ -94,6 +94,26 @@ def test_a_field_is_typed_by_transformers_from_text_or_value(name, given, wanted
     assert isinstance(found, type(wanted))
 
 
+@pytest.mark.parametrize("given", ["0", 0, -1, None])
+def test_no_number_of_updates_is_no_limit(given):
+    assert arguments({"max_steps": given}).max_steps == -1
+
+
+@pytest.mark.parametrize(
+    ("metric", "given", "greater"),
+    [
+        ("eval_loss", None, False),
+        ("mean_absolute_difference", None, False),
+        ("eval_mean_absolute_difference", "true", True),
+        ("agreement", None, True),
+        ("f1/job loss", None, True),
+    ],
+)
+def test_the_best_is_the_greatest_but_of_what_measures_a_difference(metric, given, greater):
+    found = arguments({"metric_for_best_model": metric, "greater_is_better": given})
+    assert found.greater_is_better is greater
+
+
 @pytest.mark.parametrize(
     ("name", "value"), [("run_name", False), ("learning_rate", True), ("eval_strategy", False), ("report_to", True)]
 )
@@ -269,6 +289,7 @@ def test_an_object_of_a_library_is_taken_as_it_is():
         ({"use_liger_kernel": True}, "^--use-liger-kernel True: .*pip install liger-kernel"),
         ({"tf32": "maybe"}, "--tf32 'maybe' must be true or false"),
         ({"debug": "underflow_overflow"}, "--debug does not go with raydistill"),
+        ({"save_only_model": True}, "--save-only-model does not go with raydistill: .* the optimizer's state"),
     ],
 )
 def test_what_no_worker_could_do_is_an_error_before_work_begins(given_, said):

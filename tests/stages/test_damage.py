@@ -321,6 +321,7 @@ def test_the_record_of_the_run(copied: Path, rerun: Rerun) -> None:
     said = rerun(copied)
     assert "run.json is damaged: it is written anew" in said
     assert "label  done before" in said
+    assert json.loads((copied / "run.json").read_text())["stages"]["label"]["finished"]
     assert "train  done before" not in said
 
 
