@@ -7,8 +7,7 @@ with 2,000 new ones at its beginning. `raydistill label` goes on: time from its 
 in all, with the peak memory that its processes have for themselves (without the pages of files, of ids among others,
 which the system takes back where it needs them), and what of the label files says which texts are finished. Tiny random
 models. Prints a Markdown table. With RAY_DEFAULT_OBJECT_STORE_MAX_MEMORY_BYTES=80000000 Ray's object store is too small
-for the
-ids of five million texts.
+for the ids of five million texts.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ from raydistill.corpus import text_id
 from raydistill.label_store import SCHEMA, LabelStore, logits_column
 
 CLASSES = ("sport", "politics", "money", "art", "technology")
-NEW, PART_ROWS = 2_000, 250_000
+NEW, PART_ROWS = 2_000, 50_000  # as of a block of short texts
 
 
 def fill(store: LabelStore, texts: int) -> None:
