@@ -62,7 +62,7 @@ def main() -> None:
     arguments = parser.parse_args()
     rows, raw = [], {}
     with tempfile.TemporaryDirectory() as temporary:
-        files, _ = prepare_demo(f"{temporary}/demo")
+        files, _ = prepare_demo(f"{temporary}/demo", texts=10)
         teacher = teacher_of_shape(arguments.shape, files)
         classes = Path(temporary, "classes.txt")
         classes.write_text("".join(f"{name}\n" for name in CLASSES))
