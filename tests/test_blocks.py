@@ -16,7 +16,7 @@ from raydistill.corpus_files import CorpusFile, Split, find_files
 from raydistill.resources import Node, Request, make_plan
 from raydistill.specs import TeacherSpec
 from raydistill.stages import ingest
-from raydistill.stages.ingest import read_blocks, unpack
+from raydistill.stages.ingest import CorpusSource, read_blocks, unpack
 from raydistill.stages.label import (
     CORE_FLOPS,
     LARGEST_BLOCK_BYTES,
@@ -91,14 +91,16 @@ def blocks_of(folder, block_bytes):
     st.integers(1, 3000),
     st.integers(1, 3000),
     st.integers(0, 50),
+    st.sampled_from([0.25, 1.0]),
 )
-def test_no_text_is_lost_whatever_ends_a_block(lengths, block_bytes, largest_read, scored_bytes):
+def test_no_text_is_lost_whatever_ends_a_block(lengths, block_bytes, largest_read, scored_bytes, first_share):
     spec = dataclasses.replace(SPEC, scored_bytes=float(scored_bytes))
     lines = [f"{i:03}{'x' * length}" for i, length in enumerate(lengths)]
     with tempfile.TemporaryDirectory() as folder, mock.patch.object(ingest, "LARGEST_READ", largest_read):
         Path(folder, "corpus.txt").write_text("\n".join(lines))
         splits = [Split(file, 0, -1) for file in find_files([folder])]
-        blocks = [unpack(block)[0] for block in read_blocks(splits, "text", block_bytes, None, spec.work_bytes)]
+        packed = read_blocks(splits, "text", block_bytes, None, spec.work_bytes, first_share)
+        blocks = [unpack(block)[0] for block in packed]
     assert [text for block in blocks for text in block["text"].to_pylist()] == lines
     assert all(
         sum(len(text) + 1 + ingest.HELD_BYTES for text in block["text"].to_pylist()[:-1]) < 2 * largest_read + 800
@@ -130,6 +132,14 @@ def test_a_text_that_is_in_several_files_of_a_block_is_one_row(tmp_path):
         (block,) = [unpack(block)[0] for block in read_blocks(splits, "text", most, None)]
         found = dict(zip(block["text"].to_pylist(), block["occurrences"].to_pylist(), strict=True))
         assert found == {"a": 3, "": 2, "b": 2, "c": 1}
+
+
+def test_the_first_block_of_an_actor_is_a_small_one(tmp_path):
+    (tmp_path / "corpus.txt").write_text("".join(f"text {i:04}\n" for i in range(2000)))  # of ten bytes each
+    gathered = [[split] for split in make_splits(find_files([str(tmp_path)]), 5000)]
+    source = CorpusSource(gathered, "text", 1000, None, early=2)
+    sizes = [[unpack(block)[0].num_rows for block in task()] for task in source.get_read_tasks(4)]
+    assert sizes == [[25, 100, 100, 100, 100, 75], [25, 100, 100, 100, 100, 75], [100] * 5, [100] * 5]
 
 
 def test_a_rest_of_less_than_half_a_block_joins_the_last_one(tmp_path):

@@ -28,11 +28,16 @@ from raydistill.specs import Effort
 
 NAME = "raydistill.block"
 LARGEST_READ = 16 << 20  # bytes of text in a block, however little of them is scored
+FIRST_SHARE = 0.25  # of a block: the first that an actor gets, so that it is soon seen to get on
 HELD_BYTES = 200  # that a text takes in memory besides, with its id, however short it is
 
 
 class CorpusSource(Datasource):
-    """The corpus as Ray Data reads it: one task for all splits of a gathering, one block for every `block_bytes`."""
+    """The corpus as Ray Data reads it: one task for all splits of a gathering, one block for every `block_bytes`.
+
+    Args:
+        early: of so many tasks the first block is a small one.
+    """
 
     def __init__(
         self,
@@ -41,9 +46,10 @@ class CorpusSource(Datasource):
         block_bytes: int,
         known: ray.ObjectRef | None,
         weigh: Callable[[int], float] = float,
+        early: int = 0,
     ) -> None:
         super().__init__()
-        self._gathered = gathered
+        self._gathered, self._early = gathered, early
         self._read = partial(
             read_blocks, text_column=text_column, block_bytes=block_bytes, known_ref=known, weigh=weigh
         )
@@ -55,7 +61,10 @@ class CorpusSource(Datasource):
         self, parallelism: int, per_task_row_limit: int | None = None, data_context: Any = None
     ) -> list[ReadTask]:
         unknown = BlockMetadata(num_rows=None, size_bytes=None, input_files=None, exec_stats=None)
-        return [ReadTask(partial(self._read, splits), unknown) for splits in self._gathered]
+        return [
+            ReadTask(partial(self._read, splits, first_share=FIRST_SHARE if at < self._early else 1.0), unknown)
+            for at, splits in enumerate(self._gathered)
+        ]
 
 
 def read_blocks(
@@ -64,6 +73,7 @@ def read_blocks(
     block_bytes: int,
     known_ref: ray.ObjectRef | None,
     weigh: Callable[[int], float] = float,
+    first_share: float = 1.0,
 ) -> Iterator[Block]:
     """The distinct texts of some splits, about `block_bytes` at a time (see `distinct_texts`).
 
@@ -72,30 +82,34 @@ def read_blocks(
 
     Args:
         weigh: what a text of so many bytes counts for.
+        first_share: of a block, the first one.
     """
     known = ray.get(known_ref) if known_ref is not None else None
     started = time.perf_counter()
-    for texts in _counted(itertools.chain.from_iterable(read_splits(splits, text_column)), block_bytes, weigh):
+    lines = itertools.chain.from_iterable(read_splits(splits, text_column))
+    for texts in _counted(lines, block_bytes, weigh, first_share):
         yield pack(distinct_texts(texts, known), Effort(read_seconds=time.perf_counter() - started))
         started = time.perf_counter()
 
 
-def _counted(lines: Iterable[str], block_bytes: int, weigh: Callable[[int], float]) -> Iterator[Counter[str]]:
+def _counted(
+    lines: Iterable[str], block_bytes: int, weigh: Callable[[int], float], first_share: float
+) -> Iterator[Counter[str]]:
     """How often each text stands in the lines of a block."""
     held: Counter[str] = Counter()  # a block that the rest may have to join
     texts: Counter[str] = Counter()
-    size, read = 0.0, 0
+    wanted, size, read = block_bytes * first_share, 0.0, 0
     for line in lines:
         text = clean(line)
         texts[text] += 1
         read += line_bytes(text) + HELD_BYTES
         size += weigh(line_bytes(text))
-        is_whole = size >= block_bytes or read >= LARGEST_READ
-        if held and (is_whole or size >= block_bytes / 2):
+        is_whole = size >= wanted or read >= LARGEST_READ
+        if held and (is_whole or size >= wanted / 2):
             yield held
             held = Counter()
         if is_whole:
-            held, texts, size, read = texts, Counter(), 0.0, 0
+            held, texts, wanted, size, read = texts, Counter(), block_bytes, 0.0, 0
     held.update(texts)
     if held:
         yield held

@@ -249,7 +249,7 @@ def _receipts(
     gathered = gather_splits(
         make_splits(files, task_bytes), min(task_bytes, max(size, total // plan.teacher_actors_max))
     )
-    source = CorpusSource(gathered, text_column, size, known_ref, spec.work_bytes)
+    source = CorpusSource(gathered, text_column, size, known_ref, spec.work_bytes, early=plan.teacher_actors_max)
     task: dict[str, Any] = {"num_cpus": TASK_CPUS, "max_retries": tolerance.max_failures}
     blocks = ray.data.read_datasource(source, override_num_blocks=len(gathered), ray_remote_args=task)
     receipts = blocks.map_batches(
