@@ -45,6 +45,7 @@ LARGEST_BLOCK_BYTES = 16 << 20
 # With fewer, some actors idle at the end; but a small corpus is not cut into smaller ones for that.
 BLOCKS_PER_ACTOR, SMALLEST_SHARE_BYTES = 8, 16 << 10
 MOST_BLOCKS = 100_000  # while they are not too large: of each the driver keeps some kilobytes until the end
+READ_AHEAD = 4  # tasks for each actor, at the most, whose first blocks may be its first one
 BLOCKS_PER_SECOND = 20  # of all actors: a driver on two cores, with all other tasks beside it, passes on 40
 
 
@@ -249,7 +250,8 @@ def _receipts(
     gathered = gather_splits(
         make_splits(files, task_bytes), min(task_bytes, max(size, total // plan.teacher_actors_max))
     )
-    source = CorpusSource(gathered, text_column, size, known_ref, spec.work_bytes, early=plan.teacher_actors_max)
+    early = READ_AHEAD * plan.teacher_actors_max  # as many tasks may begin before the first one has its block
+    source = CorpusSource(gathered, text_column, size, known_ref, spec.work_bytes, early)
     task: dict[str, Any] = {"num_cpus": TASK_CPUS, "max_retries": tolerance.max_failures}
     blocks = ray.data.read_datasource(source, override_num_blocks=len(gathered), ray_remote_args=task)
     receipts = blocks.map_batches(
