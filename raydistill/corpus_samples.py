@@ -24,6 +24,7 @@ from raydistill.corpus_files import CorpusFile, Split
 from raydistill.corpus_lines import LONGEST_LINE, SMALL_READ, as_utf8, count_line_ends, line_start, readable
 from raydistill.corpus_readers import OPENERS, open_parquet, parquet_column, read_split, read_splits
 from raydistill.paths import open_path
+from raydistill.specs import TextCount
 
 PLACES = 16  # a sample is taken from so many, spread evenly over the corpus
 PLACE_BYTES = 16 << 20  # of text, read at such a place, where all are the same or none is new
@@ -44,12 +45,12 @@ class _Place(NamedTuple):
     share: int
 
 
-def estimate_texts(files: Sequence[CorpusFile], text_column: str, sample_bytes: int = 8 << 20) -> tuple[int, bool]:
-    """(number of texts, whether that is exact), reading about `sample_bytes`.
+def estimate_texts(files: Sequence[CorpusFile], text_column: str, sample_bytes: int = 8 << 20) -> TextCount:
+    """Count or estimate the texts of a corpus, reading about `sample_bytes`.
 
-    Where it is not, blank texts may be among them. Parquet is counted from its footers. Other files are read while they
-    fit the sample, `FILES_COUNTED` of them at most. The rest is told by size: small files from those that were read,
-    large ones from the line ends in parts of one of each kind. Raises CorpusError.
+    Parquet is counted from its footers. Other files are read while they fit the sample, `FILES_COUNTED` of them at
+    most. The rest is told by size: small files from those that were read, large ones from the line ends in parts of one
+    of each kind. Raises CorpusError.
     """
     looked_into = [file for file in files if file.format == "parquet"] + _that_fit(files, sample_bytes)
     with ThreadPoolExecutor(OPENERS) as pool:
@@ -58,9 +59,9 @@ def estimate_texts(files: Sequence[CorpusFile], text_column: str, sample_bytes: 
     rest = [file for file in files if file not in found]
     texts, rows = (sum(counts) for counts in zip(*found.values(), strict=True)) if found else (0, 0)
     if not rest:
-        exact = not any(file.format == "parquet" for file in files)
-        return texts if exact or not texts else rows, exact
-    total = float(rows)
+        return TextCount(texts, not any(file.format == "parquet" for file in files), rows - texts)
+    nulls = sum(rows - texts for file, (texts, rows) in found.items() if file.format == "parquet")
+    total = float(rows - nulls)
     rates: dict[Any, float] = {}
     for file in rest:
         kind = kind_of(file), file.likely_bytes <= sample_bytes
@@ -69,7 +70,7 @@ def estimate_texts(files: Sequence[CorpusFile], text_column: str, sample_bytes: 
             read = sum(like.values()) / max(1, sum(other.size for other in like))
             rates[kind] = read or _rows_per_byte(file, sample_bytes)
         total += rates[kind] * file.size
-    return max(round(total), 1), False  # that there is none, only reading all of it would tell
+    return TextCount(max(round(total), 1), False, nulls)  # that there is none, only reading all of it would tell
 
 
 def _that_fit(files: Sequence[CorpusFile], sample_bytes: int) -> list[CorpusFile]:
@@ -83,7 +84,7 @@ def _that_fit(files: Sequence[CorpusFile], sample_bytes: int) -> list[CorpusFile
 
 
 def _count_texts(file: CorpusFile, text_column: str) -> tuple[int, int]:
-    """Texts of a file, without and with blank ones; of Parquet all but those that the footer knows to be null."""
+    """Texts of a file, without and with blank ones; of Parquet without and with those that its footer says are null."""
     if file.format == "parquet":
         return _count_rows(file, text_column)
     found = Counter(bool(clean(text)) for texts in read_split(Split(file, 0, -1), text_column) for text in texts)

@@ -93,7 +93,7 @@ def _read(folder: Folder, name: str) -> pa.Table:
     content = io.BytesIO(kept[:-DIGEST_BYTES])
     if digest_of(content) != kept[-DIGEST_BYTES:].hex():  # a footer has no checksum of Parquet's
         raise pa.ArrowInvalid("its content is another")
-    rows = pq.read_table(content, use_threads=False)
+    rows = pq.ParquetFile(content).read(use_threads=False)
     if rows.schema != SCHEMA:
         raise pa.ArrowInvalid("its columns are others")
     return rows

@@ -6,6 +6,7 @@ from typing import Any
 
 from raydistill.config import DistillConfig
 from raydistill.option_values import flag
+from raydistill.paths import located
 
 
 def option_changes(then: dict[str, Any], config: DistillConfig, product: str) -> list[str]:
@@ -21,6 +22,8 @@ def option_changes(then: dict[str, Any], config: DistillConfig, product: str) ->
     lines = []
     for name in now:
         old = then.get(name)
+        if name == "data_file":
+            old = located(old)  # once, globs were kept as they were given
         if name == "data_file" and isinstance(old, list) and (set(now[name]) >= set(old) or set(now[name]) <= set(old)):
             continue  # a corpus may grow or shrink by files, as a folder's may
         pairs = [(name, old, now[name])]

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from raydistill.specs import TextCount
+
 Numbers = npt.NDArray[np.int64]
 PERCENTILES = (*range(0, 100, 10), 99, 100)
 # What no sample tells: other work on the machine, a clock that falls when all cores are busy, and, where the texts were
@@ -122,7 +124,7 @@ def cost(seconds: float, price_per_hour: float) -> float:
 
 
 def make_quote(
-    texts: tuple[int, bool],
+    texts: TextCount,
     num_classes: int,
     stretches: Sequence[Stretch],
     work: Work,
@@ -134,7 +136,7 @@ def make_quote(
     """Work is extrapolated from the sample by texts, and divided by the rate of the probes.
 
     Args:
-        texts: how many the corpus holds, and whether that is exact.
+        texts: how many the corpus holds.
         stretches: the sample, with one new text or more.
         probes: of teachers that ran at the same time, on as many of the planned actors as were tried.
         actors: how many are planned.
@@ -142,10 +144,10 @@ def make_quote(
     """
     sampled = np.array([stretch.texts for stretch in stretches], dtype=np.float64)
     distinct, new = (sum(getattr(stretch, name) for stretch in stretches) for name in ("distinct", "new"))
-    number, exact = texts
-    if not exact:  # blank ones were counted too
+    number, exact, known_blanks = texts
+    if not exact:  # blank ones were counted too, and are in the sample
         blanks = sum(stretch.blanks for stretch in stretches)
-        number = round(number * sampled.sum() / (sampled.sum() + blanks))
+        number = round((number + known_blanks) * sampled.sum() / (sampled.sum() + blanks))
     scale = number / sampled.sum()
     rate, rate_error = _rate(probes)
     busy = work.padded_tokens.sum() * scale / (rate * actors)

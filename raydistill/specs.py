@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 BYTES_PER_TOKEN = 4.5  # of English, about
 TOKENIZING = 0.05  # of the work that a byte is
@@ -84,6 +84,19 @@ class StudentSpec(ModelSpec):
     shuffle_buffer: int
     training: Mapping[str, Any]
     logging_dir: str | None = None
+
+
+class TextCount(NamedTuple):
+    """How many texts a corpus has.
+
+    `texts`: where that is not exact, blank ones may be among them.
+    `exact`: whether they were counted.
+    `blanks`: others that are known to be blank.
+    """
+
+    texts: int
+    exact: bool
+    blanks: int = 0
 
 
 # Texts that all fail, one after the other, and none that did not: then it is not theirs.

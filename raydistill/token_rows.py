@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 
 CHUNK_TEXTS, CHUNK_CHARACTERS = 1024, 1 << 20  # a tokenizer's encodings take kilobytes each, or 200 bytes a character
-CHARACTERS = 8  # that a token stands for; where so many characters come to fewer tokens, all are tokenised
+CHARACTERS = 6  # that a token stands for; where so many characters come to fewer tokens, all are tokenised
 LEAST_CHARACTERS = 256
+BEHIND_A_WORD = re.compile(r"(?<=[^\W_])[ \n]")  # elsewhere, tokens may stand for blanks and what is before them
 
 RowsOf = Callable[[list[str]], list[list[int]]]
 
@@ -28,7 +30,7 @@ def chunks(texts: Sequence[str]) -> Iterator[list[str]]:
 def first_tokens(rows_of: RowsOf, texts: Sequence[str], most: int) -> list[list[int]]:
     """What a tokenizer makes of texts, without its reading all of those that it cuts at their end.
 
-    It reads a piece that ends before a white space, where words and so tokens end.
+    It reads a piece that ends behind a word, where tokens end, too.
 
     Args:
         rows_of: texts -> their token ids, cut to `most`.
@@ -42,8 +44,8 @@ def first_tokens(rows_of: RowsOf, texts: Sequence[str], most: int) -> list[list[
 
 
 def _beginning(text: str, characters: int) -> str:
-    """About so many characters of a text that has twice as many, if there is a blank or a line end to cut it at."""
+    """So many characters of a text that has twice as many, to the end of a word; all of it if none ends there."""
     if len(text) <= 2 * characters:
         return text
-    cut = max(text.rfind(blank, characters // 2, characters) for blank in " \n")
-    return text[:cut] if cut > 0 else text
+    end = BEHIND_A_WORD.search(text, characters, 2 * characters)
+    return text[: end.start()] if end else text

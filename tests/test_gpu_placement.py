@@ -27,7 +27,7 @@ from raydistill.errors import ModelError
 from raydistill.label_store import LabelStore, logits_matrix
 from raydistill.progress import Console
 from raydistill.resources import Request, make_plan
-from raydistill.specs import TeacherSpec, Tolerance
+from raydistill.specs import TeacherSpec, TextCount, Tolerance
 from raydistill.stages.audit import choose_precision
 from raydistill.stages.cluster import free_nodes
 from raydistill.stages.label import label_corpus
@@ -162,7 +162,7 @@ def test_a_gpu_that_pytorch_cannot_use_is_one_line_that_names_the_machine(
     spec = dataclasses.replace(spec, precision="fp32")
     files, known = find_files([str(corpus)]), store.known_texts([])
     with pytest.raises(ModelError, match=told):
-        quote_labelling(files, "text", (1, True), spec, known, plan, console, tolerance=Tolerance())
+        quote_labelling(files, "text", TextCount(1, True), spec, known, plan, console, tolerance=Tolerance())
 
 
 @pytest.mark.parametrize(

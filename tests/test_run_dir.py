@@ -393,6 +393,16 @@ def test_a_corpus_may_grow_and_shrink_by_files_in_any_order(files, tmp_path):
     assert RunDir.claim(config_for(tmp_path, data_file=files), BOTH).record
 
 
+def test_a_glob_that_was_kept_as_it_was_given_is_the_same(tmp_path, monkeypatch):
+    run_dir = begun(tmp_path / "out", made=True, data_file=["news/*.txt"])
+    assert run_dir.record["made_with"]["labels"]["data_file"] == [os.path.abspath("news/*.txt")]
+    run_dir.record["made_with"]["labels"]["data_file"] = ["news/*.txt"]
+    run_dir.update()
+    assert RunDir.claim(config_for(tmp_path / "out", data_file=["news/*.txt"]), BOTH).record
+    monkeypatch.chdir(tmp_path)
+    assert "--data-file was" in claim_error(config_for(tmp_path / "out", data_file=["news/*.csv"]))
+
+
 def test_a_command_that_overwrites_goes_on_with_what_it_has_begun_itself(model, tmp_path):
     path = tmp_path / "out"
     fill(begun(path), model)

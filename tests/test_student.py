@@ -463,29 +463,50 @@ class StopAt(TrainerCallback):
         self.asked = state.global_step + 1 == self.step
 
 
-@pytest.mark.parametrize("every", ["epoch", "steps"])
-@pytest.mark.parametrize("stop", [2, 3])
-def test_a_stop_keeps_a_checkpoint_and_evaluates_no_more(every, stop, student, tmp_path):
-    model, tokenizer = student()
-    asking = StopAt(stop)
-    trainer = trainer_for(
-        model,
-        tokenizer,
-        tmp_path,
-        number=6,
-        eval_strategy=every,
-        eval_steps=2,
-        save_strategy="best" if every == "steps" else "epoch",
-        metric_for_best_model="loss",
-        save_total_limit=9,
-    )
+def stopped_at(stop, model, tokenizer, folder, **settings):
+    """A trainer that was asked to stop at an update, and did."""
+    asking, trainer = StopAt(stop), trainer_for(model, tokenizer, folder, **settings)
     for callback in (asking, KeepPace(999, lambda: asking.asked, alone=True)):
         trainer.add_callback(callback)
     trainer.train()
     assert trainer.state.global_step == stop
-    assert (tmp_path / f"checkpoint-{stop}").is_dir()
-    evaluated = [entry["step"] for entry in trainer.state.log_history if "eval_loss" in entry]
-    assert evaluated == ([2] if (every, stop) == ("steps", 3) else [])
+    assert (folder / f"checkpoint-{stop}").is_dir()
+    return trainer
+
+
+def evaluated(trainer):
+    return [entry["step"] for entry in trainer.state.log_history if "eval_loss" in entry]
+
+
+@pytest.mark.parametrize("every", ["epoch", "steps"])
+@pytest.mark.parametrize("stop", [2, 3, 4])
+def test_a_stop_spends_no_time_on_an_evaluation_that_is_only_told(every, stop, student, tmp_path):
+    settings = {"number": 6, "eval_strategy": every, "eval_steps": 2, "save_strategy": "epoch", "save_total_limit": 9}
+    trainer = stopped_at(stop, *student(), tmp_path, **settings)
+    assert evaluated(trainer) == ([2] if every == "steps" and stop > 2 else [])
+
+
+@pytest.mark.parametrize("stop", [2, 3, 4, 5])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"eval_strategy": "epoch", "save_strategy": "epoch", "load_best_model_at_end": True},
+        {"eval_strategy": "steps", "eval_steps": 2, "save_strategy": "best", "metric_for_best_model": "agreement"},
+        {"eval_strategy": "steps", "eval_steps": 2, "save_strategy": "no", "lr_scheduler_type": "reduce_lr_on_plateau"},
+    ],
+)
+def test_a_stop_changes_no_evaluation_that_the_student_depends_on(settings, stop, student, tmp_path):
+    settings = {"number": 4, "num_train_epochs": 2, "learning_rate": 0.05, "save_total_limit": 9, **settings}
+    model, tokenizer = student()
+    whole = trainer_for(copy.deepcopy(model), tokenizer, tmp_path / "whole", **settings)
+    whole.train()
+    stopped_at(stop, copy.deepcopy(model), tokenizer, tmp_path / "stopped", **settings)
+    resumed = trainer_for(model, tokenizer, tmp_path / "stopped", first_epoch=stop // 4, **settings)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "stopped" / f"checkpoint-{stop}"))
+    assert evaluated(resumed) == evaluated(whole)
+    assert resumed.state.best_global_step == whole.state.best_global_step
+    for found, wanted in zip(resumed.model.parameters(), whole.model.parameters(), strict=True):
+        torch.testing.assert_close(found, wanted, atol=1e-6, rtol=1e-5)
 
 
 def test_a_timed_checkpoint_is_kept_where_only_the_best_are(student, tmp_path):

@@ -242,7 +242,11 @@ def project(few: dict[str, Any], many: dict[str, Any], texts: int) -> list[dict[
     census = texts / many["texts"] * many["census_cpu_seconds"]
     stored = texts / many["texts"] * many["store_bytes"]  # merged files, which shrink better
     rows = [
-        ["blocks", f"{blocks:,.0f}", f"never more than {MOST_BLOCKS:,}, up to 1.6 TB of text: they grow instead"],
+        [
+            "blocks",
+            f"{blocks:,.0f}",
+            f"never more than {MOST_BLOCKS:,}, up to 0.6 TB of texts of 130 bytes and 1.6 TB of long ones: they grow",
+        ],
         ["driver's CPU", f"{cpu / 60:,.0f} min", "the number of blocks"],
         ["the same to count ids, at the end", f"{census / 60:,.0f} min", "the number of texts"],
         [
@@ -252,10 +256,14 @@ def project(few: dict[str, Any], many: dict[str, Any], texts: int) -> list[dict[
         ],
         ["driver's memory, more", f"{memory:,.0f} MB", "the number of blocks"],
         [
-            "the same in a run that goes on",
-            f"{35 * texts / 1e9:,.0f} GB",
-            "nothing: each text that is labelled takes 24 bytes in the object store and 11 in the driver, or 43 if it "
-            "counts otherwise than before",
+            "a node's object store, in a run that goes on",
+            f"{16 * texts / 1e9:,.0f} GB",
+            "its size: each text that is labelled takes 16 bytes, and what does not fit lies on the node's disk",
+        ],
+        [
+            "the driver's disk, in a run that goes on",
+            f"{64 * texts / 1e9:,.0f} GB",
+            "the number of texts: 32 to 64 bytes each, read and written in memory that the system can take back",
         ],
         [
             "label store",

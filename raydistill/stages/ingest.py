@@ -27,9 +27,9 @@ from raydistill.known_texts import KnownIds
 from raydistill.specs import Effort
 
 NAME = "raydistill.block"
-LARGEST_READ = 16 << 20  # bytes of text in a block, however little of them is scored
+LARGEST_READ = 16 << 20  # bytes that a block takes in memory, however little of them is scored
 FIRST_SHARE = 0.25  # of a block: the first that an actor gets, so that it is soon seen to get on
-HELD_BYTES = 200  # that a text takes in memory besides, with its id, however short it is
+HELD_BYTES = 200  # that a text takes besides its own, with its id
 
 
 class CorpusSource(Datasource):
@@ -102,7 +102,7 @@ def _counted(
     for line in lines:
         text = clean(line)
         texts[text] += 1
-        read += line_bytes(text) + HELD_BYTES
+        read += line_bytes(text) + (HELD_BYTES if texts[text] == 1 else 0)
         size += weigh(line_bytes(text))
         is_whole = size >= wanted or read >= LARGEST_READ
         if held and (is_whole or size >= wanted / 2):

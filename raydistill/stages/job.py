@@ -25,6 +25,7 @@ from raydistill.quick_imports import quick_imports
 from raydistill.resources import Plan, Request, make_plan
 from raydistill.result import DistillResult
 from raydistill.run_dir import LOG, PRODUCTS, RunDir, versions
+from raydistill.specs import TextCount
 from raydistill.stages.checks import (
     Models,
     check_models,
@@ -66,7 +67,7 @@ class Job:
     store: LabelStore
     class_names: list[str]
     files: list[CorpusFile]
-    texts: tuple[int, bool]
+    texts: TextCount
     lengths: list[int]
     started: float
     models: Models = dataclasses.field(default_factory=Models)  # as soon as they have been checked
@@ -83,7 +84,7 @@ class Job:
         with _unknown_option_first(config):
             config.check(["data_file", "class_names_file", "output_dir"] if labelled_here else ["output_dir"])
         files: list[CorpusFile] = []
-        texts, lengths = (0, True), list[int]()
+        texts, lengths = TextCount(0, True), list[int]()
         if labelled_here:
             if config.labels:
                 raise ConfigError("--labels names a store that is there already: it is for `raydistill train` alone.")

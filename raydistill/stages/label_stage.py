@@ -22,7 +22,7 @@ from raydistill.quote import Quote, cost
 from raydistill.rejected import REJECTED, most_rejected
 from raydistill.resources import Plan
 from raydistill.run_dir import RunDir, versions
-from raydistill.specs import BYTES_PER_TOKEN, TeacherSpec
+from raydistill.specs import BYTES_PER_TOKEN, TeacherSpec, TextCount
 from raydistill.stages.checks import Models, no_text, store_counts, tolerance_of
 from raydistill.stages.summary import describe_quote
 
@@ -41,7 +41,7 @@ class LabelStage:
     run_dir: RunDir
     store: LabelStore
     files: list[CorpusFile]
-    texts: tuple[int, bool]
+    texts: TextCount
     lengths: Sequence[int]
 
     @property

@@ -19,7 +19,7 @@ from raydistill.known_texts import KnownIds
 from raydistill.progress import Console
 from raydistill.quote import Probe, Quote, Stretch, Work, make_quote
 from raydistill.resources import Plan
-from raydistill.specs import SYSTEMATIC, Effort, TeacherSpec, Tolerance
+from raydistill.specs import SYSTEMATIC, Effort, TeacherSpec, TextCount, Tolerance
 from raydistill.stages.faults import our_errors, wait_for
 from raydistill.stages.label import block_bytes, engine_hint
 from raydistill.stages.teacher_actor import as_planned, teacher_task
@@ -34,7 +34,7 @@ STAGE_SECONDS = 1.0  # what Ray Data takes to start, beside what loads the teach
 def quote_labelling(
     files: Sequence[CorpusFile],
     text_column: str,
-    texts: tuple[int, bool],
+    texts: TextCount,
     spec: TeacherSpec,
     known: KnownIds,
     plan: Plan,

@@ -10,18 +10,19 @@ from raydistill.progress import duration
 from raydistill.quote import Quote
 from raydistill.resources import Plan
 from raydistill.result import DistillResult
+from raydistill.specs import TextCount
 
 # Agreement, or for multi-label the mean F1, below which a student is of little use, or may only want more updates.
 LEARNT, LEARNT_SHORTLY, FEW_UPDATES = 0.5, 0.8, 100
 
 
-def describe_work(texts: tuple[int, bool], num_classes: int, files: int) -> str:
+def describe_work(texts: TextCount, num_classes: int, files: int) -> str:
     """One line on the corpus.
 
     Args:
-        texts: how many, and whether that is exact.
+        texts: how many.
     """
-    number, exact = texts
+    number, exact, _ = texts
     about = "" if exact else "about "
     pairs = f"{about}{counted(number * num_classes, 'pair')}"
     classes = f"{num_classes} class" + "es" * (num_classes != 1)

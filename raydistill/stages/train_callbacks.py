@@ -116,12 +116,13 @@ class KeepPace(TrainerCallback):
         control.should_save = control.should_save or bool(save or stop)
         control.should_training_stop = control.should_training_stop or bool(stop)
         self.stopped = self.stopped or bool(stop)
-        if self.stopped:
-            control.should_evaluate = False  # which may take longer than is left
+        if self.stopped and not args.metric_for_best_model:
+            control.should_evaluate = False  # which may take longer than is left, and nothing depends on it
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        if self.stopped:  # the epoch is not over, and what is there has been kept
-            control.should_evaluate = control.should_save = False
+        # Trainer takes an epoch for ended where it is only left.
+        if self.stopped and (state.epoch % 1 or not args.metric_for_best_model):
+            control.should_evaluate = control.should_save = False  # what is there has been kept
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self._saved_at = time.monotonic()

@@ -629,7 +629,7 @@ def test_training_that_is_killed_and_robbed_of_its_worker_comes_to_the_same_stud
     kill_when(lambda: disturbed.updates() > 0, disturbed.config, "train")
     reached = disturbed.updates()
     assert not (disturbed.folder / "config.json").exists()
-    assert list((disturbed.folder / "checkpoints" / "rows").glob("*.parquet"))  # texts are tokenised once
+    assert list((disturbed.folder / "checkpoints" / "rows").glob("*.rows"))  # texts are tokenised once
     assert "it/s]" not in (disturbed.folder / "raydistill.log").read_text()  # no bars of libraries
 
     def rob(console: Follows) -> bool:

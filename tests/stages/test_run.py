@@ -465,7 +465,7 @@ def test_training_that_was_stopped_goes_on_with_other_workers_and_makes_as_many_
     config = make_config(tmp_path, **options)
     stop_when(lambda: bool(list(tmp_path.glob("checkpoints/checkpoint_*"))), config, "train", signal.SIGINT)
     assert not (tmp_path / "model.safetensors").exists()
-    assert list(tmp_path.glob("checkpoints/rows/*.parquet"))  # texts are tokenised once
+    assert list(tmp_path.glob("checkpoints/rows/*.rows"))  # texts are tokenised once
 
     train(make_config(tmp_path, train_workers=2, **options), console)
 
