@@ -1,8 +1,8 @@
 """On a CPU, let the faster library multiply in fp32: the one that PyTorch takes, or oneDNN.
 
 On x86 PyTorch takes MKL, which uses no more than AVX2 on CPUs that are not Intel's. oneDNN, which is in PyTorch for
-other work, uses what there is: it is twice as fast on an AMD EPYC with AVX-512. Sums are made in another order, so the
-last digits differ.
+other work, uses what there is: it is twice as fast on an AMD EPYC of the fifth generation. Sums are made in another
+order, so the last digits differ.
 """
 
 from __future__ import annotations

@@ -47,7 +47,7 @@ def first_labels(corpus: Path, classes: Path, teacher: Path, cache: Path) -> flo
             assert run.poll() is None, "the run ended before"
             time.sleep(0.02)
         took = time.monotonic() - began
-        for number in (signal.SIGINT, signal.SIGINT):  # the second ends it without its blocks under way
+        for number in (signal.SIGTERM, signal.SIGTERM):  # the second ends it without its blocks under way
             run.send_signal(number)
             time.sleep(1.0)
         run.wait()
