@@ -41,7 +41,7 @@ def bucket() -> Iterator[str]:
 
 def test_a_folder_in_a_bucket_is_read(bucket: str) -> None:
     files = find_files([f"s3://{bucket}/news/"])
-    assert estimate_texts(files, "text") == (len(TEXTS), True)
+    assert estimate_texts(files, "text")[:2] == (len(TEXTS), True)
     blocks = [block for split in make_splits(files, 200) for block in read_blocks([split], "text", 100, None)]
     assert len(blocks) > 3
     assert sorted(text for block in blocks for text in unpack(block)[0]["text"].to_pylist()) == sorted(TEXTS)
@@ -64,7 +64,7 @@ def test_keys_in_a_uri_go_for_every_file_that_it_names(entry: str, bucket: str) 
     place = f"s3://KEY:SEC%2FRET@{bucket}"
     files = find_files([f"{place}/{entry}?region=us-east-1"])
     assert [file.path.startswith(f"{place}/news/") for file in files] == [True] * 3
-    assert estimate_texts(files, "text") == (len(TEXTS), True)
+    assert estimate_texts(files, "text")[:2] == (len(TEXTS), True)
 
 
 def test_a_folder_in_a_bucket_does_what_one_on_a_disk_does(bucket: str) -> None:

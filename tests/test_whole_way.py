@@ -134,4 +134,4 @@ def test_any_text_is_labelled_and_counted_as_it_stands(
         assert found == wanted
         assert set(sample_texts(files, "text", 1000)) == set(wanted)
         if ending != "parquet":
-            assert estimate_texts(files, "text") == (wanted.total(), True)
+            assert estimate_texts(files, "text")[:2] == (wanted.total(), True)
